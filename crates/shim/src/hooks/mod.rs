@@ -1,0 +1,87 @@
+//! The hooked entry points, by what they are about. Each has the name and prototype of the driver's own.
+//!
+//! The shape is always the same: reserve, call the driver, then keep the charge or give it back. Frees go the other way
+//! round: the driver first, the ledger after, so that the account is never below the truth. What the driver frees
+//! without being asked, or takes without saying how much, is measured.
+mod context;
+mod device;
+mod graph;
+mod host;
+mod import;
+mod launch;
+mod memory;
+mod module;
+mod nvml;
+mod physical;
+mod pool;
+
+pub use context::*;
+pub use device::*;
+pub use graph::*;
+pub use host::*;
+pub use import::*;
+pub use launch::*;
+pub use memory::*;
+pub use module::*;
+pub use physical::*;
+pub use pool::*;
+
+use crate::process::Process;
+use crate::real::driver;
+use cleave_cuda::types::{CUresult, error};
+use core::ffi::c_void;
+
+/// What the driver takes at a time: physical memory comes in pages of this size.
+pub const PAGE: u64 = 2 << 20;
+/// Largest allocation that the driver cuts from a page that it shares with others (measured on driver 580).
+pub const SMALL: u64 = 1 << 20;
+/// What every call returns while the process may not use the GPU.
+pub const REFUSED: CUresult = error::SYSTEM_NOT_READY;
+
+/// Rounds up to whole pages.
+pub const fn pages(bytes: u64) -> u64 {
+    bytes.saturating_add(PAGE - 1) / PAGE * PAGE
+}
+
+/// `let Some(p) = member!() else { … }`: the process, `None` if it is not metered; returns from the hook if refused.
+macro_rules! member {
+    () => {
+        match $crate::process::process() {
+            Ok(process) => process,
+            Err(()) => return $crate::hooks::REFUSED,
+        }
+    };
+}
+pub(crate) use member;
+
+/// The slice's device of the calling thread's context, or the error to return.
+pub fn current_device(p: &Process) -> Result<usize, CUresult> {
+    if let Some(device) = p.sole_device() {
+        return Ok(device);
+    }
+    let mut ordinal = -1;
+    let status = driver!(cuCtxGetDevice(&raw mut ordinal => *mut i32));
+    if status != error::SUCCESS {
+        return Err(status);
+    }
+    p.device_of(ordinal).ok_or(error::NOT_PERMITTED)
+}
+
+/// The calling thread's context as entries name it: 0 = a primary one.
+pub fn current_context(p: &Process) -> u16 {
+    if p.explicit_contexts.load(core::sync::atomic::Ordering::Relaxed) == 0 {
+        return 0;
+    }
+    let mut context: *mut c_void = core::ptr::null_mut();
+    driver!(cuCtxGetCurrent(&raw mut context => *mut *mut c_void));
+    p.books(|books, _| books.context(context as u64))
+}
+
+/// Runs `f` for each CUDA ordinal of the slice.
+pub fn for_each_ordinal(p: &Process, mut f: impl FnMut(i32, usize)) {
+    for ordinal in 0..crate::process::ORDINALS as i32 {
+        if let Some(device) = p.device_of(ordinal) {
+            f(ordinal, device);
+        }
+    }
+}

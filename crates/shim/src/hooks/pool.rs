@@ -1,0 +1,341 @@
+//! Memory pools: charged by what the driver has reserved for them.
+//!
+//! A pool grows in steps of 32 MiB at its end, and gives back what is free at the next synchronisation (measured on
+//! driver 580). Whether an allocation makes it grow is the driver's to know, so the most that it may grow is reserved
+//! first, and what it did is read after.
+use super::{current_device, member};
+use crate::process::{Books, POOLS, Pool, Process};
+use crate::real::{driver, real};
+use cleave_cuda::types::{CUmemPoolProps, CUresult, CUstream, Handle, MEM_LOCATION_DEVICE, error};
+use cleave_ledger::{Kind, Ledger};
+use core::ptr::null_mut;
+use core::sync::atomic::Ordering;
+
+/// What a pool grows by.
+const STEP: u64 = 32 << 20;
+const RESERVED_CURRENT: i32 = 5;
+const USED_CURRENT: i32 = 7;
+
+fn attribute(pool: u64, which: i32) -> Option<u64> {
+    let mut value = 0u64;
+    let status = driver!(cuMemPoolGetAttribute(pool as Handle => Handle, which => i32, &raw mut value => *mut u64));
+    (status == error::SUCCESS).then_some(value)
+}
+
+/// Brings the charge of a pool to what the driver has reserved for it. `spare` bytes were reserved beforehand and are
+/// given back or used up.
+fn settle(pool: &mut Pool, ledger: &Ledger<'_>, spare: u64) {
+    let device = usize::from(pool.device);
+    let reserved = attribute(pool.handle, RESERVED_CURRENT).unwrap_or(pool.charged);
+    let have = pool.charged + spare;
+    if reserved < have {
+        ledger.release(device, Kind::Pool, have - reserved);
+    } else {
+        ledger.take(device, Kind::Pool, reserved - have);
+    }
+    pool.charged = reserved;
+    if reserved == 0 {
+        pool.unbroken = true;
+        pool.tail = 0;
+    }
+}
+
+/// Brings the charges of all pools, and of graphs' memory, to what the driver has reserved.
+#[inline(never)]
+pub fn settle_all(p: &Process) {
+    if p.pools_dirty.swap(0, Ordering::Relaxed) != 0 {
+        p.books(|books, ledger| {
+            let count = books.pool_count.min(POOLS);
+            for pool in books.pools.iter_mut().take(count) {
+                settle(pool, &ledger, 0);
+            }
+        });
+    }
+    if p.graph_memory.load(Ordering::Relaxed) != 0 {
+        super::graph::settle_graphs(p);
+    }
+}
+
+fn find(books: &mut Books, handle: u64) -> Option<&mut Pool> {
+    let count = books.pool_count.min(POOLS);
+    books.pools.iter_mut().take(count).find(|pool| pool.handle == handle)
+}
+
+fn enter(books: &mut Books, handle: u64, device: usize) {
+    if find(books, handle).is_none()
+        && let Some(place) = books.pools.get_mut(books.pool_count)
+    {
+        *place = Pool { handle, device: device as u8, unbroken: true, tail: 0, charged: 0 };
+        books.pool_count += 1;
+    }
+}
+
+fn capturing(stream: CUstream) -> bool {
+    let mut status = 0;
+    driver!(cuStreamIsCapturing(stream => CUstream, &raw mut status => *mut i32)) == error::SUCCESS && status != 0
+}
+
+/// An allocation of `bytes` from `pool` on `device`: `call` makes it and writes `pointer`.
+fn allocate(
+    p: &Process,
+    pool: u64,
+    device: usize,
+    stream: CUstream,
+    bytes: u64,
+    pointer: *const u64,
+    call: impl FnOnce() -> CUresult,
+) -> CUresult {
+    let block = bytes.div_ceil(512).saturating_mul(512);
+    // Where nothing was freed since the pool was empty, its free memory is one block at its end.
+    let fits = p.books(|books, _| {
+        enter(books, pool, device);
+        match find(books, pool) {
+            Some(pool) if pool.unbroken && pool.tail.saturating_add(block) <= pool.charged => {
+                pool.tail += block;
+                true
+            }
+            _ => false,
+        }
+    });
+    if capturing(stream) {
+        // Becomes a node of a graph, which is charged when it is launched.
+        p.graph_memory.store(1, Ordering::Relaxed);
+        return call();
+    }
+    if fits {
+        return call();
+    }
+    let growth = bytes.max(1).div_ceil(STEP).saturating_mul(STEP);
+    if !p.reserve(device, Kind::Pool, growth) {
+        p.pools_dirty.store(1, Ordering::Relaxed);
+        settle_all(p);
+        if !p.reserve(device, Kind::Pool, growth) {
+            return allocate_without_growth(p, pool, device, stream, growth, block, pointer, call);
+        }
+    }
+    let status = call();
+    p.books(|books, ledger| match find(books, pool) {
+        Some(pool) => {
+            if status == error::SUCCESS && pool.unbroken {
+                pool.tail += block;
+            }
+            settle(pool, &ledger, growth);
+        }
+        // More pools than can be told apart: the daemon's measurement counts this one.
+        None => ledger.release(device, Kind::Pool, growth),
+    });
+    status
+}
+
+/// The pool may not grow. Where it has far more free than is asked for, it will not need to; should it grow all the
+/// same, what it took is given back at once.
+#[cold]
+fn allocate_without_growth(
+    p: &Process,
+    pool: u64,
+    device: usize,
+    stream: CUstream,
+    growth: u64,
+    block: u64,
+    pointer: *const u64,
+    call: impl FnOnce() -> CUresult,
+) -> CUresult {
+    let free = attribute(pool, RESERVED_CURRENT).zip(attribute(pool, USED_CURRENT));
+    if free.is_none_or(|(reserved, used)| reserved.saturating_sub(used) < block.saturating_mul(2).saturating_add(STEP))
+    {
+        return if p.reserve_or_deny(device, Kind::Pool, growth) {
+            // Somebody made room just now.
+            p.release(device, Kind::Pool, growth);
+            allocate(p, pool, device, stream, block, pointer, call)
+        } else {
+            error::OUT_OF_MEMORY
+        };
+    }
+    let status = call();
+    let grew = p.books(|books, ledger| {
+        find(books, pool).is_some_and(|pool| {
+            let before = pool.charged;
+            settle(pool, &ledger, 0);
+            pool.charged > before
+        })
+    });
+    if status == error::SUCCESS && grew && p.over_limit(device) {
+        // SAFETY: the driver has written the caller's pointer.
+        let address = unsafe { *pointer };
+        driver!(cuMemFreeAsync(address => u64, stream => CUstream));
+        driver!(cuStreamSynchronize(stream => CUstream));
+        p.pools_dirty.store(1, Ordering::Relaxed);
+        settle_all(p);
+        p.ledger().slot().denied.fetch_add(1, Ordering::Relaxed);
+        return error::OUT_OF_MEMORY;
+    }
+    status
+}
+
+/// The slice's device and the ordinal on which a stream's memory lies.
+fn stream_device(p: &Process, stream: CUstream) -> Result<(usize, i32), CUresult> {
+    let mut ordinal = -1;
+    let status = match (stream as u64, p.sole_device()) {
+        (3.., None) => driver!(cuStreamGetDevice(stream => CUstream, &raw mut ordinal => *mut i32)),
+        _ => driver!(cuCtxGetDevice(&raw mut ordinal => *mut i32)),
+    };
+    if status != error::SUCCESS {
+        return Err(status);
+    }
+    p.device_of(ordinal).map(|device| (device, ordinal)).ok_or(error::NOT_PERMITTED)
+}
+
+fn allocate_async(
+    p: &Process,
+    pointer: *mut u64,
+    bytes: usize,
+    stream: CUstream,
+    call: impl FnOnce() -> CUresult,
+) -> CUresult {
+    let (device, ordinal) = match stream_device(p, stream) {
+        Ok(found) => found,
+        Err(error::NOT_PERMITTED) => return error::NOT_PERMITTED,
+        Err(_) => return call(),
+    };
+    let mut pool: Handle = null_mut();
+    if driver!(cuDeviceGetMemPool(&raw mut pool => *mut Handle, ordinal => i32)) != error::SUCCESS {
+        return call();
+    }
+    allocate(p, pool as u64, device, stream, bytes as u64, pointer, call)
+}
+
+fn allocate_from(
+    p: &Process,
+    pointer: *mut u64,
+    bytes: usize,
+    pool: Handle,
+    stream: CUstream,
+    call: impl FnOnce() -> CUresult,
+) -> CUresult {
+    let known = p.books(|books, _| find(books, pool as u64).map(|pool| usize::from(pool.device)));
+    let device = match known {
+        Some(device) => device,
+        // A default pool that was asked for by name.
+        None => {
+            let mut found = None;
+            super::for_each_ordinal(p, |ordinal, device| {
+                let mut default: Handle = null_mut();
+                let status = driver!(cuDeviceGetDefaultMemPool(&raw mut default => *mut Handle, ordinal => i32));
+                if status == error::SUCCESS && default == pool {
+                    found = Some(device);
+                }
+            });
+            match found.map_or_else(|| current_device(p), Ok) {
+                Ok(device) => device,
+                Err(error::NOT_PERMITTED) => return error::NOT_PERMITTED,
+                Err(_) => return call(),
+            }
+        }
+    };
+    allocate(p, pool as u64, device, stream, bytes as u64, pointer, call)
+}
+
+macro_rules! asynchronous {
+    ($($alloc:ident $from:ident $free:ident),*) => {$(
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $alloc(pointer: *mut u64, bytes: usize, stream: CUstream) -> CUresult {
+            let call = || real!($alloc(pointer: *mut u64, bytes: usize, stream: CUstream));
+            let Some(p) = member!() else { return call() };
+            allocate_async(p, pointer, bytes, stream, call)
+        }
+
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $from(pointer: *mut u64, bytes: usize, pool: Handle, stream: CUstream) -> CUresult {
+            let call = || real!($from(pointer: *mut u64, bytes: usize, pool: Handle, stream: CUstream));
+            let Some(p) = member!() else { return call() };
+            allocate_from(p, pointer, bytes, pool, stream, call)
+        }
+
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $free(pointer: u64, stream: CUstream) -> CUresult {
+            if let Some(p) = member!() {
+                p.pools_dirty.store(1, Ordering::Relaxed);
+                p.books(|books, _| {
+                    // Which pool it is from is the driver's to know.
+                    let count = books.pool_count.min(POOLS);
+                    for pool in books.pools.iter_mut().take(count) {
+                        pool.unbroken = false;
+                    }
+                });
+            }
+            real!($free(pointer: u64, stream: CUstream))
+        }
+    )*};
+}
+asynchronous!(
+    cuMemAllocAsync cuMemAllocFromPoolAsync cuMemFreeAsync,
+    cuMemAllocAsync_ptsz cuMemAllocFromPoolAsync_ptsz cuMemFreeAsync_ptsz
+);
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuMemPoolCreate(pool: *mut Handle, properties: *const CUmemPoolProps) -> CUresult {
+    let status = real!(cuMemPoolCreate(pool: *mut Handle, properties: *const CUmemPoolProps));
+    if let (Some(p), error::SUCCESS) = (member!(), status) {
+        // SAFETY: the driver accepted the caller's properties and has written the caller's handle.
+        let (handle, location) = unsafe { (*pool as u64, (*properties).location) };
+        if location.kind == MEM_LOCATION_DEVICE
+            && let Some(device) = p.device_of(location.id)
+        {
+            p.books(|books, _| enter(books, handle, device));
+        }
+    }
+    status
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuMemPoolDestroy(pool: Handle) -> CUresult {
+    let status = real!(cuMemPoolDestroy(pool: Handle));
+    if let (Some(p), error::SUCCESS) = (member!(), status) {
+        p.books(|books, ledger| {
+            let count = books.pool_count.min(POOLS);
+            if let Some(place) = books.pools.iter().take(count).position(|known| known.handle == pool as u64)
+                && let Some(gone) = books.pools.get(place).copied()
+                && let Some(last) = books.pools.get(count - 1).copied()
+                && let Some(slot) = books.pools.get_mut(place)
+            {
+                ledger.release(gone.device.into(), Kind::Pool, gone.charged);
+                *slot = last;
+                books.pool_count = count - 1;
+            }
+        });
+    }
+    status
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuMemPoolTrimTo(pool: Handle, keep: usize) -> CUresult {
+    let status = real!(cuMemPoolTrimTo(pool: Handle, keep: usize));
+    if let Some(p) = member!() {
+        p.pools_dirty.store(1, Ordering::Relaxed);
+        settle_all(p);
+    }
+    status
+}
+
+/// After a synchronisation, pools may have given memory back.
+macro_rules! synchronising {
+    ($($name:ident($($argument:ident: $type:ty),*)),* $(,)?) => {$(
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $name($($argument: $type),*) -> CUresult {
+            let status = real!($name($($argument: $type),*));
+            if let Some(p) = crate::process::member()
+                && p.pools_dirty.load(Ordering::Relaxed) != 0
+            {
+                settle_all(p);
+            }
+            status
+        }
+    )*};
+}
+synchronising!(
+    cuStreamSynchronize(stream: CUstream),
+    cuStreamSynchronize_ptsz(stream: CUstream),
+    cuEventSynchronize(event: Handle),
+    cuCtxSynchronize(),
+    cuCtxSynchronize_v2(context: Handle),
+);

@@ -1,0 +1,196 @@
+//! The real libraries behind the stand-in: opened at the first call, each entry point looked up when first used.
+use crate::generated::{COUNT, CUDA_COUNT, NAMES, OFFSETS};
+use crate::{message, process};
+use cleave_cuda::types::{CUresult, error, nvml_error};
+use core::ffi::{c_char, c_int, c_void};
+use core::ptr::null_mut;
+use core::sync::atomic::{AtomicPtr, Ordering};
+
+#[link(name = "c")]
+unsafe extern "C" {
+    fn dlopen(path: *const c_char, flags: c_int) -> *mut c_void;
+    fn dlsym(library: *mut c_void, name: *const c_char) -> *mut c_void;
+}
+
+// Old names of the two symbols, so that the library loads on every glibc since 2.17.
+core::arch::global_asm!(".symver dlopen, dlopen@GLIBC_2.2.5", ".symver dlsym, dlsym@GLIBC_2.2.5");
+
+/// The real entry points; null until first used.
+pub static ENTRIES: [AtomicPtr<c_void>; COUNT] = [const { AtomicPtr::new(null_mut()) }; COUNT];
+
+static LIBRARIES: [AtomicPtr<c_void>; 2] = [const { AtomicPtr::new(null_mut()) }; 2];
+
+/// The real library: 0 = the CUDA driver, 1 = NVML. `None` if it can't be opened.
+fn library(which: usize) -> Option<*mut c_void> {
+    let place = LIBRARIES.get(which)?;
+    let known = place.load(Ordering::Acquire);
+    if !known.is_null() {
+        return Some(known);
+    }
+    let mut path = [0u8; 300];
+    let name: &[u8] = if which == 0 { b"/libcuda.so.1" } else { b"/libnvidia-ml.so.1" };
+    process::driver_dir(&mut path, name)?;
+    const RTLD_NOW: c_int = 2;
+    // SAFETY: `path` ends with a zero. Opening runs the library's constructors, as it would without us.
+    let opened = unsafe { dlopen(path.as_ptr().cast(), RTLD_NOW) };
+    if opened.is_null() {
+        message::library_missing(&path);
+        return None;
+    }
+    // Two threads may both open it: it is the same library, and the same handle.
+    place.store(opened, Ordering::Release);
+    Some(opened)
+}
+
+/// The real entry point number `index`, or one that returns the library's "no such function".
+#[cold]
+pub extern "C" fn resolve(index: usize) -> *mut c_void {
+    let which = usize::from(index >= CUDA_COUNT);
+    let missing = if which == 0 { no_cuda as *mut c_void } else { no_nvml as *mut c_void };
+    let (Some(entry), Some(&offset)) = (ENTRIES.get(index), OFFSETS.get(index)) else { return missing };
+    let Some(library) = library(which) else { return missing };
+    let Some(name) = NAMES.get(offset as usize..) else { return missing };
+    // SAFETY: the name ends with a zero within NAMES; the library stays open for good.
+    let found = unsafe { dlsym(library, name.as_ptr().cast()) };
+    let found = if found.is_null() { missing } else { found };
+    entry.store(found, Ordering::Release);
+    found
+}
+
+/// The real entry point number `index` if the real library has it.
+pub fn find(index: usize) -> Option<*mut c_void> {
+    let known = ENTRIES.get(index)?.load(Ordering::Acquire);
+    let found = if known.is_null() { resolve(index) } else { known };
+    (found != no_cuda as *mut c_void && found != no_nvml as *mut c_void).then_some(found)
+}
+
+extern "C" fn no_cuda() -> CUresult {
+    error::NOT_FOUND
+}
+
+extern "C" fn no_nvml() -> c_int {
+    nvml_error::FUNCTION_NOT_FOUND
+}
+
+/// Where a passing export goes when its entry point is not known yet: keeps every register that may hold an argument,
+/// looks it up, and jumps.
+#[unsafe(naked)]
+pub unsafe extern "C" fn first_use() {
+    core::arch::naked_asm!(
+        "push rdi",
+        "push rsi",
+        "push rdx",
+        "push rcx",
+        "push r8",
+        "push r9",
+        // 6 pushes and the return address leave the stack 8 short of a multiple of 16.
+        "sub rsp, 136",
+        "movups [rsp], xmm0",
+        "movups [rsp+16], xmm1",
+        "movups [rsp+32], xmm2",
+        "movups [rsp+48], xmm3",
+        "movups [rsp+64], xmm4",
+        "movups [rsp+80], xmm5",
+        "movups [rsp+96], xmm6",
+        "movups [rsp+112], xmm7",
+        "mov edi, r11d",
+        "call {resolve}",
+        "mov r11, rax",
+        "movups xmm0, [rsp]",
+        "movups xmm1, [rsp+16]",
+        "movups xmm2, [rsp+32]",
+        "movups xmm3, [rsp+48]",
+        "movups xmm4, [rsp+64]",
+        "movups xmm5, [rsp+80]",
+        "movups xmm6, [rsp+96]",
+        "movups xmm7, [rsp+112]",
+        "add rsp, 136",
+        "pop r9",
+        "pop r8",
+        "pop rcx",
+        "pop rdx",
+        "pop rsi",
+        "pop rdi",
+        "jmp r11",
+        resolve = sym resolve,
+    )
+}
+
+/// An export that jumps to the real entry point, arguments untouched: needs no knowledge of its prototype.
+macro_rules! pass {
+    ($name:ident, $index:literal) => {
+        #[unsafe(no_mangle)]
+        #[unsafe(naked)]
+        unsafe extern "C" fn $name() {
+            core::arch::naked_asm!(
+                "mov r11, [rip + {entries} + {offset}]",
+                "test r11, r11",
+                "je 2f",
+                "jmp r11",
+                "2:",
+                "mov r11d, {index}",
+                "jmp {first_use}",
+                entries = sym $crate::real::ENTRIES,
+                offset = const $index * 8,
+                index = const $index,
+                first_use = sym $crate::real::first_use,
+            )
+        }
+    };
+}
+pub(crate) use pass;
+
+/// An export that always returns the library's "not permitted".
+macro_rules! refuse {
+    ($name:ident, $code:literal) => {
+        #[unsafe(no_mangle)]
+        extern "C" fn $name() -> core::ffi::c_int {
+            $code
+        }
+    };
+}
+pub(crate) use refuse;
+
+/// Calls the real entry point of a hooked name: `real!(cuMemFree_v2(pointer: u64))` returns its result.
+macro_rules! real {
+    ($name:ident($($argument:ident: $type:ty),* $(,)?)) => {{
+        let index = $crate::generated::index::$name;
+        let mut entry = $crate::real::ENTRIES[index].load(core::sync::atomic::Ordering::Acquire);
+        if entry.is_null() {
+            entry = $crate::real::resolve(index);
+        }
+        // SAFETY: the entry point of this name has this prototype (cuda.h, nvml.h), and the arguments are the caller's.
+        let function: unsafe extern "C" fn($($type),*) -> core::ffi::c_int = unsafe { core::mem::transmute(entry) };
+        // SAFETY: as the caller of the export promised the real library.
+        unsafe { function($($argument),*) }
+    }};
+}
+pub(crate) use real;
+
+/// Calls a real CUDA entry point that is not hooked, by name.
+macro_rules! driver {
+    ($name:ident($($argument:expr => $type:ty),* $(,)?)) => {{
+        static ENTRY: core::sync::atomic::AtomicPtr<core::ffi::c_void> = core::sync::atomic::AtomicPtr::new(core::ptr::null_mut());
+        let mut entry = ENTRY.load(core::sync::atomic::Ordering::Acquire);
+        if entry.is_null() {
+            entry = $crate::real::by_name(concat!(stringify!($name), "\0").as_bytes());
+            ENTRY.store(entry, core::sync::atomic::Ordering::Release);
+        }
+        // SAFETY: the entry point of this name has this prototype (cuda.h, nvml.h).
+        let function: unsafe extern "C" fn($($type),*) -> core::ffi::c_int = unsafe { core::mem::transmute(entry) };
+        // SAFETY: the arguments are local variables, or the caller's of the export.
+        unsafe { function($($argument),*) }
+    }};
+}
+pub(crate) use driver;
+
+/// The real entry point `name` (ended by a zero): NVML's if it starts so, else the driver's.
+#[cold]
+pub fn by_name(name: &[u8]) -> *mut c_void {
+    let (which, missing) =
+        if name.starts_with(b"nvml") { (1, no_nvml as *mut c_void) } else { (0, no_cuda as *mut c_void) };
+    let Some(library) = library(which) else { return missing };
+    // SAFETY: `name` ends with a zero; the library stays open for good.
+    let found = unsafe { dlsym(library, name.as_ptr().cast()) };
+    if found.is_null() { missing } else { found }
+}
