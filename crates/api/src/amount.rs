@@ -154,7 +154,7 @@ impl FromStr for Fraction {
 impl fmt::Display for MemoryAmount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Bytes(bytes) => match UNITS.iter().take(4).find(|(_, scale)| bytes % scale == 0) {
+            Self::Bytes(bytes) => match UNITS.iter().take(4).find(|(_, scale)| bytes.is_multiple_of(*scale)) {
                 Some((unit, scale)) => write!(f, "{}{unit}", bytes / scale),
                 None => write!(f, "{bytes}"),
             },
@@ -178,7 +178,7 @@ impl fmt::Display for Fraction {
 /// Bytes for people: `9.77 GiB`, `512 MiB`, `0 B`.
 pub fn format_bytes(bytes: u64) -> String {
     match UNITS.iter().take(4).find(|(_, scale)| bytes >= *scale) {
-        Some((unit, scale)) if bytes % scale == 0 => format!("{} {unit}", bytes / scale),
+        Some((unit, scale)) if bytes.is_multiple_of(*scale) => format!("{} {unit}", bytes / scale),
         Some((unit, scale)) => format!("{:.2} {unit}", bytes as f64 / *scale as f64),
         None => format!("{bytes} B"),
     }

@@ -5,7 +5,7 @@
 use crate::message::Line;
 use crate::system::{self, Lock};
 use crate::table::Table;
-use cleave_ledger::{ABI, DEVICES, Kind, Ledger, MAGIC, Policy, Refused, SLOTS, Usage, flags, wire};
+use cleave_ledger::{ABI, DEVICES, Kind, Ledger, MAGIC, Policy, Refused, SLOTS, Slot, Usage, flags, wire};
 use core::cell::UnsafeCell;
 use core::ffi::c_char;
 use core::ptr::null_mut;
@@ -89,6 +89,7 @@ pub struct Process {
     slot: AtomicU32,
     policy: AtomicPtr<Policy>,
     usage: AtomicPtr<Usage>,
+    own: AtomicPtr<Slot>,
     /// Device of the slice, plus one, for each CUDA ordinal; 0 = not of this slice.
     ordinals: [AtomicU8; ORDINALS],
     /// Device of the slice, plus one, if there is just one CUDA device.
@@ -293,6 +294,7 @@ impl Process {
         self.policy.store(policy, Ordering::Relaxed);
         self.usage.store(usage.cast(), Ordering::Relaxed);
         self.slot.store(reply.slot, Ordering::Relaxed);
+        self.own.store(core::ptr::from_ref(self.ledger().slot()).cast_mut(), Ordering::Relaxed);
         self.host_pid.store(reply.host_pid, Ordering::Relaxed);
         let opened = self.books(|books, _| books.table.open());
         if opened { Stage::Ready } else { refuse(b"there is no address space for its bookkeeping") }
@@ -316,6 +318,13 @@ impl Process {
             // SAFETY: not reached.
             None => unsafe { core::hint::unreachable_unchecked() },
         }
+    }
+
+    /// This process's slot: its counters.
+    #[inline]
+    pub fn slot(&self) -> &'static Slot {
+        // SAFETY: set before the stage became Ready, to a place in the mapping of the usage file.
+        unsafe { &*self.own.load(Ordering::Relaxed) }
     }
 
     /// Runs `f` with this process's bookkeeping, alone. `f` must not call anything that may call back into an export.
@@ -347,7 +356,7 @@ impl Process {
 
     #[cold]
     fn deny(&self, bytes: u64, refused: Refused) {
-        self.ledger().slot().denied.fetch_add(1, Ordering::Relaxed);
+        self.slot().denied.fetch_add(1, Ordering::Relaxed);
         if self.policy().flags.load(Ordering::Relaxed) & flags::VERBOSE != 0 {
             let mut line = Line::new();
             line.add(b"slice ").padded(&self.policy().name).add(b": ").mib(bytes).add(b" refused");
@@ -362,7 +371,7 @@ impl Process {
     #[inline(never)]
     pub fn release(&self, device: usize, kind: Kind, bytes: u64) {
         if bytes > 0 {
-            self.ledger().release(device, kind, bytes);
+            self.books(|_, ledger| ledger.release(device, kind, bytes));
         }
     }
 

@@ -111,7 +111,7 @@ macro_rules! primary {
 }
 primary!(cuDevicePrimaryCtxRelease, cuDevicePrimaryCtxRelease_v2, cuDevicePrimaryCtxReset, cuDevicePrimaryCtxReset_v2);
 
-fn create(p: &Process, context: *mut CUcontext, ordinal: i32, call: impl FnOnce() -> CUresult) -> CUresult {
+fn create(p: &Process, context: *mut CUcontext, ordinal: i32, call: &dyn Fn() -> CUresult) -> CUresult {
     let Some(device) = p.device_of(ordinal) else {
         return if exists(ordinal) { error::NOT_PERMITTED } else { call() };
     };
@@ -142,14 +142,14 @@ fn create(p: &Process, context: *mut CUcontext, ordinal: i32, call: impl FnOnce(
 pub unsafe extern "C" fn cuCtxCreate(context: *mut CUcontext, flags: u32, ordinal: i32) -> CUresult {
     let call = || real!(cuCtxCreate(context: *mut CUcontext, flags: u32, ordinal: i32));
     let Some(p) = member!() else { return call() };
-    create(p, context, ordinal, call)
+    create(p, context, ordinal, &call)
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuCtxCreate_v2(context: *mut CUcontext, flags: u32, ordinal: i32) -> CUresult {
     let call = || real!(cuCtxCreate_v2(context: *mut CUcontext, flags: u32, ordinal: i32));
     let Some(p) = member!() else { return call() };
-    create(p, context, ordinal, call)
+    create(p, context, ordinal, &call)
 }
 
 #[unsafe(no_mangle)]
@@ -163,7 +163,7 @@ pub unsafe extern "C" fn cuCtxCreate_v3(
     let call =
         || real!(cuCtxCreate_v3(context: *mut CUcontext, affinity: *mut c_void, count: i32, flags: u32, ordinal: i32));
     let Some(p) = member!() else { return call() };
-    create(p, context, ordinal, call)
+    create(p, context, ordinal, &call)
 }
 
 #[unsafe(no_mangle)]
@@ -175,7 +175,7 @@ pub unsafe extern "C" fn cuCtxCreate_v4(
 ) -> CUresult {
     let call = || real!(cuCtxCreate_v4(context: *mut CUcontext, parameters: *mut c_void, flags: u32, ordinal: i32));
     let Some(p) = member!() else { return call() };
-    create(p, context, ordinal, call)
+    create(p, context, ordinal, &call)
 }
 
 fn destroyed(p: &Process, context: CUcontext) {
@@ -289,7 +289,7 @@ pub unsafe extern "C" fn cuCtxSetLimit(limit: i32, value: usize) -> CUresult {
     const HEAP_SIZE: i32 = 2;
     let Ok(device) = current_device(p) else { return call() };
     if limit == HEAP_SIZE {
-        return set_heap(p, device, value as u64, call);
+        return set_heap(p, device, value as u64, &call);
     }
     if limit != STACK_SIZE {
         let status = call();
@@ -308,7 +308,7 @@ pub unsafe extern "C" fn cuCtxSetLimit(limit: i32, value: usize) -> CUresult {
 
 /// The heap of device-side `malloc`: the driver takes it with the first kernel that uses it (measured on driver 580),
 /// so it is charged now, and given back to the account when NVML shows that it has been taken.
-fn set_heap(p: &Process, device: usize, bytes: u64, call: impl FnOnce() -> CUresult) -> CUresult {
+fn set_heap(p: &Process, device: usize, bytes: u64, call: &dyn Fn() -> CUresult) -> CUresult {
     /// The driver's own heap, part of the context.
     const DEFAULT: u64 = 8 << 20;
     let before = p.books(|books, _| books.heap_pending.get(device).copied().unwrap_or(0));

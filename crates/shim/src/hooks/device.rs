@@ -138,7 +138,7 @@ fn replace(symbol: *const c_char, found: *mut *mut c_void) -> CUresult {
         return error::SUCCESS;
     }
     if let Some(p) = crate::process::member() {
-        p.ledger().slot().unknown_names.fetch_add(1, Ordering::Relaxed);
+        p.slot().unknown_names.fetch_add(1, Ordering::Relaxed);
     }
     error::SUCCESS
 }

@@ -123,7 +123,7 @@ fn instantiated(p: &Process, executable: *const Handle, graph: Handle) {
 }
 
 /// Runs `call`, which launches or uploads `executable`.
-fn launch(p: &Process, executable: Handle, call: impl FnOnce() -> CUresult) -> CUresult {
+fn launch(p: &Process, executable: Handle, call: &dyn Fn() -> CUresult) -> CUresult {
     if p.graph_memory.load(Ordering::Relaxed) == 0 {
         return call();
     }
@@ -170,9 +170,9 @@ macro_rules! launching {
             let call = || real!($name(executable: Handle, stream: CUstream));
             let Some(p) = member!() else { return call() };
             if $counts {
-                p.ledger().slot().graph_launches.fetch_add(1, Ordering::Relaxed);
+                p.slot().graph_launches.fetch_add(1, Ordering::Relaxed);
             }
-            launch(p, executable, call)
+            launch(p, executable, &call)
         }
     )*};
 }

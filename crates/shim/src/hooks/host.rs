@@ -9,7 +9,7 @@ use core::ffi::c_void;
 
 const PAGE: u64 = 4096;
 
-fn pin(p: &Process, bytes: usize, call: impl FnOnce() -> CUresult, pointer: impl FnOnce() -> u64) -> CUresult {
+fn pin(p: &Process, bytes: usize, call: &dyn Fn() -> CUresult, pointer: &dyn Fn() -> u64) -> CUresult {
     let cost = (bytes as u64).div_ceil(PAGE).saturating_mul(PAGE);
     if !p.reserve_or_deny(HOST, Kind::Managed, cost) {
         return error::OUT_OF_MEMORY;
@@ -26,7 +26,7 @@ fn pin(p: &Process, bytes: usize, call: impl FnOnce() -> CUresult, pointer: impl
     status
 }
 
-fn unpin(p: &Process, pointer: u64, call: impl FnOnce() -> CUresult) -> CUresult {
+fn unpin(p: &Process, pointer: u64, call: &dyn Fn() -> CUresult) -> CUresult {
     let entry = p.books(|books, _| books.table.remove(Space::Host, pointer));
     let status = call();
     if let Some(entry) = entry {
@@ -48,7 +48,7 @@ macro_rules! allocating {
             let call = || real!($name(pointer: *mut *mut c_void, bytes: usize $(, $argument: $type)*));
             let Some(p) = member!() else { return call() };
             // SAFETY: the driver has written the caller's pointer.
-            pin(p, bytes, call, || unsafe { *pointer } as u64)
+            pin(p, bytes, &call, &|| unsafe { *pointer } as u64)
         }
     )*};
 }
@@ -60,7 +60,7 @@ macro_rules! registering {
         pub unsafe extern "C" fn $name(pointer: *mut c_void, bytes: usize, flags: u32) -> CUresult {
             let call = || real!($name(pointer: *mut c_void, bytes: usize, flags: u32));
             let Some(p) = member!() else { return call() };
-            pin(p, bytes, call, || pointer as u64)
+            pin(p, bytes, &call, &|| pointer as u64)
         }
     )*};
 }
@@ -72,7 +72,7 @@ macro_rules! releasing {
         pub unsafe extern "C" fn $name(pointer: *mut c_void) -> CUresult {
             let call = || real!($name(pointer: *mut c_void));
             let Some(p) = member!() else { return call() };
-            unpin(p, pointer as u64, call)
+            unpin(p, pointer as u64, &call)
         }
     )*};
 }

@@ -25,7 +25,7 @@ pub unsafe extern "C" fn cuIpcGetMemHandle(handle: *mut CUipcMemHandle, pointer:
     if let (Some(p), error::SUCCESS) = (member!(), status) {
         // SAFETY: the driver has written the caller's handle.
         let hash = hash(unsafe { &*handle });
-        let exports = &p.ledger().slot().exports;
+        let exports = &p.slot().exports;
         if !exports.iter().any(|known| known.load(Ordering::Relaxed) == hash) {
             // The oldest goes when the places are used up; importing it then costs the importer.
             let place = exports.iter().position(|known| known.load(Ordering::Relaxed) == 0);

@@ -14,7 +14,7 @@ const LOCAL_SIZE_BYTES: i32 = 3;
 #[inline]
 fn launch(kernel: Handle, call: impl FnOnce() -> CUresult) -> CUresult {
     if let Some(p) = process::member() {
-        p.ledger().slot().launches.fetch_add(1, Ordering::Relaxed);
+        p.slot().launches.fetch_add(1, Ordering::Relaxed);
         if p.knows_kernel(kernel as u64) {
             return call();
         }
@@ -105,7 +105,7 @@ launching_ex!(cuLaunchKernelEx, cuLaunchKernelEx_ptsz);
 pub unsafe extern "C" fn cuLaunchCooperativeKernelMultiDevice(list: *mut c_void, count: u32, flags: u32) -> CUresult {
     let call = || real!(cuLaunchCooperativeKernelMultiDevice(list: *mut c_void, count: u32, flags: u32));
     let Some(p) = member!() else { return call() };
-    p.ledger().slot().launches.fetch_add(count.into(), Ordering::Relaxed);
+    p.slot().launches.fetch_add(count.into(), Ordering::Relaxed);
     let status = call();
     // One kernel a device, each with its context: local memory that grew is measured after.
     super::for_each_ordinal(p, |_, device| {

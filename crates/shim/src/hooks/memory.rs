@@ -21,7 +21,7 @@ pub fn charge(p: &Process, device: usize, kind: Kind, bytes: u64) -> bool {
 /// The driver cuts allocations of up to 1 MiB from pages that it shares among them, and rounds larger ones up to whole
 /// pages. So a small one costs a page or nothing, depending on where it came to lie: a page is reserved for it, and
 /// given back if the page it lies in is charged already.
-fn linear(p: &Process, bytes: u64, call: impl FnOnce() -> CUresult, pointer: impl FnOnce() -> u64) -> CUresult {
+fn linear(p: &Process, bytes: u64, call: &dyn Fn() -> CUresult, pointer: &dyn Fn() -> u64) -> CUresult {
     let device = match current_device(p) {
         Ok(device) => device,
         Err(error::NOT_PERMITTED) => return error::NOT_PERMITTED,
@@ -59,7 +59,7 @@ fn linear(p: &Process, bytes: u64, call: impl FnOnce() -> CUresult, pointer: imp
 }
 
 /// Frees linear memory: `call` does it.
-fn free(p: &Process, pointer: u64, call: impl FnOnce() -> CUresult) -> CUresult {
+fn free(p: &Process, pointer: u64, call: &dyn Fn() -> CUresult) -> CUresult {
     enum Was {
         Own(Entry),
         Small,
@@ -108,14 +108,14 @@ pub fn kind(entry: &Entry) -> Kind {
 pub unsafe extern "C" fn cuMemAlloc_v2(pointer: *mut u64, bytes: usize) -> CUresult {
     let Some(p) = member!() else { return real!(cuMemAlloc_v2(pointer: *mut u64, bytes: usize)) };
     // SAFETY: the driver has written the caller's pointer.
-    linear(p, bytes as u64, || real!(cuMemAlloc_v2(pointer: *mut u64, bytes: usize)), || unsafe { *pointer })
+    linear(p, bytes as u64, &|| real!(cuMemAlloc_v2(pointer: *mut u64, bytes: usize)), &|| unsafe { *pointer })
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemAlloc(pointer: *mut u32, bytes: u32) -> CUresult {
     let Some(p) = member!() else { return real!(cuMemAlloc(pointer: *mut u32, bytes: u32)) };
     // SAFETY: the driver has written the caller's pointer.
-    linear(p, bytes.into(), || real!(cuMemAlloc(pointer: *mut u32, bytes: u32)), || unsafe { (*pointer).into() })
+    linear(p, bytes.into(), &|| real!(cuMemAlloc(pointer: *mut u32, bytes: u32)), &|| unsafe { (*pointer).into() })
 }
 
 /// The driver's pitch is a multiple of at most this (measured: 512 on driver 580).
@@ -134,7 +134,7 @@ pub unsafe extern "C" fn cuMemAllocPitch_v2(
     let Some(p) = member!() else { return call() };
     let bytes = (width as u64).div_ceil(PITCH).saturating_mul(PITCH).saturating_mul(height as u64);
     // SAFETY: the driver has written the caller's pointer.
-    linear(p, bytes, call, || unsafe { *pointer })
+    linear(p, bytes, &call, &|| unsafe { *pointer })
 }
 
 #[unsafe(no_mangle)]
@@ -149,7 +149,7 @@ pub unsafe extern "C" fn cuMemAllocPitch(
     let Some(p) = member!() else { return call() };
     let bytes = u64::from(width).div_ceil(PITCH).saturating_mul(PITCH).saturating_mul(height.into());
     // SAFETY: the driver has written the caller's pointer.
-    linear(p, bytes, call, || unsafe { (*pointer).into() })
+    linear(p, bytes, &call, &|| unsafe { (*pointer).into() })
 }
 
 #[unsafe(no_mangle)]
@@ -183,13 +183,13 @@ pub unsafe extern "C" fn cuMemAllocManaged(pointer: *mut u64, bytes: usize, flag
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemFree_v2(pointer: u64) -> CUresult {
     let Some(p) = member!() else { return real!(cuMemFree_v2(pointer: u64)) };
-    free(p, pointer, || real!(cuMemFree_v2(pointer: u64)))
+    free(p, pointer, &|| real!(cuMemFree_v2(pointer: u64)))
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemFree(pointer: u32) -> CUresult {
     let Some(p) = member!() else { return real!(cuMemFree(pointer: u32)) };
-    free(p, pointer.into(), || real!(cuMemFree(pointer: u32)))
+    free(p, pointer.into(), &|| real!(cuMemFree(pointer: u32)))
 }
 
 /// Most bytes that an array of this description takes: rows of whole 64 bytes, in blocks of 8 to 128 rows (measured to
@@ -225,8 +225,8 @@ fn array(
     p: &Process,
     description: &CUDA_ARRAY3D_DESCRIPTOR,
     levels: u32,
-    call: impl FnOnce() -> CUresult,
-    handle: impl FnOnce() -> u64,
+    call: &dyn Fn() -> CUresult,
+    handle: &dyn Fn() -> u64,
 ) -> CUresult {
     let device = match current_device(p) {
         Ok(device) => device,
@@ -250,7 +250,7 @@ fn array(
     status
 }
 
-fn destroy_array(p: &Process, handle: Handle, call: impl FnOnce() -> CUresult) -> CUresult {
+fn destroy_array(p: &Process, handle: Handle, call: &dyn Fn() -> CUresult) -> CUresult {
     let entry = p.books(|books, _| books.table.remove(Space::Array, handle as u64));
     let status = call();
     if let Some(entry) = entry {
@@ -277,7 +277,7 @@ pub unsafe extern "C" fn cuArrayCreate_v2(handle: *mut Handle, d: *const CUDA_AR
     let Some(d) = (unsafe { d.as_ref() }) else { return call() };
     let description = flat(d.width as u64, d.height as u64, d.format, d.num_channels);
     // SAFETY: the driver has written the caller's handle.
-    array(p, &description, 1, call, || unsafe { *handle as u64 })
+    array(p, &description, 1, &call, &|| unsafe { *handle as u64 })
 }
 
 /// `CUDA_ARRAY_DESCRIPTOR_v1`: 32-bit sizes.
@@ -310,7 +310,7 @@ pub unsafe extern "C" fn cuArrayCreate(handle: *mut Handle, d: *const ArrayDescr
     let Some(d) = (unsafe { d.as_ref() }) else { return call() };
     let description = flat(d.width.into(), d.height.into(), d.format, d.num_channels);
     // SAFETY: the driver has written the caller's handle.
-    array(p, &description, 1, call, || unsafe { *handle as u64 })
+    array(p, &description, 1, &call, &|| unsafe { *handle as u64 })
 }
 
 #[unsafe(no_mangle)]
@@ -320,7 +320,7 @@ pub unsafe extern "C" fn cuArray3DCreate_v2(handle: *mut Handle, d: *const CUDA_
     // SAFETY: the caller's description, or null, which the driver refuses.
     let Some(description) = (unsafe { d.as_ref() }) else { return call() };
     // SAFETY: the driver has written the caller's handle.
-    array(p, description, 1, call, || unsafe { *handle as u64 })
+    array(p, description, 1, &call, &|| unsafe { *handle as u64 })
 }
 
 #[unsafe(no_mangle)]
@@ -335,7 +335,7 @@ pub unsafe extern "C" fn cuArray3DCreate(handle: *mut Handle, d: *const Array3dD
         ..flat(d.width.into(), d.height.into(), d.format, d.num_channels)
     };
     // SAFETY: the driver has written the caller's handle.
-    array(p, &description, 1, call, || unsafe { *handle as u64 })
+    array(p, &description, 1, &call, &|| unsafe { *handle as u64 })
 }
 
 #[unsafe(no_mangle)]
@@ -349,17 +349,17 @@ pub unsafe extern "C" fn cuMipmappedArrayCreate(
     // SAFETY: the caller's description, or null, which the driver refuses.
     let Some(description) = (unsafe { d.as_ref() }) else { return call() };
     // SAFETY: the driver has written the caller's handle.
-    array(p, description, levels, call, || unsafe { *handle as u64 })
+    array(p, description, levels, &call, &|| unsafe { *handle as u64 })
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuArrayDestroy(handle: Handle) -> CUresult {
     let Some(p) = member!() else { return real!(cuArrayDestroy(handle: Handle)) };
-    destroy_array(p, handle, || real!(cuArrayDestroy(handle: Handle)))
+    destroy_array(p, handle, &|| real!(cuArrayDestroy(handle: Handle)))
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMipmappedArrayDestroy(handle: Handle) -> CUresult {
     let Some(p) = member!() else { return real!(cuMipmappedArrayDestroy(handle: Handle)) };
-    destroy_array(p, handle, || real!(cuMipmappedArrayDestroy(handle: Handle)))
+    destroy_array(p, handle, &|| real!(cuMipmappedArrayDestroy(handle: Handle)))
 }

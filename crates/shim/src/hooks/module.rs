@@ -19,7 +19,7 @@ fn fits(p: &Process) -> bool {
 #[cold]
 fn deny(p: &Process, unload: impl FnOnce()) -> CUresult {
     unload();
-    p.ledger().slot().denied.fetch_add(1, core::sync::atomic::Ordering::Relaxed);
+    p.slot().denied.fetch_add(1, core::sync::atomic::Ordering::Relaxed);
     measure_all(p);
     error::OUT_OF_MEMORY
 }

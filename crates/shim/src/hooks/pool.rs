@@ -83,7 +83,7 @@ fn allocate(
     stream: CUstream,
     bytes: u64,
     pointer: *const u64,
-    call: impl FnOnce() -> CUresult,
+    call: &dyn Fn() -> CUresult,
 ) -> CUresult {
     let block = bytes.div_ceil(512).saturating_mul(512);
     // Where nothing was freed since the pool was empty, its free memory is one block at its end.
@@ -138,7 +138,7 @@ fn allocate_without_growth(
     growth: u64,
     block: u64,
     pointer: *const u64,
-    call: impl FnOnce() -> CUresult,
+    call: &dyn Fn() -> CUresult,
 ) -> CUresult {
     let free = attribute(pool, RESERVED_CURRENT).zip(attribute(pool, USED_CURRENT));
     if free.is_none_or(|(reserved, used)| reserved.saturating_sub(used) < block.saturating_mul(2).saturating_add(STEP))
@@ -166,7 +166,7 @@ fn allocate_without_growth(
         driver!(cuStreamSynchronize(stream => CUstream));
         p.pools_dirty.store(1, Ordering::Relaxed);
         settle_all(p);
-        p.ledger().slot().denied.fetch_add(1, Ordering::Relaxed);
+        p.slot().denied.fetch_add(1, Ordering::Relaxed);
         return error::OUT_OF_MEMORY;
     }
     status
@@ -190,7 +190,7 @@ fn allocate_async(
     pointer: *mut u64,
     bytes: usize,
     stream: CUstream,
-    call: impl FnOnce() -> CUresult,
+    call: &dyn Fn() -> CUresult,
 ) -> CUresult {
     let (device, ordinal) = match stream_device(p, stream) {
         Ok(found) => found,
@@ -210,7 +210,7 @@ fn allocate_from(
     bytes: usize,
     pool: Handle,
     stream: CUstream,
-    call: impl FnOnce() -> CUresult,
+    call: &dyn Fn() -> CUresult,
 ) -> CUresult {
     let known = p.books(|books, _| find(books, pool as u64).map(|pool| usize::from(pool.device)));
     let device = match known {
@@ -241,14 +241,14 @@ macro_rules! asynchronous {
         pub unsafe extern "C" fn $alloc(pointer: *mut u64, bytes: usize, stream: CUstream) -> CUresult {
             let call = || real!($alloc(pointer: *mut u64, bytes: usize, stream: CUstream));
             let Some(p) = member!() else { return call() };
-            allocate_async(p, pointer, bytes, stream, call)
+            allocate_async(p, pointer, bytes, stream, &call)
         }
 
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn $from(pointer: *mut u64, bytes: usize, pool: Handle, stream: CUstream) -> CUresult {
             let call = || real!($from(pointer: *mut u64, bytes: usize, pool: Handle, stream: CUstream));
             let Some(p) = member!() else { return call() };
-            allocate_from(p, pointer, bytes, pool, stream, call)
+            allocate_from(p, pointer, bytes, pool, stream, &call)
         }
 
         #[unsafe(no_mangle)]

@@ -1,0 +1,182 @@
+//! `cleave slice …`.
+use super::program::{self, gpus_of};
+use super::{Context, show};
+use crate::ChangeOptions;
+use crate::client::{Result, segment};
+use crate::output::{self, Format, Named, bar, grouped, or_dash, percent, table};
+use cleave_api::{ErrorCode, List, Slice, SliceChange, SliceSpec, format_bytes};
+
+/// Creates a slice, or says what it would be.
+pub(crate) fn create(context: &Context, spec: SliceSpec, dry_run: bool) -> Result<i32> {
+    let slice: Slice = if dry_run {
+        context.client_or_start()?.post("slices?dry_run=true", &spec)?
+    } else {
+        program::create(context, &spec)?.1
+    };
+    if slice.overcommitted {
+        output::warning(&format!("the quotas on GPU {} sum up to more than it has", gpus_of(&slice)));
+    }
+    output::print(context.format, &Named::new("slice", &slice), || {
+        let verb = if dry_run { "would create" } else { "created" };
+        format!("{verb} slice {}: {} of GPU {}", slice.name, limit_of(&slice), gpus_of(&slice))
+    })?;
+    Ok(0)
+}
+
+/// Lists the slices.
+pub(crate) fn list(context: &Context) -> Result<i32> {
+    let slices: List<Slice> = context.client()?.get("slices")?;
+    output::print(context.format, &slices, || list_text(&slices.items))?;
+    Ok(0)
+}
+
+/// A table of slices.
+pub(crate) fn list_text(slices: &[Slice]) -> String {
+    if slices.is_empty() {
+        return "no slices; `cleave slice create --memory 10GiB` makes one".into();
+    }
+    let mut rows = Vec::new();
+    for slice in slices {
+        for device in &slice.devices {
+            rows.push(vec![
+                slice.name.clone(),
+                device.gpu.to_string(),
+                format_bytes(device.limit_bytes),
+                format_bytes(device.used_bytes),
+                bar(device.used_bytes, device.limit_bytes, 16),
+                percent(device.used_bytes, device.limit_bytes),
+                slice.compute_percent.map_or("-".into(), |c| format!("{c}%")),
+                device.busy_percent.map_or("-".into(), |b| format!("{b}%")),
+                slice.processes.len().to_string(),
+                grouped(slice.launches_total),
+                grouped(slice.denied_total),
+                slice.owner.name.clone().unwrap_or_else(|| slice.owner.uid.to_string()),
+            ]);
+        }
+    }
+    let headers =
+        ["SLICE", ">GPU", ">QUOTA", ">USED", "", ">%", ">COMPUTE", ">BUSY", ">PROCS", ">LAUNCHES", ">DENIED", "OWNER"];
+    table(&headers, rows)
+}
+
+/// Shows one slice.
+pub(crate) fn show(context: &Context, slice: &str) -> Result<i32> {
+    let slice: Slice = context.client()?.get(&format!("slices/{}", segment(slice)))?;
+    output::print(context.format, &Named::new("slice", &slice), || show_text(&slice))?;
+    Ok(0)
+}
+
+fn show_text(slice: &Slice) -> String {
+    let mut lines = vec![
+        ("name", slice.name.clone()),
+        ("id", slice.id.clone()),
+        ("owner", slice.owner.name.clone().unwrap_or_else(|| format!("uid {}", slice.owner.uid))),
+        ("created", slice.created_at.clone()),
+        ("compute", slice.compute_percent.map_or("no share set".into(), |c| format!("{c}%"))),
+        (
+            "host memory",
+            match slice.host_limit_bytes {
+                Some(limit) => format!("{} of {} pinned", format_bytes(slice.host_used_bytes), format_bytes(limit)),
+                None => format!("{} pinned, no limit", format_bytes(slice.host_used_bytes)),
+            },
+        ),
+        ("launches", grouped(slice.launches_total)),
+        ("refused", format!("{} allocations", grouped(slice.denied_total))),
+    ];
+    if slice.ephemeral {
+        lines.push(("ends", "with its last process".into()));
+    }
+    if slice.overcommitted {
+        lines.push(("note", "the quotas on its GPUs sum up to more than they have".into()));
+    }
+    let mut text = String::new();
+    for (key, value) in lines {
+        text.push_str(&format!("{key:<12} {value}\n"));
+    }
+    for device in &slice.devices {
+        text.push_str(&format!(
+            "\nGPU {} ({})\n  {} {} of {} ({}), peak {}, busy {}\n",
+            device.gpu,
+            device.gpu_uuid,
+            bar(device.used_bytes, device.limit_bytes, 32),
+            format_bytes(device.used_bytes),
+            format_bytes(device.limit_bytes),
+            percent(device.used_bytes, device.limit_bytes),
+            format_bytes(device.peak_bytes),
+            device.busy_percent.map_or("not measurable".into(), |b| format!("{b}%")),
+        ));
+        for (what, bytes) in &device.used_for {
+            if *bytes > 0 {
+                text.push_str(&format!("  {what:<12} {}\n", format_bytes(*bytes)));
+            }
+        }
+        if device.measured_bytes != 0 {
+            let sign = if device.measured_bytes < 0 { "-" } else { "+" };
+            text.push_str(&format!(
+                "  {:<12} {sign}{}\n",
+                "measured",
+                format_bytes(device.measured_bytes.unsigned_abs())
+            ));
+        }
+    }
+    if !slice.processes.is_empty() {
+        text.push('\n');
+        text.push_str(&show::ps_text(&slice.processes));
+    }
+    text
+}
+
+/// Changes a slice's quotas.
+pub(crate) fn resize(context: &Context, slice: &str, change: ChangeOptions) -> Result<i32> {
+    let change = SliceChange {
+        memory: change.memory,
+        compute: change.compute,
+        host_memory: change.host_memory,
+        force: change.force,
+        oversubscribe: change.oversubscribe,
+    };
+    let slice: Slice = context.client()?.patch(&format!("slices/{}", segment(slice)), &change)?;
+    output::print(context.format, &Named::new("slice", &slice), || {
+        format!(
+            "slice {}: {} of GPU {}, compute {}",
+            slice.name,
+            limit_of(&slice),
+            gpus_of(&slice),
+            or_dash(slice.compute_percent.map(|c| format!("{c}%")))
+        )
+    })?;
+    Ok(0)
+}
+
+/// Deletes slices; each that can't be deleted is named, and the others are deleted.
+pub(crate) fn delete(context: &Context, slices: &[String], force: bool) -> Result<i32> {
+    let client = context.client()?;
+    let (mut deleted, mut code) = (Vec::new(), 0);
+    for slice in slices {
+        match client.delete(&format!("slices/{}?force={force}", segment(slice))) {
+            Ok(()) => {
+                if context.format == Format::Table {
+                    output::line(&format!("deleted slice {slice}"))?;
+                }
+                deleted.push(slice.clone());
+            }
+            // A daemon that has gone will not answer for the next one either.
+            Err(error) if error.code == ErrorCode::Unavailable => return Err(error),
+            Err(error) => {
+                output::error(&error);
+                code = error.code.exit_code();
+            }
+        }
+    }
+    if context.format != Format::Table {
+        output::print(context.format, &List::new("deleted-slices", deleted), String::new)?;
+    }
+    Ok(code)
+}
+
+fn limit_of(slice: &Slice) -> String {
+    match slice.devices.first() {
+        Some(device) => format_bytes(device.limit_bytes),
+        None => "nothing".into(),
+    }
+}

@@ -1,0 +1,472 @@
+//! `cleave`: runs unmodified GPU programs in slices of a card with hard memory quotas.
+mod client;
+mod commands;
+mod demo;
+mod launch;
+mod output;
+mod tenant;
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use cleave_api::{Fraction, MemoryAmount, OnMissing, Percent, SliceSpec};
+use commands::Context;
+use launch::Hold;
+use output::{Color, Format};
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Run unmodified GPU programs in slices of a card with hard memory quotas.
+#[derive(Parser)]
+#[command(
+    name = "cleave",
+    version,
+    arg_required_else_help = true,
+    after_help = "Exit codes: 0 done, 1 error, 2 wrong usage or failed check, 3 refused by a rule, 4 not found, 5 conflict.\n\
+                  `cleave run` and `cleave exec` end as their program ends."
+)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Args)]
+struct Global {
+    /// Use simulated GPUs, such as 1xH100, 8xH100 or 1xT4; a daemon for them is started if none runs
+    #[arg(
+        long,
+        global = true,
+        value_name = "SPEC",
+        env = "CLEAVE_SIM",
+        hide_env_values = true,
+        help_heading = "Global options"
+    )]
+    sim: Option<String>,
+    /// Where the daemon's sockets are
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "CLEAVE_RUN_DIR",
+        hide_env_values = true,
+        help_heading = "Global options"
+    )]
+    run_dir: Option<PathBuf>,
+    /// How to print data
+    #[arg(short, long, global = true, value_enum, default_value_t, help_heading = "Global options")]
+    output: Format,
+    /// When to colour
+    #[arg(long, global = true, value_enum, default_value_t, help_heading = "Global options")]
+    color: Color,
+    /// Say more on stderr; twice: still more
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = "Global options")]
+    verbose: u8,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a program in a slice of its own, which goes away with it
+    Run(Run),
+    /// Run a program in a slice that exists
+    Exec(Exec),
+    /// Create, list, show, resize and delete slices
+    #[command(subcommand)]
+    Slice(SliceCommand),
+    /// List the processes in slices
+    Ps {
+        /// Those of this slice only
+        slice: Option<String>,
+    },
+    /// List the GPUs
+    Gpus,
+    /// Show the daemon and its driver
+    Status,
+    /// Show the slices, again and again
+    Top {
+        /// Seconds between two looks
+        #[arg(short = 'n', long, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
+        interval: f64,
+        /// Look once and end
+        #[arg(long)]
+        once: bool,
+    },
+    /// List what happened
+    Events {
+        /// Go on as things happen
+        #[arg(short, long)]
+        follow: bool,
+        /// Only what came after the event of this number
+        #[arg(long, value_name = "ID", default_value_t = 0)]
+        since: u64,
+        /// Only what is about this slice
+        #[arg(long)]
+        slice: Option<String>,
+    },
+    /// Print what to set by hand to put programs of this shell into a slice: eval "$(cleave env SLICE)"
+    Env {
+        /// Its name or id
+        slice: String,
+    },
+    /// Print or write CDI specs, for `--device cleave.dev/slice=NAME` of docker, podman and containerd
+    Cdi(Cdi),
+    /// Show three tenants on one card: one hits its quota, the others do not notice
+    Demo,
+    /// Check what cleave needs on this machine, and list the files that it writes
+    Doctor,
+    /// Run the daemon in the foreground
+    Daemon(Daemon),
+    /// End the daemon; programs in slices go on under the limits that they have
+    Shutdown,
+    /// Print the daemon's OpenAPI document
+    Openapi,
+    /// List the libraries that are built in, and their licences
+    Licenses {
+        /// As a CycloneDX software bill of materials
+        #[arg(long)]
+        sbom: bool,
+    },
+    /// Print completions for a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the man pages
+    Man {
+        /// Where to
+        dir: PathBuf,
+    },
+    #[command(hide = true)]
+    InternalEnter {
+        #[arg(long)]
+        probe: bool,
+        entry: String,
+        #[arg(last = true)]
+        program: Vec<OsString>,
+    },
+    #[command(hide = true)]
+    InternalTenant {
+        #[arg(long)]
+        mode: tenant::Mode,
+        #[arg(long)]
+        iterations: u32,
+        #[arg(long)]
+        pause_ms: u64,
+        #[arg(long)]
+        computes: bool,
+    },
+    #[command(hide = true)]
+    InternalProbeContext {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+}
+
+/// What a slice shall be.
+#[derive(Args, Clone, Debug)]
+struct SliceOptions {
+    /// The GPU: `any`, or an index or UUID, or several with commas
+    #[arg(long, value_name = "GPU", default_value = "any")]
+    gpu: String,
+    /// Memory quota on each GPU: 10GiB, 512MiB, 25%; what is left of it if not given
+    #[arg(long, short, value_name = "AMOUNT")]
+    memory: Option<MemoryAmount>,
+    /// Share of each GPU's compute: 30%
+    #[arg(long, value_name = "PERCENT")]
+    compute: Option<Percent>,
+    /// Memory and compute in one: 1/8, 1/4, 1/2
+    #[arg(long, value_name = "PART", conflicts_with_all = ["memory", "compute"])]
+    fraction: Option<Fraction>,
+    /// Most host memory that may be pinned
+    #[arg(long, value_name = "AMOUNT")]
+    host_memory: Option<MemoryAmount>,
+    /// Its name; chosen if not given
+    #[arg(long)]
+    name: Option<String>,
+    /// Allow quotas that sum up to more than the card has
+    #[arg(long)]
+    oversubscribe: bool,
+    /// What CUDA calls do while the daemon can't be reached: refuse, or allow without a limit
+    #[arg(long, value_name = "WHAT", default_value = "refuse", value_parser = on_missing)]
+    on_missing: OnMissing,
+}
+
+impl SliceOptions {
+    fn spec(self, ephemeral: bool, owner: Option<String>) -> SliceSpec {
+        SliceSpec {
+            name: self.name,
+            gpu: self.gpu,
+            memory: self.memory,
+            compute: self.compute,
+            fraction: self.fraction,
+            host_memory: self.host_memory,
+            oversubscribe: self.oversubscribe,
+            on_missing: self.on_missing,
+            ephemeral,
+            owner,
+        }
+    }
+}
+
+/// How a program is run.
+#[derive(Args)]
+struct RunOptions {
+    /// How the stand-in takes the driver's place: by mounts (needs root; reaches absolute paths and `env -i` too), or by environment variables
+    #[arg(long, value_enum, default_value_t)]
+    hold: Hold,
+    /// Sum up what it used when it has ended, even if stderr is no terminal
+    #[arg(long, overrides_with = "no_summary")]
+    summary: bool,
+    /// Don't sum up
+    #[arg(long)]
+    no_summary: bool,
+    /// The program and its arguments, after `--`
+    #[arg(last = true, required = true, value_name = "PROGRAM")]
+    program: Vec<OsString>,
+}
+
+#[derive(Args)]
+#[command(after_help = "Example: cleave run --memory 10GiB -- python train.py")]
+struct Run {
+    #[command(flatten)]
+    slice: SliceOptions,
+    /// Run in this slice, which exists, rather than in a new one
+    #[arg(
+        long = "slice",
+        value_name = "SLICE",
+        conflicts_with_all = ["gpu", "memory", "compute", "fraction", "host_memory", "name", "oversubscribe", "on_missing"]
+    )]
+    existing: Option<String>,
+    #[command(flatten)]
+    run: RunOptions,
+}
+
+#[derive(Args)]
+struct Exec {
+    /// Its name or id
+    slice: String,
+    #[command(flatten)]
+    run: RunOptions,
+}
+
+#[derive(Subcommand)]
+enum SliceCommand {
+    /// Create a slice
+    Create {
+        #[command(flatten)]
+        slice: SliceOptions,
+        /// Whose it is: a user's name or number; the caller's if not given, and only root may give it away
+        #[arg(long, value_name = "USER")]
+        owner: Option<String>,
+        /// Only say what would be
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// List the slices
+    #[command(visible_alias = "ls")]
+    List,
+    /// Show one slice
+    Show {
+        /// Its name or id
+        slice: String,
+    },
+    /// Change quotas while programs run
+    Resize {
+        /// Its name or id
+        slice: String,
+        #[command(flatten)]
+        change: ChangeOptions,
+    },
+    /// Delete slices
+    #[command(visible_alias = "rm")]
+    Delete {
+        /// Their names or ids
+        #[arg(required = true)]
+        slices: Vec<String>,
+        /// Even if programs run in them, which are killed
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+#[derive(Args)]
+#[group(skip)]
+struct ChangeOptions {
+    /// New memory quota on each GPU
+    #[arg(long, short, value_name = "AMOUNT", required_unless_present_any = ["compute", "host_memory"])]
+    memory: Option<MemoryAmount>,
+    /// New share of each GPU's compute
+    #[arg(long, value_name = "PERCENT")]
+    compute: Option<Percent>,
+    /// New limit of pinned host memory
+    #[arg(long, value_name = "AMOUNT")]
+    host_memory: Option<MemoryAmount>,
+    /// Shrink below what is in use: nothing is taken away, but nothing more is granted
+    #[arg(long)]
+    force: bool,
+    /// Allow quotas that sum up to more than the card has
+    #[arg(long)]
+    oversubscribe: bool,
+}
+
+#[derive(Args)]
+struct Cdi {
+    /// Its name or id
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    slice: Option<String>,
+    /// Those of all slices
+    #[arg(long)]
+    all: bool,
+    /// Write them to a folder instead of printing them
+    #[arg(long)]
+    write: bool,
+    /// The folder
+    #[arg(long, value_name = "DIR", default_value = "/run/cdi", requires = "write")]
+    dir: PathBuf,
+}
+
+#[derive(Args, Clone, Debug)]
+struct Daemon {
+    /// End when no slice is left
+    #[arg(long)]
+    private: bool,
+    /// Where durable state is kept
+    #[arg(long, value_name = "DIR", env = "CLEAVE_STATE_DIR", hide_env_values = true)]
+    state_dir: Option<PathBuf>,
+    /// Where the real libcuda.so.1 and libnvidia-ml.so.1 are, if they are not where the system looks
+    #[arg(long, value_name = "DIR", env = "CLEAVE_DRIVER_LIBRARY_DIR", hide_env_values = true)]
+    driver_library_dir: Option<PathBuf>,
+    /// Also listen on a TCP address, with the token and TLS
+    #[arg(long, value_name = "ADDRESS:PORT", requires = "token_file")]
+    listen: Option<std::net::SocketAddr>,
+    /// A file that holds the token that TCP clients must show
+    #[arg(long, value_name = "FILE", requires = "listen")]
+    token_file: Option<PathBuf>,
+    /// The certificate chain, PEM
+    #[arg(long, value_name = "FILE", requires_all = ["listen", "tls_key"])]
+    tls_cert: Option<PathBuf>,
+    /// The certificate's key, PEM
+    #[arg(long, value_name = "FILE", requires_all = ["listen", "tls_cert"])]
+    tls_key: Option<PathBuf>,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.1..=3600.0).contains(&seconds) => Ok(seconds),
+        _ => Err("it must be between 0.1 and 3600 seconds".into()),
+    }
+}
+
+fn on_missing(text: &str) -> Result<OnMissing, String> {
+    match text {
+        "refuse" => Ok(OnMissing::Refuse),
+        "allow" => Ok(OnMissing::Allow),
+        _ => Err("it must be `refuse` or `allow`".into()),
+    }
+}
+
+fn main() -> ExitCode {
+    // Known before anything is printed, clap's own errors included.
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let color = early_color(&arguments);
+    match color {
+        Color::Auto => {}
+        Color::Always => anstream::ColorChoice::Always.write_global(),
+        Color::Never => anstream::ColorChoice::Never.write_global(),
+    }
+    let matches = Cli::command()
+        .color(match color {
+            Color::Auto => clap::ColorChoice::Auto,
+            Color::Always => clap::ColorChoice::Always,
+            Color::Never => clap::ColorChoice::Never,
+        })
+        .get_matches_from(arguments);
+    let cli = match <Cli as clap::FromArgMatches>::from_arg_matches(&matches) {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
+    let code = match Context::new(cli.global).and_then(|context| dispatch(context, cli.command)) {
+        Ok(code) => code,
+        Err(error) => {
+            output::error(&error);
+            error.code.exit_code()
+        }
+    };
+    ExitCode::from(u8::try_from(code).unwrap_or(1))
+}
+
+/// `--color` as it is written before `--`.
+fn early_color(arguments: &[OsString]) -> Color {
+    let mut words = arguments.iter().map(|a| a.to_string_lossy()).take_while(|a| a != "--");
+    while let Some(word) = words.next() {
+        let value = match word.strip_prefix("--color") {
+            Some("") => words.next().map(|v| v.into_owned()),
+            Some(rest) => rest.strip_prefix('=').map(str::to_owned),
+            None => None,
+        };
+        match value.as_deref() {
+            Some("always") => return Color::Always,
+            Some("never") => return Color::Never,
+            _ => {}
+        }
+    }
+    Color::Auto
+}
+
+fn dispatch(context: Context, command: Command) -> client::Result<i32> {
+    use commands::{daemon, program, show, slice, system};
+    match command {
+        Command::Run(run) => match run.existing {
+            Some(slice) => program::exec(&context, &slice, &run.run),
+            None => program::run(&context, run.slice.spec(true, None), &run.run),
+        },
+        Command::Exec(exec) => program::exec(&context, &exec.slice, &exec.run),
+        Command::Slice(SliceCommand::Create { slice, owner, dry_run }) => {
+            slice::create(&context, slice.spec(false, owner), dry_run)
+        }
+        Command::Slice(SliceCommand::List) => slice::list(&context),
+        Command::Slice(SliceCommand::Show { slice }) => slice::show(&context, &slice),
+        Command::Slice(SliceCommand::Resize { slice, change }) => slice::resize(&context, &slice, change),
+        Command::Slice(SliceCommand::Delete { slices, force }) => slice::delete(&context, &slices, force),
+        Command::Ps { slice } => show::ps(&context, slice.as_deref()),
+        Command::Gpus => show::gpus(&context),
+        Command::Status => show::status(&context),
+        Command::Top { interval, once } => show::top(&context, interval, once),
+        Command::Events { follow, since, slice } => show::events(&context, follow, since, slice.as_deref()),
+        Command::Env { slice } => program::env(&context, &slice),
+        Command::Cdi(cdi) => system::cdi(&context, &cdi),
+        Command::Demo => demo::run(context),
+        Command::Doctor => system::doctor(&context),
+        Command::Daemon(options) => daemon::run(&context, options),
+        Command::Shutdown => daemon::shutdown(&context),
+        Command::Openapi => system::openapi(&context),
+        Command::Licenses { sbom } => commands::licenses::list(&context, sbom),
+        Command::Completions { shell } => system::completions(Cli::command(), shell),
+        Command::Man { dir } => system::man(Cli::command(), &dir),
+        Command::InternalEnter { probe: true, .. } => Ok(launch::probe()),
+        Command::InternalEnter { entry, program, .. } => Ok(launch::enter(&entry, &program)),
+        Command::InternalTenant { mode, iterations, pause_ms, computes } => {
+            Ok(tenant::run(mode, iterations, std::time::Duration::from_millis(pause_ms), computes))
+        }
+        Command::InternalProbeContext { arguments } => daemon::probe_context(&arguments),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn color_is_read_before_the_program() {
+        let words = |text: &str| text.split(' ').map(OsString::from).collect::<Vec<_>>();
+        assert_eq!(early_color(&words("cleave --color never gpus")), Color::Never);
+        assert_eq!(early_color(&words("cleave gpus --color=always")), Color::Always);
+        assert_eq!(early_color(&words("cleave run -- ls --color always")), Color::Auto);
+        assert_eq!(early_color(&words("cleave gpus --color")), Color::Auto);
+    }
+}

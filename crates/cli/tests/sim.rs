@@ -1,0 +1,255 @@
+//! The whole of it, on simulated GPUs: command line, daemon, stand-in, driver.
+mod support;
+
+use serde_json::Value;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+use support::{stderr, stdout};
+
+/// A place for a daemon, which is ended with it.
+struct Place {
+    dir: tempfile::TempDir,
+    sim: &'static str,
+}
+
+impl Place {
+    fn new(sim: &'static str) -> Self {
+        let dir = tempfile::Builder::new().prefix("cleave").tempdir().unwrap();
+        // What the daemon insists on: nobody else may write there.
+        std::fs::create_dir(dir.path().join("run")).unwrap();
+        Self { dir, sim }
+    }
+
+    fn run_dir(&self) -> std::path::PathBuf {
+        self.dir.path().join("run")
+    }
+
+    fn cleave(&self, arguments: &[&str]) -> Command {
+        let mut command = support::cleave(&self.run_dir());
+        command.args(["--sim", self.sim]).args(arguments);
+        command
+    }
+
+    /// Runs it, expects it to succeed, and returns what it printed.
+    fn ok(&self, arguments: &[&str]) -> String {
+        let output = self.cleave(arguments).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}{}", stdout(&output), stderr(&output));
+        stdout(&output)
+    }
+
+    fn json(&self, arguments: &[&str]) -> Value {
+        serde_json::from_str(&self.ok(&[&["-o", "json"], arguments].concat())).unwrap()
+    }
+
+    /// Runs it, expects it to fail with `code`, and returns what it said.
+    fn fails(&self, code: i32, arguments: &[&str]) -> String {
+        let output = self.cleave(arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}{}", stdout(&output), stderr(&output));
+        assert!(stderr(&output).starts_with("error: "), "{}", stderr(&output));
+        stderr(&output)
+    }
+
+    fn slices(&self) -> Vec<Value> {
+        self.json(&["slice", "list"])["items"].as_array().unwrap().clone()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = self.cleave(&["shutdown"]).output();
+    }
+}
+
+const BINARY: &str = env!("CARGO_BIN_EXE_cleave");
+
+fn last_report(text: &str) -> Value {
+    serde_json::from_str(text.lines().last().unwrap_or_default()).unwrap_or_else(|e| panic!("{e}: {text}"))
+}
+
+/// A5, A7: the program sees a card of the quota's size, is refused above it, and goes on.
+#[test]
+fn a_program_is_held_to_its_quota_and_goes_on() {
+    for hold in ["environment", "auto"] {
+        let place = Place::new("1xH100");
+        let tenant = ["--", BINARY, "internal-tenant", "--mode", "grow", "--iterations", "3", "--pause-ms", "1"];
+        let out = place.ok(&[&["run", "--memory", "10GiB", "--hold", hold], &tenant[..]].concat());
+        let report = last_report(&out);
+        assert_eq!(report["finished"], true, "{out}");
+        assert!(report["out_of_memory"].as_u64().unwrap() > 0);
+        let card = report["card_bytes"].as_u64().unwrap();
+        assert!(card <= 10 << 30 && card > 9 << 30, "{card}");
+    }
+}
+
+#[test]
+fn the_slice_goes_with_its_program_and_the_private_daemon_after_it() {
+    let place = Place::new("1xH100");
+    let output = place.cleave(&["run", "-m", "1GiB", "--", "sh", "-c", "kill -9 $$"]).output().unwrap();
+    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&output.status), Some(9), "{}", stderr(&output));
+    assert!(place.slices().is_empty());
+    let started = Instant::now();
+    while place.cleave(&["status"]).output().unwrap().status.success() {
+        assert!(started.elapsed() < Duration::from_secs(20), "the private daemon does not end");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert!(!place.run_dir().join("api.sock").exists());
+}
+
+/// `kill -9` of `cleave run` itself: its program goes on in its slice, and the slice goes with the program.
+#[test]
+fn a_killed_cleave_leaves_no_slice_behind() {
+    let place = Place::new("1xH100");
+    let tenant = [BINARY, "internal-tenant", "--mode", "steady", "--iterations", "10", "--pause-ms", "50"];
+    let mut child =
+        place.cleave(&[&["run", "-m", "16GiB", "--"], &tenant[..]].concat()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    lines.find(|line| line.as_ref().is_ok_and(|line| line.contains("running"))).unwrap().unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let last = lines.map_while(Result::ok).last().unwrap();
+    assert_eq!(last_report(&last)["finished"], true);
+    let started = Instant::now();
+    while place.cleave(&["status"]).output().unwrap().status.success() && !place.slices().is_empty() {
+        assert!(started.elapsed() < Duration::from_secs(5));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// A8: 25, 35 and 40 % fit, and 1 % more does not.
+#[test]
+fn splits_are_summed() {
+    let place = Place::new("1xH100");
+    for percent in ["25%", "35%", "40%"] {
+        place.ok(&["slice", "create", "--memory", percent]);
+    }
+    let said = place.fails(3, &["slice", "create", "--memory", "1%"]);
+    assert!(said.contains('0'), "{said}");
+    place.fails(3, &["run", "--memory", "1%", "--", "true"]);
+    assert_eq!(place.slices().len(), 3);
+    place.ok(&["slice", "create", "--memory", "1%", "--oversubscribe", "--name", "more"]);
+    assert_eq!(place.json(&["slice", "show", "more"])["overcommitted"], true);
+}
+
+#[test]
+fn bad_requests_leave_nothing_half_made() {
+    let place = Place::new("1xH100");
+    place.ok(&["slice", "create", "--memory", "1GiB", "--name", "a"]);
+    place.fails(4, &["slice", "create", "--memory", "1GiB", "--gpu", "9"]);
+    place.fails(4, &["run", "--memory", "1GiB", "--gpu", "GPU-00000000-0000-0000-0000-000000000000", "--", "true"]);
+    place.fails(3, &["slice", "create", "--memory", "90GiB"]);
+    place.fails(5, &["slice", "create", "--memory", "1GiB", "--name", "a"]);
+    place.fails(1, &["slice", "create", "--memory", "1GiB", "--name", "No Such Name"]);
+    place.fails(4, &["slice", "show", "b"]);
+    place.fails(4, &["slice", "delete", "b"]);
+    assert!(place.cleave(&["slice", "create", "--memory", "1MiB"]).output().unwrap().status.code() != Some(0));
+    assert_eq!(place.slices().len(), 1);
+}
+
+#[test]
+fn what_can_not_be_simulated_is_named() {
+    let place = Place::new("1xNoSuchCard");
+    let said = place.fails(1, &["gpus"]);
+    assert!(said.contains("NoSuchCard"), "{said}");
+}
+
+/// A10, A11: a running program's quota changes within a second, and it is the same process.
+#[test]
+fn quotas_change_while_the_program_runs() {
+    let place = Place::new("1xH100");
+    place.ok(&["slice", "create", "--memory", "16GiB", "--name", "a"]);
+    let tenant = [BINARY, "internal-tenant", "--mode", "steady", "--iterations", "500", "--pause-ms", "20"];
+    let mut child = place.cleave(&[&["exec", "a", "--"], &tenant[..]].concat()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    lines.find(|line| line.as_ref().is_ok_and(|line| line.contains("running"))).unwrap().unwrap();
+    std::thread::spawn(move || lines.for_each(drop));
+    let pid = place.json(&["ps", "a"])["items"][0]["pid"].clone();
+    let limit = || place.json(&["slice", "show", "a"])["devices"][0]["limit_bytes"].as_u64().unwrap();
+    place.ok(&["slice", "resize", "a", "--memory", "20GiB"]);
+    assert_eq!(limit(), 20 << 30);
+    let said = place.fails(3, &["slice", "resize", "a", "--memory", "2GiB"]);
+    assert!(said.contains("force"), "{said}");
+    assert_eq!(limit(), 20 << 30);
+    place.ok(&["slice", "resize", "a", "--memory", "2GiB", "--force"]);
+    // Its next allocation is refused, of which it dies: the new limit has reached it.
+    let started = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        assert!(started.elapsed() < Duration::from_secs(2), "the new quota does not reach the program");
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    assert_eq!(status.code(), Some(1));
+    assert!(pid.as_u64().is_some());
+    place.fails(4, &["exec", "b", "--", "true"]);
+}
+
+/// A27: the id is as good as the name.
+#[test]
+fn a_slice_is_known_by_its_id() {
+    let place = Place::new("8xH100");
+    place.ok(&["slice", "create", "--fraction", "1/4", "--gpu", "3", "--name", "a"]);
+    let slice = place.json(&["slice", "show", "a"]);
+    let id = slice["id"].as_str().unwrap();
+    assert!(id.starts_with("SLICE-"));
+    assert_eq!(place.json(&["slice", "show", id])["name"], "a");
+    assert_eq!(slice["devices"][0]["gpu"], 3);
+    assert!(place.json(&["cdi", "a"])["cdiVersion"].is_string());
+    assert!(place.ok(&["env", id]).contains("export LD_PRELOAD="));
+    place.ok(&["slice", "delete", id]);
+    assert!(place.slices().is_empty());
+    assert!(place.json(&["events"])["items"].as_array().unwrap().iter().any(|e| e["kind"] == "slice-deleted"));
+}
+
+#[test]
+fn everything_shown_has_its_schema() {
+    let place = Place::new("8xH100");
+    place.ok(&["slice", "create", "--memory", "1GiB", "--name", "a"]);
+    for (arguments, schema) in [
+        (&["gpus"][..], "gpus"),
+        (&["slice", "list"], "slices"),
+        (&["slice", "show", "a"], "slice"),
+        (&["ps"], "processes"),
+        (&["status"], "status"),
+        (&["events"], "events"),
+        (&["top", "--once"], "top"),
+        (&["env", "a"], "environment"),
+        (&["licenses"], "licenses"),
+    ] {
+        let value = place.json(arguments);
+        assert_eq!(value["schema"], format!("cleave.dev/v1/{schema}"), "{arguments:?}");
+        let table = place.ok(arguments);
+        assert!(!table.is_empty() && !table.contains('\x1b'), "{table}");
+        let yaml = place.ok(&[&["-o", "yaml"], arguments].concat());
+        assert!(yaml.starts_with("schema: "), "{yaml}");
+    }
+    assert_eq!(place.json(&["gpus"])["items"].as_array().unwrap().len(), 8);
+    assert!(place.json(&["openapi"])["openapi"].is_string());
+}
+
+/// Two that start at once share one daemon.
+#[test]
+fn daemons_started_at_once_do_not_fight() {
+    let place = Place::new("1xH100");
+    let children: Vec<_> = (0..4)
+        .map(|_| place.cleave(&["run", "-m", "1GiB", "--", "sleep", "1"]).stderr(Stdio::piped()).spawn().unwrap())
+        .collect();
+    for child in children {
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+    }
+}
+
+/// The main job: one tenant of three is refused, the others notice nothing.
+#[test]
+fn the_demo_passes() {
+    let place = Place::new("1xH100");
+    let started = Instant::now();
+    let outcome = place.json(&["demo"]);
+    assert!(started.elapsed() < Duration::from_secs(15), "{:?}", started.elapsed());
+    assert_eq!(outcome["passed"], true, "{outcome:#}");
+    assert_eq!(outcome["simulated"], true);
+    assert!(outcome["tenants"][0]["out_of_memory_errors"].as_u64().unwrap() > 0);
+    assert_eq!(outcome["tenants"][1]["denied"], 0);
+}

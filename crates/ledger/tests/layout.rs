@@ -1,0 +1,183 @@
+//! The shared layout is a contract between builds: this table changes together with `ABI`, or not at all.
+#![cfg(not(loom))]
+#![allow(unsafe_code)] // UNSAFETY: bytes are looked at as the shared structs, as a mapped file is.
+
+use cleave_ledger::{ABI, Account, Book, DevicePolicy, Kind, MAGIC, Policy, Slot, Usage, wire};
+use std::mem::{align_of, offset_of, size_of};
+
+macro_rules! offsets {
+    ($($type:ident { $($field:ident),* $(,)? })*) => {
+        vec![$(
+            $((concat!(stringify!($type), ".", stringify!($field)), offset_of!($type, $field)),)*
+            (concat!(stringify!($type), " size"), size_of::<$type>()),
+            (concat!(stringify!($type), " align"), align_of::<$type>()),
+        )*]
+    };
+}
+
+#[test]
+fn every_field_lies_where_abi_1_has_it() {
+    use wire::{Reply, Request};
+    let found = offsets! {
+        Policy {
+            magic, abi, size, epoch, flags, slots_high, device_count, reserved, slice_id, name, driver_dir, devices, book,
+        }
+        DevicePolicy { uuid, limit, context_bytes, stack_factor, nvml_index, busy_percent }
+        Book { state, host_pid, own_pid, reserved, start_time, adjust }
+        Usage { slots }
+        Slot { accounts, kinds, launches, graph_launches, denied, unknown_names, reserved, exports }
+        Account { held, ask }
+        Request { magic, abi, op, device, reserved, argument }
+        Reply { magic, abi, status, slot, host_pid, value }
+    };
+    let golden = [
+        ("Policy.magic", 0),
+        ("Policy.abi", 8),
+        ("Policy.size", 12),
+        ("Policy.epoch", 16),
+        ("Policy.flags", 24),
+        ("Policy.slots_high", 28),
+        ("Policy.device_count", 32),
+        ("Policy.reserved", 36),
+        ("Policy.slice_id", 40),
+        ("Policy.name", 56),
+        ("Policy.driver_dir", 120),
+        ("Policy.devices", 376),
+        ("Policy.book", 1192),
+        ("Policy size", 20648),
+        ("Policy align", 8),
+        ("DevicePolicy.uuid", 0),
+        ("DevicePolicy.limit", 16),
+        ("DevicePolicy.context_bytes", 24),
+        ("DevicePolicy.stack_factor", 32),
+        ("DevicePolicy.nvml_index", 40),
+        ("DevicePolicy.busy_percent", 44),
+        ("DevicePolicy size", 48),
+        ("DevicePolicy align", 8),
+        ("Book.state", 0),
+        ("Book.host_pid", 4),
+        ("Book.own_pid", 8),
+        ("Book.reserved", 12),
+        ("Book.start_time", 16),
+        ("Book.adjust", 24),
+        ("Book size", 152),
+        ("Book align", 8),
+        ("Usage.slots", 0),
+        ("Usage size", 221184),
+        ("Usage align", 64),
+        ("Slot.accounts", 0),
+        ("Slot.kinds", 272),
+        ("Slot.launches", 1360),
+        ("Slot.graph_launches", 1368),
+        ("Slot.denied", 1376),
+        ("Slot.unknown_names", 1384),
+        ("Slot.reserved", 1392),
+        ("Slot.exports", 1424),
+        ("Slot size", 1728),
+        ("Slot align", 64),
+        ("Account.held", 0),
+        ("Account.ask", 8),
+        ("Account size", 16),
+        ("Account align", 8),
+        ("Request.magic", 0),
+        ("Request.abi", 8),
+        ("Request.op", 12),
+        ("Request.device", 16),
+        ("Request.reserved", 20),
+        ("Request.argument", 24),
+        ("Request size", 32),
+        ("Request align", 8),
+        ("Reply.magic", 0),
+        ("Reply.abi", 8),
+        ("Reply.status", 12),
+        ("Reply.slot", 16),
+        ("Reply.host_pid", 20),
+        ("Reply.value", 24),
+        ("Reply size", 32),
+        ("Reply align", 8),
+    ];
+    assert_eq!(ABI, 1, "a new ABI needs a new table");
+    assert_eq!(found, golden);
+    assert_eq!(MAGIC.to_le_bytes(), *b"cleaveSL");
+    let kinds = Kind::ALL.map(|k| (k as usize, k.name(), k.seen_by_nvml()));
+    assert_eq!(
+        kinds,
+        [
+            (0, "linear", true),
+            (1, "pool", true),
+            (2, "graph", true),
+            (3, "physical", true),
+            (4, "array", true),
+            (5, "context", true),
+            (6, "import", false),
+            (7, "managed", false),
+        ]
+    );
+}
+
+/// A page-aligned buffer, as a mapping is.
+#[derive(Clone)]
+#[repr(C, align(4096))]
+struct Mapped<const N: usize>([u8; N]);
+
+const POLICY: usize = size_of::<Policy>();
+const USAGE: usize = size_of::<Usage>();
+
+fn policy_bytes() -> Box<Mapped<POLICY>> {
+    let mut bytes = Box::new(Mapped([0; POLICY]));
+    // SAFETY: the buffer has the size of a Policy and at least its alignment; it holds no value that needs dropping.
+    unsafe { (&raw mut *bytes).cast::<Policy>().write(Policy::new()) };
+    bytes
+}
+
+fn as_policy(bytes: &Mapped<POLICY>) -> &Policy {
+    // SAFETY: size and alignment as above, and a Policy is made of integers: any bytes are one. Nothing is written.
+    unsafe { &*(&raw const *bytes).cast::<Policy>() }
+}
+
+#[test]
+fn a_mapped_policy_reads_as_it_was_written() {
+    let bytes = policy_bytes();
+    let policy = as_policy(&bytes);
+    assert!(policy.is_ours());
+    assert_eq!(policy.size as usize, POLICY);
+    assert_eq!(&bytes.0[..8], b"cleaveSL");
+}
+
+#[test]
+fn another_magic_abi_or_size_is_not_ours() {
+    for at in 0..16 {
+        for bit in 0..8 {
+            let mut bytes = policy_bytes();
+            bytes.0[at] ^= 1 << bit;
+            assert!(!as_policy(&bytes).is_ours(), "bit {bit} of byte {at}");
+        }
+    }
+    assert!(!as_policy(&Mapped([0; POLICY])).is_ours());
+    assert!(!as_policy(&Mapped([0xff; POLICY])).is_ours());
+}
+
+#[test]
+fn a_new_usage_file_is_all_zeros() {
+    let mut bytes = Box::new(Mapped([0xaa; USAGE]));
+    // SAFETY: the buffer has the size of a Usage and at least its alignment; it holds no value that needs dropping.
+    unsafe { (&raw mut *bytes).cast::<Usage>().write(Usage::new()) };
+    // The padding of a type without any is none, so every byte was written.
+    assert!(bytes.0.iter().all(|&b| b == 0));
+}
+
+#[test]
+fn wire_messages_are_their_own_bytes() {
+    let request =
+        wire::Request { magic: MAGIC, abi: ABI, op: wire::op::MEASURE, device: 3, reserved: 0, argument: 1 << 40 };
+    // SAFETY: a Request is made of integers and has no padding.
+    let raw: [u8; wire::MESSAGE] = unsafe { std::mem::transmute(request) };
+    assert_eq!(request.to_bytes(), raw);
+    assert_eq!(wire::Request::from_bytes(raw), request);
+    let reply =
+        wire::Reply { magic: MAGIC, abi: ABI, status: wire::status::FULL, slot: 7, host_pid: 99, value: u64::MAX };
+    // SAFETY: a Reply is made of integers and has no padding.
+    let raw: [u8; wire::MESSAGE] = unsafe { std::mem::transmute(reply) };
+    assert_eq!(reply.to_bytes(), raw);
+    assert_eq!(wire::Reply::from_bytes(raw), reply);
+}

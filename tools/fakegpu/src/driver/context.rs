@@ -1,0 +1,403 @@
+//! Contexts: primary and explicit, each thread's stack of them, limits.
+
+use std::collections::HashMap;
+use std::thread::ThreadId;
+
+use cleave_cuda::types::{CUresult, error};
+use core::ffi::{c_int, c_uint, c_void};
+
+use super::engine::{Engine, StreamKind};
+use super::{CURRENT, Driver, Outcome, get, put, put_optional, with};
+use crate::alloc::Chunks;
+use crate::clock::Nanos;
+
+/// Stack bytes per thread that a context starts with.
+const STACK: usize = 1024;
+/// Threads that each multiprocessor keeps a stack for.
+const RESIDENT_THREADS: u64 = 2048;
+
+/// One context.
+pub(crate) struct Context {
+    pub device: usize,
+    pub primary: bool,
+    pub flags: u32,
+    pub id: u64,
+    /// The fault that ended it.
+    pub sticky: Option<CUresult>,
+    limits: [usize; 16],
+    /// Device memory beyond that of every context: bigger stacks.
+    stack_bytes: u64,
+    /// Stack per thread that is backed by memory.
+    stack: usize,
+    pub chunks: Chunks,
+    pub legacy: u64,
+    pub per_thread: HashMap<ThreadId, u64>,
+    /// When the legacy stream's work, and all work of streams that wait for it, is done.
+    pub legacy_tail: Nanos,
+    pub blocking_tail: Nanos,
+    cache_config: c_int,
+    shared_config: c_int,
+    pub peers: Vec<u64>,
+}
+
+impl Driver {
+    /// Makes a context on a device.
+    fn context_create(&mut self, device: usize, flags: u32, primary: bool) -> Outcome<u64> {
+        let bytes = self.model(device).context_bytes;
+        self.charge(device, bytes, true)?;
+        self.shared.lock().contexts(self.slot, device, 1);
+        let id = self.handle();
+        let mut limits = [0; 16];
+        limits[0] = STACK;
+        limits[1] = 1 << 20;
+        limits[2] = 8 << 20;
+        limits[3] = 2;
+        limits[4] = 2048;
+        limits[5] = 128;
+        self.sequence += 1;
+        let context = Context {
+            device,
+            primary,
+            flags,
+            id: self.sequence,
+            sticky: None,
+            limits,
+            stack_bytes: 0,
+            stack: STACK,
+            chunks: Chunks::default(),
+            legacy: 0,
+            per_thread: HashMap::new(),
+            legacy_tail: 0,
+            blocking_tail: 0,
+            cache_config: 0,
+            shared_config: 0,
+            peers: Vec::new(),
+        };
+        self.contexts.insert(id, context);
+        let legacy = self.stream_create(id, 0, 0, StreamKind::Legacy);
+        if let Some(context) = self.contexts.get_mut(&id) {
+            context.legacy = legacy;
+        }
+        Ok(id)
+    }
+
+    /// Ends a context and frees all that was made in it.
+    pub(crate) fn context_destroy(&mut self, id: u64) -> Outcome {
+        if !self.contexts.contains_key(&id) {
+            return Err(error::INVALID_CONTEXT);
+        }
+        self.modules_of_context_gone(id);
+        self.arrays_of_context_gone(id);
+        let Some(context) = self.contexts.remove(&id) else { return Err(error::INVALID_CONTEXT) };
+        let device = context.device;
+        self.allocations_of_context_gone(id, device, &context.chunks);
+        self.streams.retain(|_, stream| stream.context != id);
+        self.events.retain(|_, event| event.context != id);
+        let bytes = self.model(device).context_bytes + context.stack_bytes;
+        self.release(device, bytes, true);
+        self.shared.lock().contexts(self.slot, device, -1);
+        if self.devices[device].primary == Some(id) {
+            self.devices[device].primary = None;
+            self.devices[device].primary_references = 0;
+        }
+        if !self.contexts.values().any(|other| other.device == device) {
+            self.pools_of_device_gone(device);
+            self.graph_memory_trim(device);
+        }
+        Ok(())
+    }
+
+    /// Backs stacks of `bytes` per thread with memory.
+    pub(crate) fn stack_grow(&mut self, id: u64, bytes: usize) -> Outcome {
+        let Some(context) = self.contexts.get(&id) else { return Err(error::INVALID_CONTEXT) };
+        if bytes <= context.stack {
+            return Ok(());
+        }
+        let device = context.device;
+        let threads = u64::from(self.model(device).sms) * RESIDENT_THREADS;
+        let more = (bytes - context.stack) as u64 * threads;
+        self.charge(device, more, true)?;
+        if let Some(context) = self.contexts.get_mut(&id) {
+            context.stack_bytes += more;
+            context.stack = bytes;
+        }
+        Ok(())
+    }
+
+    fn primary_retain(&mut self, device: usize) -> Outcome<u64> {
+        let id = match self.devices[device].primary {
+            Some(id) => id,
+            None => {
+                let flags = self.devices[device].primary_flags;
+                let id = self.context_create(device, flags, true)?;
+                self.devices[device].primary = Some(id);
+                id
+            }
+        };
+        Ok(id)
+    }
+
+    /// The primary context, retained once.
+    pub(crate) fn primary_context(&mut self, ordinal: i32) -> Outcome<u64> {
+        let device = self.device(ordinal)?;
+        let id = self.primary_retain(device)?;
+        self.devices[device].primary_references += 1;
+        Ok(id)
+    }
+
+    /// A context by handle, null being the current one.
+    pub(crate) fn context(&self, handle: *mut c_void) -> Outcome<u64> {
+        if handle.is_null() {
+            return self.current();
+        }
+        let id = handle as u64;
+        if self.contexts.contains_key(&id) { Ok(id) } else { Err(error::INVALID_CONTEXT) }
+    }
+}
+
+fn push(id: u64) {
+    CURRENT.with_borrow_mut(|stack| stack.push(id));
+}
+
+fn create(pctx: *mut *mut c_void, flags: c_uint, ordinal: c_int) -> Outcome {
+    with(|d| {
+        let device = d.device(ordinal)?;
+        let id = d.context_create(device, flags, false)?;
+        push(id);
+        put(pctx, id as *mut c_void)
+    })
+}
+
+fn destroy(handle: *mut c_void) -> Outcome {
+    with(|d| {
+        if handle.is_null() {
+            return Err(error::INVALID_CONTEXT);
+        }
+        let id = d.context(handle)?;
+        if d.contexts[&id].primary {
+            return Err(error::INVALID_CONTEXT);
+        }
+        CURRENT.with_borrow_mut(|stack| {
+            if stack.last() == Some(&id) {
+                stack.pop();
+            }
+        });
+        d.context_destroy(id)
+    })
+}
+
+free_entry! {
+    fn cuCtxCreate | cuCtxCreate_v2(pctx: *mut *mut c_void, flags: c_uint, dev: c_int) {
+        create(pctx, flags, dev)
+    }
+    fn cuCtxCreate_v3(pctx: *mut *mut c_void, _params: *mut c_void, _count: c_int, flags: c_uint, dev: c_int) {
+        create(pctx, flags, dev)
+    }
+    fn cuCtxCreate_v4(pctx: *mut *mut c_void, _params: *mut c_void, flags: c_uint, dev: c_int) {
+        create(pctx, flags, dev)
+    }
+    fn cuCtxDestroy | cuCtxDestroy_v2 | cuCtxDetach(ctx: *mut c_void) {
+        destroy(ctx)
+    }
+    fn cuDevicePrimaryCtxRelease | cuDevicePrimaryCtxRelease_v2(dev: c_int) {
+        with(|d| {
+            let device = d.device(dev)?;
+            let Some(id) = d.devices[device].primary else { return Err(error::INVALID_CONTEXT) };
+            let references = &mut d.devices[device].primary_references;
+            *references = references.saturating_sub(1);
+            if *references > 0 { Ok(()) } else { d.context_destroy(id) }
+        })
+    }
+    fn cuDevicePrimaryCtxReset | cuDevicePrimaryCtxReset_v2(dev: c_int) {
+        with(|d| {
+            let device = d.device(dev)?;
+            match d.devices[device].primary {
+                None => Ok(()),
+                Some(id) => d.context_destroy(id),
+            }
+        })
+    }
+    fn cuCtxSynchronize() {
+        let id = with(|d| d.usable())?;
+        Engine::wait_context(id)
+    }
+    fn cuCtxSynchronize_v2(ctx: *mut c_void) {
+        let id = with(|d| d.context(ctx))?;
+        Engine::wait_context(id)
+    }
+}
+
+entry! {
+    fn cuDevicePrimaryCtxRetain(d, pctx: *mut *mut c_void, dev: c_int) {
+        let id = d.primary_context(dev)?;
+        put(pctx, id as *mut c_void)
+    }
+    fn cuDevicePrimaryCtxSetFlags | cuDevicePrimaryCtxSetFlags_v2(d, dev: c_int, flags: c_uint) {
+        let device = d.device(dev)?;
+        d.devices[device].primary_flags = flags;
+        if let Some(id) = d.devices[device].primary && let Some(context) = d.contexts.get_mut(&id) {
+            context.flags = flags;
+        }
+        Ok(())
+    }
+    fn cuDevicePrimaryCtxGetState(d, dev: c_int, flags: *mut c_uint, active: *mut c_int) {
+        let device = d.device(dev)?;
+        put_optional(flags, d.devices[device].primary_flags);
+        put_optional(active, c_int::from(d.devices[device].primary.is_some()));
+        Ok(())
+    }
+    fn cuCtxPushCurrent | cuCtxPushCurrent_v2(d, ctx: *mut c_void) {
+        if ctx.is_null() {
+            return Err(error::INVALID_CONTEXT);
+        }
+        push(d.context(ctx)?);
+        Ok(())
+    }
+    fn cuCtxPopCurrent | cuCtxPopCurrent_v2(d, pctx: *mut *mut c_void) {
+        let id = CURRENT.with_borrow_mut(Vec::pop).ok_or(error::INVALID_CONTEXT)?;
+        put_optional(pctx, id as *mut c_void);
+        Ok(())
+    }
+    fn cuCtxSetCurrent(d, ctx: *mut c_void) {
+        if ctx.is_null() {
+            CURRENT.with_borrow_mut(|stack| { stack.pop(); });
+            return Ok(());
+        }
+        let id = d.context(ctx)?;
+        CURRENT.with_borrow_mut(|stack| { stack.pop(); stack.push(id); });
+        Ok(())
+    }
+    fn cuCtxGetCurrent(d, pctx: *mut *mut c_void) {
+        let id = CURRENT.with_borrow(|stack| stack.last().copied()).unwrap_or(0);
+        put(pctx, id as *mut c_void)
+    }
+    fn cuCtxAttach(d, pctx: *mut *mut c_void, _flags: c_uint) {
+        let id = d.current()?;
+        put(pctx, id as *mut c_void)
+    }
+    fn cuCtxGetDevice(d, device: *mut c_int) {
+        let id = d.current()?;
+        put(device, d.ordinal(d.contexts[&id].device))
+    }
+    fn cuCtxGetDevice_v2(d, device: *mut c_int, ctx: *mut c_void) {
+        let id = d.context(ctx)?;
+        put(device, d.ordinal(d.contexts[&id].device))
+    }
+    fn cuCtxGetFlags(d, flags: *mut c_uint) {
+        let id = d.current()?;
+        put(flags, d.contexts[&id].flags)
+    }
+    fn cuCtxSetFlags(d, flags: c_uint) {
+        let id = d.current()?;
+        if let Some(context) = d.contexts.get_mut(&id) {
+            context.flags = flags;
+        }
+        Ok(())
+    }
+    fn cuCtxGetId(d, ctx: *mut c_void, id: *mut u64) {
+        let context = d.context(ctx)?;
+        put(id, d.contexts[&context].id)
+    }
+    fn cuCtxGetApiVersion(d, ctx: *mut c_void, version: *mut c_uint) {
+        d.context(ctx)?;
+        put(version, 3020)
+    }
+    fn cuCtxGetStreamPriorityRange(d, least: *mut c_int, greatest: *mut c_int) {
+        d.usable()?;
+        put_optional(least, 0);
+        put_optional(greatest, -5);
+        Ok(())
+    }
+    fn cuCtxGetLimit(d, value: *mut usize, limit: c_uint) {
+        let id = d.usable()?;
+        put(value, *d.contexts[&id].limits.get(limit as usize).ok_or(error::INVALID_VALUE)?)
+    }
+    fn cuCtxSetLimit(d, limit: c_uint, value: usize) {
+        let id = d.usable()?;
+        if limit as usize >= 10 {
+            return Err(error::INVALID_VALUE);
+        }
+        if limit == 0 {
+            d.stack_grow(id, value)?;
+        }
+        if let Some(context) = d.contexts.get_mut(&id) {
+            context.limits[limit as usize] = value;
+        }
+        Ok(())
+    }
+    fn cuCtxGetCacheConfig(d, config: *mut c_int) {
+        let id = d.usable()?;
+        put(config, d.contexts[&id].cache_config)
+    }
+    fn cuCtxSetCacheConfig(d, config: c_int) {
+        let id = d.usable()?;
+        if let Some(context) = d.contexts.get_mut(&id) {
+            context.cache_config = config;
+        }
+        Ok(())
+    }
+    fn cuCtxGetSharedMemConfig(d, config: *mut c_int) {
+        let id = d.usable()?;
+        put(config, d.contexts[&id].shared_config)
+    }
+    fn cuCtxSetSharedMemConfig(d, config: c_int) {
+        let id = d.usable()?;
+        if let Some(context) = d.contexts.get_mut(&id) {
+            context.shared_config = config;
+        }
+        Ok(())
+    }
+    fn cuCtxResetPersistingL2Cache(d) {
+        d.usable().map(|_| ())
+    }
+    fn cuCtxGetExecAffinity(d, affinity: *mut [u32; 2], kind: c_int) {
+        let device = d.current_device()?;
+        if kind != 0 {
+            return Err(error::INVALID_VALUE);
+        }
+        put(affinity, [0, d.model(device).sms])
+    }
+    fn cuCtxEnablePeerAccess(d, peer: *mut c_void, flags: c_uint) {
+        let id = d.usable()?;
+        let peer = d.context(peer)?;
+        if flags != 0 {
+            return Err(error::INVALID_VALUE);
+        }
+        let own = d.contexts[&id].device;
+        if d.contexts[&peer].device == own {
+            return Err(error::INVALID_DEVICE);
+        }
+        let Some(context) = d.contexts.get_mut(&id) else { return Err(error::INVALID_CONTEXT) };
+        if context.peers.contains(&peer) {
+            return Err(704);
+        }
+        context.peers.push(peer);
+        Ok(())
+    }
+    fn cuCtxDisablePeerAccess(d, peer: *mut c_void) {
+        let id = d.usable()?;
+        let peer = d.context(peer)?;
+        let Some(context) = d.contexts.get_mut(&id) else { return Err(error::INVALID_CONTEXT) };
+        let before = context.peers.len();
+        context.peers.retain(|other| *other != peer);
+        if context.peers.len() == before { Err(705) } else { Ok(()) }
+    }
+    fn cuCtxRecordEvent(d, ctx: *mut c_void, event: *mut c_void) {
+        let id = d.context(ctx)?;
+        let legacy = d.contexts[&id].legacy;
+        d.event_record(event as u64, legacy, 0)
+    }
+    fn cuCtxWaitEvent(d, ctx: *mut c_void, event: *mut c_void) {
+        let id = d.context(ctx)?;
+        let legacy = d.contexts[&id].legacy;
+        d.event_wait(event as u64, legacy)
+    }
+    fn cuProfilerStart | cuProfilerStop(d) {
+        Ok(())
+    }
+    fn cuThreadExchangeStreamCaptureMode(d, mode: *mut c_int) {
+        let new = get(mode)?;
+        let old = super::stream::exchange_capture_mode(new);
+        put(mode, old)
+    }
+}

@@ -1,0 +1,533 @@
+//! Streams and events, and the execution of what is queued on them.
+//!
+//! Work takes effect when it is submitted, in the order of submission, which is one of the orders that the streams
+//! allow; the virtual clock says when it counts as done. Only what waits for something outside (a host function, a
+//! word in memory, a kernel that hangs) holds its stream up; then the stream keeps a queue, and every submission,
+//! query and wait tries to move the queues on.
+
+use std::collections::VecDeque;
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use cleave_cuda::types::error;
+use core::ffi::c_void;
+
+use super::copy::{CopyPlan, FillPlan};
+use super::{Driver, Outcome, PROGRESS, lock, with};
+use crate::clock::Nanos;
+
+/// What kind of stream a stream is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StreamKind {
+    Legacy,
+    PerThread,
+    Ordinary,
+}
+
+/// A stream.
+pub(crate) struct Stream {
+    pub context: u64,
+    pub device: usize,
+    pub flags: u32,
+    pub priority: i32,
+    pub kind: StreamKind,
+    pub id: u64,
+    /// When all its executed work is done.
+    pub tail: Nanos,
+    queue: VecDeque<(u64, Operation)>,
+    /// A host function of it runs, or waits to run.
+    outside: bool,
+    /// The capture that it takes part in, and the nodes that the next one depends on.
+    pub capture: Option<u64>,
+    pub dependencies: Vec<u64>,
+}
+
+impl Stream {
+    /// Whether it waits for the legacy stream and the legacy stream for it.
+    fn blocking(&self) -> bool {
+        self.kind != StreamKind::Legacy && self.flags & 1 == 0
+    }
+}
+
+/// An event.
+pub(crate) struct Event {
+    pub context: u64,
+    pub device: usize,
+    pub flags: u32,
+    /// Records submitted and records executed.
+    submitted: u64,
+    executed: u64,
+    /// When the last executed record counts as done.
+    time: Nanos,
+    /// The capture and nodes that it stands for, when recorded in one.
+    pub captured: Option<(u64, Vec<u64>)>,
+}
+
+/// What a kernel does wrong, on demand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    IllegalAddress,
+    Hang,
+}
+
+/// A program's function, called with its pointer.
+pub(crate) type HostFunction = unsafe extern "C" fn(*mut c_void);
+/// A stream callback: stream, status, pointer.
+pub(crate) type StreamCallback = unsafe extern "C" fn(*mut c_void, i32, *mut c_void);
+
+/// One thing that a stream does.
+#[derive(Clone, Debug)]
+pub(crate) enum Operation {
+    Kernel { duration: Nanos, fault: Option<Fault> },
+    Copy(CopyPlan),
+    Fill(FillPlan),
+    Host { function: HostFunction, data: u64 },
+    Callback { function: StreamCallback, stream: u64, data: u64 },
+    Record { event: u64, generation: u64 },
+    Wait { event: u64, generation: u64 },
+    WaitValue { address: u64, value: u64, flags: u32, wide: bool },
+    WriteValue { address: u64, value: u64, wide: bool },
+}
+
+/// Something that the helper thread calls.
+enum Errand {
+    Host(HostFunction, u64),
+    Callback(StreamCallback, u64, u64),
+}
+
+/// What stands between a waiter and its goal.
+pub(crate) enum Standing {
+    At(usize, Nanos),
+    Outside,
+}
+
+/// Waiting, without the lock.
+pub(crate) struct Engine;
+
+/// A stream, its device, when its turn comes, and what to call then.
+type Order = (u64, usize, Nanos, Errand);
+
+static HELPER: Mutex<Option<Sender<Order>>> = Mutex::new(None);
+
+/// Gives a host function to the helper thread, which is made when first needed.
+fn hand_over(stream: u64, device: usize, ready: Nanos, errand: Errand) {
+    let mut helper = HELPER.lock().unwrap_or_else(PoisonError::into_inner);
+    let sender = helper.get_or_insert_with(|| {
+        let (sender, receiver) = channel();
+        std::thread::spawn(move || {
+            for (stream, device, ready, errand) in receiver {
+                let _ = Engine::wait(|_| Ok(Standing::At(device, ready)));
+                match errand {
+                    // SAFETY: the program passed this function to be called with this pointer.
+                    Errand::Host(function, data) => unsafe { function(data as *mut c_void) },
+                    // SAFETY: as above; the status is success, as faults end the stream before this.
+                    Errand::Callback(function, handle, data) => unsafe {
+                        function(handle as *mut c_void, 0, data as *mut c_void)
+                    },
+                }
+                let _ = with(|d| {
+                    let now = d.now(device);
+                    if let Some(stream) = d.streams.get_mut(&stream) {
+                        stream.outside = false;
+                        stream.tail = stream.tail.max(now);
+                    }
+                    d.pump();
+                    Ok(())
+                });
+                PROGRESS.notify_all();
+            }
+        });
+        sender
+    });
+    // The receiver lives as long as the process.
+    let _ = sender.send((stream, device, ready, errand));
+}
+
+impl Engine {
+    /// Waits until `standing` says that it is done, moving virtual time or sleeping.
+    pub fn wait(standing: impl Fn(&mut Driver) -> Outcome<Standing>) -> Outcome {
+        loop {
+            let mut guard = lock()?;
+            let d = guard.as_mut().ok_or(error::NOT_INITIALIZED)?;
+            d.pump();
+            match standing(d)? {
+                Standing::At(device, time) => {
+                    let now = d.now(device);
+                    if time <= now {
+                        return Ok(());
+                    }
+                    if d.real() {
+                        drop(guard);
+                        std::thread::sleep(Duration::from_nanos(time - now));
+                    } else {
+                        d.shared.lock().advance(device, time);
+                    }
+                }
+                Standing::Outside => {
+                    drop(PROGRESS.wait_timeout(guard, Duration::from_millis(1)));
+                }
+            }
+        }
+    }
+
+    /// Waits for a stream; what its pools no longer use goes back to the device.
+    pub fn wait_stream(id: u64) -> Outcome {
+        Engine::wait(|d| d.stream_standing(id))?;
+        with(|d| {
+            let stream = d.streams.get(&id).ok_or(error::INVALID_HANDLE)?;
+            let (device, context) = (stream.device, stream.context);
+            d.pools_trim(device);
+            d.fault_of(context)
+        })
+    }
+
+    /// Waits for everything in a context.
+    pub fn wait_context(id: u64) -> Outcome {
+        Engine::wait(|d| {
+            let context = d.contexts.get(&id).ok_or(error::INVALID_CONTEXT)?;
+            let device = context.device;
+            let mut latest = 0;
+            let streams: Vec<u64> = d.streams.iter().filter(|(_, s)| s.context == id).map(|(id, _)| *id).collect();
+            for stream in streams {
+                if d.streams[&stream].capture.is_some() {
+                    return Err(900);
+                }
+                match d.stream_standing(stream)? {
+                    Standing::At(_, time) => latest = latest.max(time),
+                    Standing::Outside => return Ok(Standing::Outside),
+                }
+            }
+            Ok(Standing::At(device, latest))
+        })?;
+        with(|d| {
+            let device = d.contexts.get(&id).ok_or(error::INVALID_CONTEXT)?.device;
+            d.pools_trim(device);
+            d.fault_of(id)
+        })
+    }
+
+    /// Waits for an event.
+    pub fn wait_event(id: u64) -> Outcome {
+        Engine::wait(|d| d.event_standing(id))?;
+        with(|d| {
+            let event = d.events.get(&id).ok_or(error::INVALID_HANDLE)?;
+            let (device, context) = (event.device, event.context);
+            d.pools_trim(device);
+            d.fault_of(context)
+        })
+    }
+}
+
+impl Driver {
+    /// Makes a stream.
+    pub(crate) fn stream_create(&mut self, context: u64, flags: u32, priority: i32, kind: StreamKind) -> u64 {
+        let id = self.handle();
+        self.sequence += 1;
+        let stream = Stream {
+            context,
+            device: self.contexts.get(&context).map_or(0, |context| context.device),
+            flags,
+            priority,
+            kind,
+            id: self.sequence,
+            tail: 0,
+            queue: VecDeque::new(),
+            outside: false,
+            capture: None,
+            dependencies: Vec::new(),
+        };
+        self.streams.insert(id, stream);
+        id
+    }
+
+    /// Makes an event.
+    pub(crate) fn event_create(&mut self, context: u64, flags: u32) -> u64 {
+        let id = self.handle();
+        let device = self.contexts.get(&context).map_or(0, |context| context.device);
+        let event = Event { context, device, flags, submitted: 0, executed: 0, time: 0, captured: None };
+        self.events.insert(id, event);
+        id
+    }
+
+    /// A stream by handle: null is the legacy stream, or the thread's own for the `_ptsz` entry points.
+    pub(crate) fn stream(&mut self, handle: *mut c_void, per_thread: bool) -> Outcome<u64> {
+        let which = match handle as u64 {
+            0 if per_thread => 2,
+            0 => 1,
+            other => other,
+        };
+        if which > 2 {
+            let stream = self.streams.get(&which).ok_or(error::INVALID_HANDLE)?;
+            self.fault_of(stream.context)?;
+            return Ok(which);
+        }
+        let id = self.usable()?;
+        if which == 1 {
+            return Ok(self.contexts[&id].legacy);
+        }
+        let thread = std::thread::current().id();
+        if let Some(&stream) = self.contexts[&id].per_thread.get(&thread) {
+            return Ok(stream);
+        }
+        let stream = self.stream_create(id, 0, 0, StreamKind::PerThread);
+        if let Some(context) = self.contexts.get_mut(&id) {
+            context.per_thread.insert(thread, stream);
+        }
+        Ok(stream)
+    }
+
+    /// The fault of a context, as an error.
+    pub(crate) fn fault_of(&self, context: u64) -> Outcome {
+        self.contexts.get(&context).and_then(|context| context.sticky).map_or(Ok(()), Err)
+    }
+
+    /// Queues an operation and executes what can be.
+    pub(crate) fn operate(&mut self, stream: u64, operation: Operation) -> Outcome {
+        self.sequence += 1;
+        let sequence = self.sequence;
+        self.streams.get_mut(&stream).ok_or(error::INVALID_HANDLE)?.queue.push_back((sequence, operation));
+        self.pump();
+        Ok(())
+    }
+
+    /// Executes what can be executed.
+    pub(crate) fn pump(&mut self) {
+        loop {
+            let ready: Vec<u64> =
+                self.streams.iter().filter(|(_, stream)| !stream.queue.is_empty()).map(|(id, _)| *id).collect();
+            let mut moved = false;
+            for stream in ready {
+                while self.step(stream) {
+                    moved = true;
+                }
+            }
+            if !moved {
+                return;
+            }
+        }
+    }
+
+    /// Whether the legacy stream's order lets the first operation of a stream go.
+    fn in_order(&self, id: u64, stream: &Stream, sequence: u64) -> bool {
+        let held = |other: &Stream| other.outside || other.queue.front().is_some_and(|(first, _)| *first < sequence);
+        match stream.kind {
+            StreamKind::Legacy => !self
+                .streams
+                .iter()
+                .any(|(other, s)| *other != id && s.context == stream.context && s.blocking() && held(s)),
+            _ if stream.blocking() => {
+                let legacy = self.contexts.get(&stream.context).map_or(0, |context| context.legacy);
+                !self.streams.get(&legacy).is_some_and(held)
+            }
+            _ => true,
+        }
+    }
+
+    /// Executes the first operation of a stream if nothing holds it up; whether it did.
+    fn step(&mut self, id: u64) -> bool {
+        let Some(stream) = self.streams.get(&id) else { return false };
+        let Some((sequence, operation)) = stream.queue.front().cloned() else { return false };
+        if stream.outside || !self.in_order(id, stream, sequence) {
+            return false;
+        }
+        let (device, context, blocking, legacy) =
+            (stream.device, stream.context, stream.blocking(), stream.kind == StreamKind::Legacy);
+        let mut ready = stream.tail;
+        if let Some(context) = self.contexts.get(&context) {
+            if context.sticky.is_some() {
+                if let Some(stream) = self.streams.get_mut(&id) {
+                    stream.queue.clear();
+                }
+                return false;
+            }
+            if legacy {
+                ready = ready.max(context.blocking_tail);
+            } else if blocking {
+                ready = ready.max(context.legacy_tail);
+            }
+        }
+        let mut end = ready;
+        let mut outside = false;
+        match operation {
+            Operation::Kernel { fault: Some(Fault::Hang), .. } => return false,
+            Operation::Kernel { duration, fault } => {
+                end = self.shared.lock().submit(self.slot, device, ready, duration).end;
+                if fault == Some(Fault::IllegalAddress)
+                    && let Some(context) = self.contexts.get_mut(&context)
+                {
+                    context.sticky = Some(error::ILLEGAL_ADDRESS);
+                }
+            }
+            Operation::Copy(plan) => end = ready.max(self.now(device)) + plan.run(),
+            Operation::Fill(plan) => end = ready.max(self.now(device)) + plan.run(),
+            Operation::Host { function, data } => {
+                outside = true;
+                hand_over(id, device, ready, Errand::Host(function, data));
+            }
+            Operation::Callback { function, stream, data } => {
+                outside = true;
+                hand_over(id, device, ready, Errand::Callback(function, stream, data));
+            }
+            Operation::Record { event, generation } => {
+                end = ready.max(self.now(device));
+                if let Some(event) = self.events.get_mut(&event) {
+                    event.executed = event.executed.max(generation);
+                    event.time = end;
+                }
+            }
+            Operation::Wait { event, generation } => {
+                if let Some(event) = self.events.get(&event) {
+                    if event.executed < generation {
+                        return false;
+                    }
+                    // An event of another device is on another clock: its time says nothing here.
+                    if event.device == device {
+                        end = end.max(event.time);
+                    }
+                }
+            }
+            Operation::WaitValue { address, value, flags, wide } => {
+                let (found, value, mask) = if wide {
+                    // SAFETY: the program passed this address to be read by its stream.
+                    (unsafe { (address as *const u64).read_volatile() }, value, u64::MAX)
+                } else {
+                    // SAFETY: as above.
+                    let found = unsafe { (address as *const u32).read_volatile() };
+                    (u64::from(found), value & 0xffff_ffff, 0xffff_ffff)
+                };
+                let top = (mask >> 1) + 1;
+                let met = match flags & 3 {
+                    0 => found.wrapping_sub(value) & top == 0,
+                    1 => found == value,
+                    2 => found & value != 0,
+                    _ => (found | value) ^ mask != 0,
+                };
+                if !met {
+                    return false;
+                }
+            }
+            Operation::WriteValue { address, value, wide } => {
+                if wide {
+                    // SAFETY: the program passed this address to be written by its stream.
+                    unsafe { (address as *mut u64).write_volatile(value) };
+                } else {
+                    // SAFETY: as above.
+                    unsafe { (address as *mut u32).write_volatile(value as u32) };
+                }
+            }
+        }
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.queue.pop_front();
+            stream.tail = stream.tail.max(end);
+            stream.outside = outside;
+        }
+        if let Some(context) = self.contexts.get_mut(&context) {
+            if legacy {
+                context.legacy_tail = context.legacy_tail.max(end);
+            } else if blocking {
+                context.blocking_tail = context.blocking_tail.max(end);
+            }
+        }
+        true
+    }
+
+    /// What a waiter for a stream still waits for.
+    pub(crate) fn stream_standing(&mut self, id: u64) -> Outcome<Standing> {
+        let stream = self.streams.get(&id).ok_or(error::INVALID_HANDLE)?;
+        if stream.capture.is_some() {
+            return Err(900);
+        }
+        self.fault_of(stream.context)?;
+        // The legacy stream is done when all that it waits for is done.
+        let others: Vec<&Stream> = if stream.kind == StreamKind::Legacy {
+            self.streams.values().filter(|other| other.context == stream.context && other.blocking()).collect()
+        } else {
+            Vec::new()
+        };
+        if [stream].into_iter().chain(others.iter().copied()).any(|s| s.outside || !s.queue.is_empty()) {
+            return Ok(Standing::Outside);
+        }
+        Ok(Standing::At(stream.device, others.iter().map(|s| s.tail).fold(stream.tail, Nanos::max)))
+    }
+
+    /// What a waiter for an event still waits for.
+    pub(crate) fn event_standing(&mut self, id: u64) -> Outcome<Standing> {
+        let event = self.events.get(&id).ok_or(error::INVALID_HANDLE)?;
+        self.fault_of(event.context)?;
+        if event.captured.is_some() {
+            return Err(907);
+        }
+        if event.executed < event.submitted {
+            return Ok(Standing::Outside);
+        }
+        Ok(Standing::At(event.device, event.time))
+    }
+
+    /// Answers a query: success, or "not ready". In virtual time, asking takes a microsecond, or a program that polls
+    /// would never see its work done.
+    pub(crate) fn query(&mut self, standing: Standing) -> Outcome {
+        match standing {
+            Standing::Outside => Err(error::NOT_READY),
+            Standing::At(device, time) => {
+                let mut shared = self.shared.lock();
+                let now = shared.now(device);
+                if time <= now {
+                    return Ok(());
+                }
+                shared.advance(device, now + 1000);
+                Err(error::NOT_READY)
+            }
+        }
+    }
+
+    /// Records an event on a stream.
+    pub(crate) fn event_record(&mut self, id: u64, stream: u64, _flags: u32) -> Outcome {
+        let source = self.streams.get(&stream).ok_or(error::INVALID_HANDLE)?;
+        let (capture, dependencies) = (source.capture, source.dependencies.clone());
+        let event = self.events.get_mut(&id).ok_or(error::INVALID_HANDLE)?;
+        if let Some(capture) = capture {
+            event.captured = Some((capture, dependencies));
+            return Ok(());
+        }
+        event.captured = None;
+        event.submitted += 1;
+        let generation = event.submitted;
+        self.operate(stream, Operation::Record { event: id, generation })
+    }
+
+    /// Has a stream wait for an event.
+    pub(crate) fn event_wait(&mut self, id: u64, stream: u64) -> Outcome {
+        let event = self.events.get(&id).ok_or(error::INVALID_HANDLE)?;
+        if let Some((capture, nodes)) = event.captured.clone() {
+            return self.capture_join(stream, capture, &nodes);
+        }
+        let generation = event.submitted;
+        let waiter = self.streams.get(&stream).ok_or(error::INVALID_HANDLE)?;
+        if waiter.capture.is_some() {
+            // Something outside the capture can't become a dependency in it.
+            return Err(905);
+        }
+        self.operate(stream, Operation::Wait { event: id, generation })
+    }
+
+    /// When an event was reached; `None` while it was not, or never recorded.
+    pub(crate) fn event_time(&self, id: u64) -> Outcome<Option<Nanos>> {
+        let event = self.events.get(&id).ok_or(error::INVALID_HANDLE)?;
+        if event.submitted == 0 || event.flags & 2 != 0 || event.captured.is_some() {
+            return Err(error::INVALID_HANDLE);
+        }
+        let reached = event.executed >= event.submitted && event.time <= self.now(event.device);
+        Ok(reached.then_some(event.time))
+    }
+
+    /// A record or wait of a graph's node, at launch.
+    pub(crate) fn event_operation(&mut self, id: u64, record: bool) -> Option<Operation> {
+        let event = self.events.get_mut(&id)?;
+        if record {
+            event.submitted += 1;
+            return Some(Operation::Record { event: id, generation: event.submitted });
+        }
+        Some(Operation::Wait { event: id, generation: event.submitted })
+    }
+}

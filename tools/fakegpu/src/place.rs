@@ -1,0 +1,39 @@
+//! Where this library lies, and what is configured there.
+#![allow(unsafe_code)] // UNSAFETY: asks the loader with dladdr.
+
+use std::ffi::{CStr, OsStr, c_void};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use crate::install::{INVENTORY, STATE};
+use crate::model::{Inventory, Pace};
+use crate::shared::Shared;
+
+/// The directory that this code was loaded from, links resolved.
+fn directory() -> Option<PathBuf> {
+    let mut info = libc::Dl_info {
+        dli_fname: std::ptr::null(),
+        dli_fbase: std::ptr::null_mut(),
+        dli_sname: std::ptr::null(),
+        dli_saddr: std::ptr::null_mut(),
+    };
+    // SAFETY: asks about an address of this very object and writes to `info`.
+    if unsafe { libc::dladdr(directory as *const c_void, &mut info) } == 0 || info.dli_fname.is_null() {
+        return None;
+    }
+    // SAFETY: dladdr gave a C string that lives as long as the object is loaded.
+    let name = unsafe { CStr::from_ptr(info.dli_fname) };
+    let path = PathBuf::from(OsStr::from_bytes(name.to_bytes()));
+    let given = path.parent()?.to_path_buf();
+    let real = std::fs::canonicalize(&path).ok().and_then(|path| path.parent().map(PathBuf::from));
+    // A container may mount the library alone over another file: then the name it was loaded by leads nowhere.
+    [real, Some(given)].into_iter().flatten().find(|dir| dir.join(INVENTORY).exists())
+}
+
+/// The inventory and the shared state of the installation that this library belongs to.
+pub fn open() -> Option<(Inventory, Shared)> {
+    let dir = directory()?;
+    let inventory = Inventory::read(&dir.join(INVENTORY)).ok()?;
+    let shared = Shared::open(&dir.join(STATE), inventory.pace == Pace::Real).ok()?;
+    Some((inventory, shared))
+}

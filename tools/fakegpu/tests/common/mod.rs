@@ -1,0 +1,192 @@
+//! Loads the built library as a program would, each test its own copy from its own directory.
+#![allow(dead_code)] // Each test file uses its part.
+
+use std::ffi::{CString, c_void};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// One MiB.
+pub const MIB: u64 = 1 << 20;
+/// What a context of the H100 takes.
+pub const CONTEXT: u64 = 543_162_368;
+/// What the H100 has.
+pub const TOTAL: u64 = 85_017_493_504;
+
+/// An installation that is removed with this value, if it made it.
+pub struct Installed {
+    pub dir: PathBuf,
+    own: bool,
+}
+
+impl Installed {
+    pub fn new(spec: &str) -> Installed {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let dir = std::env::temp_dir().join(format!("fakegpu-test-{}-{number}", std::process::id()));
+        // Cargo builds the cdylib beside the test programs.
+        let exe = std::env::current_exe().expect("own path");
+        let library = exe.parent().expect("folder").join("libfakegpu.so");
+        let bytes = std::fs::read(&library).unwrap_or_else(|e| panic!("{}: {e}", library.display()));
+        fakegpu::install(&dir, spec, &bytes).expect("install");
+        Installed { dir, own: true }
+    }
+
+    pub fn at(dir: &str) -> Installed {
+        Installed { dir: dir.into(), own: false }
+    }
+
+    pub fn load(&self) -> Gpu {
+        Gpu::open(&self.dir.join("libcuda.so.1"))
+    }
+}
+
+impl Drop for Installed {
+    fn drop(&mut self) {
+        if self.own {
+            let _ = std::fs::remove_dir_all(&self.dir);
+        }
+    }
+}
+
+/// The library, loaded.
+pub struct Gpu {
+    handle: *mut c_void,
+}
+
+/// Something that can be passed to a C function in an integer register.
+pub trait Argument {
+    fn word(self) -> u64;
+}
+
+macro_rules! integers {
+    ($($type:ty)*) => { $(impl Argument for $type { fn word(self) -> u64 { self as u64 } })* };
+}
+integers!(u8 u32 i32 u64 i64 usize);
+
+impl<T> Argument for *mut T {
+    fn word(self) -> u64 {
+        self as u64
+    }
+}
+
+impl<T> Argument for *const T {
+    fn word(self) -> u64 {
+        self as u64
+    }
+}
+
+impl<T> Argument for &mut T {
+    fn word(self) -> u64 {
+        std::ptr::from_mut(self) as u64
+    }
+}
+
+impl<T> Argument for &T {
+    fn word(self) -> u64 {
+        std::ptr::from_ref(self) as u64
+    }
+}
+
+/// Calls an entry point: `call!(gpu, cuMemAlloc_v2, &mut pointer, bytes)`.
+#[macro_export]
+macro_rules! call {
+    ($gpu:expr, $name:ident $(, $argument:expr)* $(,)?) => {{
+        #[allow(unused_imports)]
+        use $crate::common::Argument;
+        $gpu.invoke(stringify!($name), &[$($argument.word()),*])
+    }};
+}
+
+/// The same, and the call must succeed.
+#[macro_export]
+macro_rules! ok {
+    ($gpu:expr, $name:ident $(, $argument:expr)* $(,)?) => {
+        assert_eq!($crate::call!($gpu, $name $(, $argument)*), 0, stringify!($name))
+    };
+}
+
+impl Gpu {
+    fn open(path: &Path) -> Gpu {
+        let path = CString::new(path.to_str().expect("UTF-8")).expect("no zero");
+        // SAFETY: loads a library whose initialisers do nothing.
+        let handle = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
+        assert!(!handle.is_null(), "{path:?}");
+        Gpu { handle }
+    }
+
+    /// The address of an exported symbol.
+    pub fn symbol(&self, name: &str) -> *mut c_void {
+        let name = CString::new(name).expect("no zero");
+        // SAFETY: the handle is open.
+        let found = unsafe { libc::dlsym(self.handle, name.as_ptr()) };
+        assert!(!found.is_null(), "{name:?}");
+        found
+    }
+
+    /// Calls an exported function with integer and pointer arguments.
+    pub fn invoke(&self, name: &str, arguments: &[u64]) -> i32 {
+        let mut a = [0; 12];
+        a[..arguments.len()].copy_from_slice(arguments);
+        type Function = unsafe extern "C" fn(u64, u64, u64, u64, u64, u64, u64, u64, u64, u64, u64, u64) -> i32;
+        // SAFETY: the C functions called take at most twelve words and ignore those beyond their own.
+        let function: Function = unsafe { std::mem::transmute(self.symbol(name)) };
+        // SAFETY: as above; the tests pass pointers that are valid for the call.
+        unsafe { function(a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9], a[10], a[11]) }
+    }
+
+    /// Initialises, and makes the primary context of a device current.
+    pub fn start(&self, device: i32) -> u64 {
+        let mut context = 0_u64;
+        ok!(self, cuInit, 0);
+        ok!(self, cuDevicePrimaryCtxRetain, &mut context, device);
+        ok!(self, cuCtxSetCurrent, context);
+        context
+    }
+
+    /// Free bytes of the current device.
+    pub fn free(&self) -> u64 {
+        let (mut free, mut total) = (0_u64, 0_u64);
+        ok!(self, cuMemGetInfo_v2, &mut free, &mut total);
+        free
+    }
+
+    /// Bytes in use of an H100.
+    pub fn used(&self) -> u64 {
+        TOTAL - self.free()
+    }
+
+    /// Allocates.
+    pub fn alloc(&self, bytes: u64) -> u64 {
+        let mut pointer = 0_u64;
+        ok!(self, cuMemAlloc_v2, &mut pointer, bytes);
+        pointer
+    }
+
+    /// What NVML says this process uses of a device.
+    pub fn visible(&self, device: u32) -> u64 {
+        ok!(self, nvmlInit_v2);
+        let mut handle = 0_u64;
+        ok!(self, nvmlDeviceGetHandleByIndex_v2, device, &mut handle);
+        let mut count = 64_u32;
+        let mut list = [[0_u64; 3]; 64];
+        ok!(self, nvmlDeviceGetComputeRunningProcesses_v3, handle, &mut count, &mut list);
+        ok!(self, nvmlShutdown);
+        let own = u64::from(std::process::id());
+        list[..count as usize].iter().find(|row| row[0] & 0xffff_ffff == own).map_or(0, |row| row[1])
+    }
+
+    /// A kernel of a module in our own text.
+    pub fn kernel(&self, text: &str, name: &str) -> u64 {
+        let text = CString::new(format!("//fakegpu\n{text}\n")).expect("no zero");
+        let name = CString::new(name).expect("no zero");
+        let (mut module, mut function) = (0_u64, 0_u64);
+        ok!(self, cuModuleLoadData, &mut module, text.as_ptr());
+        ok!(self, cuModuleGetFunction, &mut function, module, name.as_ptr());
+        function
+    }
+
+    /// Launches one block of one thread.
+    pub fn launch(&self, function: u64, stream: u64) -> i32 {
+        call!(self, cuLaunchKernel, function, 1, 1, 1, 1, 1, 1, 0, stream, 0, 0)
+    }
+}
