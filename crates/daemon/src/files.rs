@@ -1,0 +1,657 @@
+//! A slice's files: the policy page, the usage file and the socket's folder.
+//!
+//! The tenant gets two descriptors and nothing else: the policy, opened for reading through a read-only view of the
+//! mount, and the usage file for writing. Whatever it does to the usage file (cut it, fill it, scribble), the daemon
+//! reads with `pread` and believes no number beyond the slice's own account.
+use crate::ffi::map::{PolicyPage, policy_bytes};
+use crate::ffi::os;
+use crate::gpu::parse_uuid;
+use crate::slice::Record;
+use crate::store::ContextCost;
+use cleave_api::OnMissing;
+use cleave_ledger::{Account, DEVICES, HOST, KINDS, Kind, Policy, SLOTS, Slot, UNIT, UNLIMITED, Usage, owner, wire};
+use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags};
+use std::fs::{self, File};
+use std::io;
+use std::mem::offset_of;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering::SeqCst;
+
+const SLOT_BYTES: usize = size_of::<Slot>();
+const USAGE_BYTES: u64 = size_of::<Usage>() as u64;
+const UNITS_MASK: u64 = (1 << 40) - 1;
+/// Longest path of a socket that a program can connect to.
+const SOCKET_PATH: usize = 107;
+
+/// The daemon's run directory.
+#[derive(Debug)]
+pub struct RunDir {
+    /// Its path.
+    pub path: PathBuf,
+    /// A read-only view of `slices`, where the daemon may make one.
+    view: Option<OwnedFd>,
+}
+
+/// What of a device the policy page says besides the quota.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DeviceFacts {
+    /// NVML's index.
+    pub index: u32,
+    /// What a context costs, where known.
+    pub cost: Option<ContextCost>,
+}
+
+/// A slice's files, open.
+#[derive(Debug)]
+pub struct SliceFiles {
+    folder: PathBuf,
+    id: String,
+    /// The policy page.
+    pub policy: PolicyPage,
+    usage: File,
+}
+
+/// What a slot said when it was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reading {
+    held: [u64; DEVICES + 1],
+    ask: [u64; DEVICES + 1],
+    kinds: [[u64; KINDS]; DEVICES + 1],
+    /// Kernels and graphs launched.
+    pub launches: u64,
+    /// Allocations refused.
+    pub denied: u64,
+    /// Names asked for that the stand-in does not know.
+    pub unknown_names: u64,
+}
+
+impl Default for Reading {
+    fn default() -> Self {
+        Self::parse(&[0; SLOT_BYTES])
+    }
+}
+
+impl Reading {
+    fn parse(bytes: &[u8; SLOT_BYTES]) -> Self {
+        let word = |offset: usize| {
+            let mut eight = [0; 8];
+            if let Some(from) = bytes.get(offset..offset + 8) {
+                eight.copy_from_slice(from);
+            }
+            u64::from_ne_bytes(eight)
+        };
+        let account = |d: usize| offset_of!(Slot, accounts) + d * size_of::<Account>();
+        let kind = |d: usize, k: usize| offset_of!(Slot, kinds) + (d * KINDS + k) * 8;
+        Self {
+            held: std::array::from_fn(|d| word(account(d) + offset_of!(Account, held))),
+            ask: std::array::from_fn(|d| word(account(d) + offset_of!(Account, ask))),
+            kinds: std::array::from_fn(|d| std::array::from_fn(|k| word(kind(d, k)))),
+            launches: word(offset_of!(Slot, launches)).saturating_add(word(offset_of!(Slot, graph_launches))),
+            denied: word(offset_of!(Slot, denied)),
+            unknown_names: word(offset_of!(Slot, unknown_names)),
+        }
+    }
+
+    /// Bytes held on `device`.
+    pub fn held(&self, device: usize) -> u64 {
+        (self.held.get(device).copied().unwrap_or(0) & UNITS_MASK) * UNIT
+    }
+
+    /// Bytes being asked for on `device`.
+    pub fn asked(&self, device: usize) -> u64 {
+        self.ask.get(device).copied().unwrap_or(0).saturating_mul(UNIT)
+    }
+
+    /// Bytes held for `kind`.
+    pub fn kind(&self, device: usize, kind: Kind) -> u64 {
+        self.kinds.get(device).and_then(|k| k.get(kind as usize)).copied().unwrap_or(0)
+    }
+
+    /// Bytes that NVML ought to show for this process.
+    pub fn visible(&self, device: usize) -> u64 {
+        Kind::ALL
+            .into_iter()
+            .filter(|k| k.seen_by_nvml())
+            .fold(0, |sum, kind| sum.saturating_add(self.kind(device, kind)))
+    }
+
+    /// Whether the kinds add up to what is held: they don't for an instant within a charge.
+    pub fn adds_up(&self, device: usize) -> bool {
+        let kinds = Kind::ALL.into_iter().fold(0u64, |sum, kind| sum.saturating_add(self.kind(device, kind)));
+        kinds == self.held(device)
+    }
+
+    /// Whether the accounts of `device` are the same, versions included, and nothing is being asked for.
+    pub fn same(&self, other: &Self, device: usize) -> bool {
+        self.held.get(device) == other.held.get(device)
+            && self.kinds.get(device) == other.kinds.get(device)
+            && self.asked(device) == 0
+            && other.asked(device) == 0
+    }
+}
+
+impl RunDir {
+    /// Makes the folders of a run directory and removes what a crash left half made.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        // The longest path under it is a slice's socket.
+        let longest = path.as_os_str().len() + "/slices/.new-SLICE-".len() + 36 + "/socket/sock".len();
+        if longest > SOCKET_PATH {
+            return Err(io::Error::other(format!(
+                "its path is too long for a socket by {} characters",
+                longest - SOCKET_PATH
+            )));
+        }
+        for (name, mode) in [("slices", 0o711), ("lib", 0o755), ("driver", 0o755)] {
+            make_dir(&path.join(name), mode)?;
+        }
+        let slices = path.join("slices");
+        for entry in fs::read_dir(&slices)?.flatten() {
+            if entry.file_name().to_string_lossy().starts_with('.') {
+                fs::remove_dir_all(entry.path())?;
+            }
+        }
+        let view = os::read_only_view(&slices)
+            .inspect_err(|e| tracing::info!("no read-only view of {}: {e}", slices.display()))
+            .ok();
+        Ok(Self { path: path.into(), view })
+    }
+
+    /// The stand-in library's folder.
+    pub fn library_dir(&self) -> PathBuf {
+        self.path.join("lib")
+    }
+
+    /// The folder where the stand-in finds the real libraries.
+    pub fn driver_dir(&self) -> PathBuf {
+        self.path.join("driver")
+    }
+
+    /// A slice's folder.
+    pub fn slice_dir(&self, id: &str) -> PathBuf {
+        self.path.join("slices").join(id)
+    }
+
+    /// Names of the slices' folders.
+    pub fn slice_ids(&self) -> io::Result<Vec<String>> {
+        Ok(fs::read_dir(self.path.join("slices"))?.flatten().filter_map(|e| e.file_name().into_string().ok()).collect())
+    }
+
+    /// Whether tenants get a policy that even root among them can't reopen for writing.
+    #[cfg(test)]
+    pub fn has_read_only_view(&self) -> bool {
+        self.view.is_some()
+    }
+
+    /// The descriptors that a tenant gets: policy and usage, each opened anew, so that what it does to the flags of
+    /// its descriptor is its own affair.
+    pub fn descriptors(&self, files: &SliceFiles) -> io::Result<(OwnedFd, OwnedFd)> {
+        let read = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOFOLLOW;
+        let write = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOFOLLOW;
+        let policy = match &self.view {
+            Some(view) => rustix::fs::openat(view, Path::new(&files.id).join("policy"), read, Mode::empty())?,
+            None => rustix::fs::open(files.folder.join("policy"), read, Mode::empty())?,
+        };
+        let usage = rustix::fs::open(files.folder.join("usage"), write, Mode::empty())?;
+        Ok((policy, usage))
+    }
+}
+
+fn make_dir(path: &Path, mode: u32) -> io::Result<()> {
+    match fs::create_dir(path) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+        other => other?,
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
+}
+
+fn copy_text<const N: usize>(text: &str) -> [u8; N] {
+    let mut bytes = [0; N];
+    // One byte stays 0, so that it is a C string.
+    for (to, from) in bytes.iter_mut().take(N - 1).zip(text.bytes()) {
+        *to = from;
+    }
+    bytes
+}
+
+fn policy_of(record: &Record, facts: &[DeviceFacts], driver_dir: &Path) -> Policy {
+    let mut policy = Policy::new();
+    policy.slice_id = parse_uuid(&record.id).unwrap_or_default();
+    policy.name = copy_text(&record.name);
+    policy.driver_dir = copy_text(&driver_dir.to_string_lossy());
+    policy.device_count = record.devices.len().min(DEVICES) as u32;
+    for (index, device) in record.devices.iter().take(DEVICES).enumerate() {
+        let Some(entry) = policy.devices.get_mut(index) else { continue };
+        let facts = facts.get(index).copied().unwrap_or_default();
+        entry.uuid = parse_uuid(&device.uuid).unwrap_or_default();
+        entry.limit = device.limit_bytes.into();
+        entry.context_bytes = facts.cost.map_or(0, |c| c.context_bytes).into();
+        entry.stack_factor = facts.cost.map_or(0, |c| c.stack_factor);
+        entry.nvml_index = facts.index;
+        entry.busy_percent = u32::MAX.into();
+    }
+    if let Some(host) = policy.devices.get_mut(HOST) {
+        host.limit = record.host_limit_bytes.unwrap_or(UNLIMITED).into();
+        host.busy_percent = u32::MAX.into();
+    }
+    policy
+}
+
+fn new_file(path: &Path) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    File::options().read(true).write(true).create_new(true).mode(0o600).open(path)
+}
+
+impl SliceFiles {
+    /// Makes a slice's folder, all of it or nothing.
+    pub fn create(run: &RunDir, record: &Record, facts: &[DeviceFacts]) -> io::Result<Self> {
+        let folder = run.slice_dir(&record.id);
+        let temporary = run.slice_dir(&format!(".new-{}", record.id));
+        let made = (|| {
+            fs::create_dir(&temporary)?;
+            make_dir(&temporary.join("socket"), 0o755)?;
+            let policy = new_file(&temporary.join("policy"))?;
+            let mut page = policy_of(record, facts, &run.driver_dir());
+            let bytes = policy_bytes(&mut page);
+            // Every page is there before anything is mapped: a full disk must not kill who writes to it later.
+            rustix::fs::fallocate(&policy, FallocateFlags::empty(), 0, bytes.len() as u64)?;
+            policy.write_all_at(bytes, 0)?;
+            let usage = new_file(&temporary.join("usage"))?;
+            usage.set_len(USAGE_BYTES)?;
+            if record.on_missing == OnMissing::Allow {
+                fs::write(temporary.join("socket").join(wire::FAIL_OPEN), [])?;
+            }
+            fs::set_permissions(&temporary, fs::Permissions::from_mode(0o711))?;
+            let page = PolicyPage::map(&policy)?;
+            fs::rename(&temporary, &folder)?;
+            Ok(Self { folder: folder.clone(), id: record.id.clone(), policy: page, usage })
+        })();
+        if made.is_err() {
+            let _ = fs::remove_dir_all(&temporary);
+        }
+        made
+    }
+
+    /// Opens the files that an earlier daemon left; `None` if they are not what this one would have made.
+    pub fn open(run: &RunDir, record: &Record, facts: &[DeviceFacts]) -> Option<Self> {
+        let folder = run.slice_dir(&record.id);
+        let both = || File::options().read(true).write(true).clone();
+        let policy = both().open(folder.join("policy")).ok()?;
+        let usage = both().open(folder.join("usage")).ok()?;
+        let page = PolicyPage::map(&policy).ok()?;
+        let wanted = policy_of(record, facts, &run.driver_dir());
+        let fixed = |p: &Policy| {
+            let devices: Vec<_> = p.devices.iter().map(|d| (d.uuid, d.nvml_index)).collect();
+            (p.slice_id, p.name, p.driver_dir, p.device_count, devices)
+        };
+        if !page.is_ours() || fixed(&page) != fixed(&wanted) || !folder.join("socket").is_dir() {
+            return None;
+        }
+        let files = Self { folder, id: record.id.clone(), policy: page, usage };
+        // The database is what counts: a change that was not written down there was never acknowledged.
+        for (index, device) in wanted.devices.iter().enumerate() {
+            files.set_limit(index, device.limit.load(SeqCst));
+        }
+        files.learn(facts);
+        files.mend();
+        Some(files)
+    }
+
+    /// Where the socket goes.
+    pub fn socket(&self) -> PathBuf {
+        self.folder.join("socket").join("sock")
+    }
+
+    /// The folder of the socket.
+    pub fn socket_dir(&self) -> PathBuf {
+        self.folder.join("socket")
+    }
+
+    /// Removes the folder. Whoever still maps the files is granted nothing any more.
+    pub fn remove(&self) -> io::Result<()> {
+        for index in 0..self.policy.devices.len() {
+            self.set_limit(index, 0);
+        }
+        self.changed();
+        match fs::remove_dir_all(&self.folder) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Writes a limit, and gives the one before.
+    pub fn set_limit(&self, device: usize, bytes: u64) -> u64 {
+        self.policy.devices.get(device).map_or(0, |d| d.limit.swap(bytes, SeqCst))
+    }
+
+    /// Tells the slice's processes that the policy changed.
+    pub fn changed(&self) {
+        self.policy.epoch.fetch_add(1, SeqCst);
+    }
+
+    /// Writes what was learned of the devices since.
+    pub fn learn(&self, facts: &[DeviceFacts]) {
+        for (device, facts) in self.policy.devices.iter().zip(facts) {
+            if let Some(cost) = facts.cost {
+                device.context_bytes.store(cost.context_bytes, SeqCst);
+            }
+        }
+    }
+
+    /// Slots at and above this one were never used.
+    pub fn slots_high(&self) -> usize {
+        (self.policy.slots_high.load(SeqCst) as usize).min(SLOTS)
+    }
+
+    /// What the daemon measured for a slot beyond its own account.
+    pub fn adjust(&self, slot: usize, device: usize) -> i64 {
+        self.policy.book.get(slot).and_then(|b| b.adjust.get(device)).map_or(0, |a| a.load(SeqCst))
+    }
+
+    /// Writes it.
+    pub fn set_adjust(&self, slot: usize, device: usize, bytes: i64) {
+        if let Some(adjust) = self.policy.book.get(slot).and_then(|b| b.adjust.get(device)) {
+            adjust.store(bytes, SeqCst);
+        }
+    }
+
+    /// Reads a slot; zeros if the file was cut short.
+    pub fn read(&self, slot: usize) -> Reading {
+        let mut bytes = [0; SLOT_BYTES];
+        let mut done = 0;
+        while let Some(rest) = bytes.get_mut(done..).filter(|r| !r.is_empty()) {
+            match self.usage.read_at(rest, (slot * SLOT_BYTES + done) as u64) {
+                Ok(0) => break,
+                Ok(n) => done += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => break,
+            }
+        }
+        if done < SLOT_BYTES {
+            return Reading::default();
+        }
+        Reading::parse(&bytes)
+    }
+
+    /// Whether the usage file has its size; a tenant may have changed it. It is given the right size again.
+    pub fn mend(&self) -> bool {
+        let right = rustix::fs::fstat(&self.usage).is_ok_and(|s| s.st_size.unsigned_abs() == USAGE_BYTES);
+        if !right {
+            let _ = self.usage.set_len(USAGE_BYTES);
+        }
+        right
+    }
+
+    /// Makes room for a slot, so that no write of its process finds the disk full.
+    pub fn make_room(&self, slot: usize) -> io::Result<()> {
+        self.mend();
+        let offset = (slot * SLOT_BYTES) as u64;
+        Ok(rustix::fs::fallocate(&self.usage, FallocateFlags::empty(), offset, SLOT_BYTES as u64)?)
+    }
+
+    /// Clears the slot of a process that is gone, and frees it.
+    pub fn free(&self, slot: usize) {
+        // A deduction goes before what it is deducted from, so that the slice's use is never shown as too small.
+        for device in 0..DEVICES {
+            if self.adjust(slot, device) < 0 {
+                self.set_adjust(slot, device, 0);
+            }
+        }
+        if let Err(error) = self.usage.write_all_at(&[0; SLOT_BYTES], (slot * SLOT_BYTES) as u64) {
+            tracing::warn!("slot {slot} of {} can't be cleared: {error}", self.id);
+        }
+        if let Some(book) = self.policy.book.get(slot) {
+            for adjust in &book.adjust {
+                adjust.store(0, SeqCst);
+            }
+            book.host_pid.store(0, SeqCst);
+            book.own_pid.store(0, SeqCst);
+            book.start_time.store(0, SeqCst);
+            book.state.store(owner::FREE, SeqCst);
+        }
+        self.changed();
+    }
+
+    /// Writes a process into the book.
+    pub fn take(&self, slot: usize, pid: u32, own_pid: u32, start_time: u64) {
+        if let Some(book) = self.policy.book.get(slot) {
+            book.host_pid.store(pid, SeqCst);
+            book.own_pid.store(own_pid, SeqCst);
+            book.start_time.store(start_time, SeqCst);
+            book.state.store(owner::LIVE, SeqCst);
+        }
+        self.policy.slots_high.fetch_max(slot as u32 + 1, SeqCst);
+        self.changed();
+    }
+
+    /// Marks a slot's process as dead.
+    pub fn mark_dead(&self, slot: usize) {
+        if let Some(book) = self.policy.book.get(slot) {
+            book.state.store(owner::DEAD, SeqCst);
+        }
+        self.changed();
+    }
+
+    /// What the slots hold of `device`, with the daemon's measurements, and what is being asked for.
+    pub fn used(&self, device: usize) -> (u64, u64) {
+        let (mut held, mut asked, mut adjust) = (0u64, 0u64, 0i64);
+        for slot in 0..self.slots_high() {
+            let reading = self.read(slot);
+            held = held.saturating_add(reading.held(device));
+            asked = asked.saturating_add(reading.asked(device));
+            adjust = adjust.saturating_add(self.adjust(slot, device));
+        }
+        (held.saturating_add_signed(adjust), asked)
+    }
+}
+
+/// Makes a socket's file reachable by everyone: who may use it is decided by who connects.
+pub fn open_to_all(path: &Path) -> io::Result<()> {
+    Ok(rustix::fs::chmodat(rustix::fs::CWD, path, Mode::from_raw_mode(0o666), AtFlags::empty())?)
+}
+
+/// Locks `path` for this process's life, or says who has it.
+pub fn lock(path: &Path, dir: &Path) -> anyhow::Result<File> {
+    use anyhow::Context;
+    use std::io::{Read, Seek, Write};
+    let mut file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)
+        .with_context(|| format!("can't make {}", path.display()))?;
+    match rustix::fs::flock(file.as_fd(), rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            let mut who = String::new();
+            let _ = file.read_to_string(&mut who);
+            let mut words = who.split_whitespace();
+            let (pid, version) = (words.next().unwrap_or("unknown"), words.next().unwrap_or("unknown"));
+            anyhow::bail!(
+                "another cleave daemon uses {} already: process {pid}, version {version} (this is {})",
+                dir.display(),
+                env!("CARGO_PKG_VERSION")
+            );
+        }
+        Err(error) => return Err(error).with_context(|| format!("can't lock {}", path.display())),
+    }
+    file.set_len(0)?;
+    file.rewind()?;
+    write!(file, "{} {}", std::process::id(), env!("CARGO_PKG_VERSION"))
+        .with_context(|| format!("no room in {}", dir.display()))?;
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::slice::RecordDevice;
+    use std::os::fd::AsRawFd;
+
+    fn record() -> Record {
+        Record {
+            id: "SLICE-01234567-89ab-cdef-0123-456789abcdef".into(),
+            name: "train".into(),
+            devices: vec![RecordDevice {
+                uuid: "GPU-8dd5a6ba-1b95-2a6a-a31c-9d2f6ab73f0e".into(),
+                index: 0,
+                limit_bytes: 1 << 30,
+                peak_bytes: 0,
+            }],
+            on_missing: OnMissing::Allow,
+            ..Record::default()
+        }
+    }
+
+    fn run() -> (tempfile::TempDir, RunDir) {
+        let dir = tempfile::tempdir().unwrap();
+        let run = RunDir::open(dir.path()).unwrap();
+        (dir, run)
+    }
+
+    #[test]
+    fn files_are_made_whole_and_opened_again() {
+        let (_dir, run) = run();
+        let cost = ContextCost { context_bytes: 500 << 20, stack_factor: 270_336 };
+        let facts = [DeviceFacts { index: 0, cost: Some(cost) }];
+        let files = SliceFiles::create(&run, &record(), &facts).unwrap();
+        assert!(files.policy.is_ours());
+        assert_eq!(files.policy.devices[0].limit.load(SeqCst), 1 << 30);
+        assert_eq!(files.policy.devices[0].stack_factor, 270_336);
+        assert_eq!(files.policy.devices[HOST].limit.load(SeqCst), UNLIMITED);
+        assert_eq!(&files.policy.name[..6], b"train\0");
+        assert!(files.socket_dir().join("fail-open").exists());
+        let mode = |p: PathBuf| fs::metadata(p).unwrap().permissions().mode() & 0o777;
+        let folder = run.slice_dir(&record().id);
+        assert_eq!(mode(folder.clone()), 0o711);
+        assert_eq!(mode(folder.join("policy")), 0o600);
+        assert_eq!(mode(folder.join("usage")), 0o600);
+        assert_eq!(mode(folder.join("socket")), 0o755);
+
+        files.take(3, 77, 7, 99);
+        files.set_limit(0, 5);
+        drop(files);
+        let again = SliceFiles::open(&run, &record(), &facts).unwrap();
+        assert_eq!(again.slots_high(), 4);
+        assert_eq!(again.policy.book[3].host_pid.load(SeqCst), 77);
+        assert_eq!(again.policy.devices[0].limit.load(SeqCst), 1 << 30, "the database counts");
+        let other = Record { name: "other".into(), ..record() };
+        assert!(SliceFiles::open(&run, &other, &facts).is_none());
+        again.remove().unwrap();
+        assert_eq!(again.policy.devices[0].limit.load(SeqCst), 0);
+        assert!(run.slice_ids().unwrap().is_empty());
+    }
+
+    /// Root in a container gets a descriptor that it can't turn into a writable one.
+    #[test]
+    fn the_policy_cannot_be_reopened_for_writing() {
+        let (_dir, run) = run();
+        if !run.has_read_only_view() {
+            eprintln!("skipped: needs CAP_SYS_ADMIN");
+            return;
+        }
+        let files = SliceFiles::create(&run, &record(), &[]).unwrap();
+        let (policy, usage) = run.descriptors(&files).unwrap();
+        let reopen = |fd: &OwnedFd| File::options().write(true).open(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+        let error = reopen(&policy).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EROFS), "{error}");
+        assert!(rustix::fs::fchmod(&policy, Mode::from_raw_mode(0o666)).is_err());
+        assert!(rustix::fs::ftruncate(&policy, 0).is_err());
+        assert!(reopen(&usage).is_ok());
+        // It is the same page that the daemon writes.
+        files.set_limit(0, 4711);
+        let mut word = [0; 8];
+        let offset = offset_of!(Policy, devices) + offset_of!(cleave_ledger::DevicePolicy, limit);
+        File::from(policy).read_exact_at(&mut word, offset as u64).unwrap();
+        assert_eq!(u64::from_ne_bytes(word), 4711);
+    }
+
+    #[test]
+    fn a_tenant_that_cuts_or_fills_its_file_harms_itself_only() {
+        let (_dir, run) = run();
+        let files = SliceFiles::create(&run, &record(), &[]).unwrap();
+        let (_, usage) = run.descriptors(&files).unwrap();
+        let usage = File::from(usage);
+        usage.write_all_at(&[0xff; SLOT_BYTES], 0).unwrap();
+        files.take(0, 1, 1, 1);
+        let scribbled = files.read(0);
+        assert_eq!(scribbled.held(0), UNITS_MASK * UNIT);
+        assert_eq!(scribbled.visible(0), u64::MAX);
+        assert_eq!(files.used(0), (UNITS_MASK * UNIT, u64::MAX));
+        usage.set_len(10).unwrap();
+        assert_eq!(files.read(0), Reading::default());
+        assert_eq!(files.read(SLOTS - 1), Reading::default());
+        assert!(!files.mend());
+        assert!(files.mend());
+        usage.set_len(1 << 40).unwrap();
+        assert!(!files.mend());
+        assert_eq!(usage.metadata().unwrap().len(), USAGE_BYTES);
+        // Appending is a flag of the tenant's own descriptor.
+        rustix::fs::fcntl_setfl(&usage, OFlags::APPEND).unwrap();
+        files.free(0);
+        assert_eq!(usage.metadata().unwrap().len(), USAGE_BYTES);
+    }
+
+    #[test]
+    fn a_slot_reads_as_the_ledger_writes_it() {
+        let (_dir, run) = run();
+        let files = SliceFiles::create(&run, &record(), &[]).unwrap();
+        files.make_room(2).unwrap();
+        files.take(2, 10, 10, 10);
+        let policy = Policy::new();
+        policy.devices[0].limit.store(1 << 30, SeqCst);
+        policy.slots_high.store(3, SeqCst);
+        let usage = Box::new(Usage::new());
+        let ledger = cleave_ledger::Ledger::new(&policy, &usage, 2).unwrap();
+        ledger.reserve(0, Kind::Pool, 3 << 20, |_| false).unwrap();
+        ledger.take(0, Kind::Managed, 1 << 20);
+        ledger.slot().denied.store(5, SeqCst);
+        ledger.slot().graph_launches.store(6, SeqCst);
+        let slot = ledger.slot();
+        let mut bytes = Vec::new();
+        for account in &slot.accounts {
+            bytes.extend(account.held.load(SeqCst).to_ne_bytes());
+            bytes.extend(account.ask.load(SeqCst).to_ne_bytes());
+        }
+        for kinds in &slot.kinds {
+            bytes.extend(kinds.iter().flat_map(|k| k.load(SeqCst).to_ne_bytes()));
+        }
+        bytes.extend(slot.launches.load(SeqCst).to_ne_bytes());
+        bytes.extend(slot.graph_launches.load(SeqCst).to_ne_bytes());
+        bytes.extend(slot.denied.load(SeqCst).to_ne_bytes());
+        files.usage.write_all_at(&bytes, (2 * SLOT_BYTES) as u64).unwrap();
+        let reading = files.read(2);
+        assert_eq!((reading.held(0), reading.asked(0)), (4 << 20, 0));
+        assert_eq!((reading.kind(0, Kind::Pool), reading.visible(0)), (3 << 20, 3 << 20));
+        assert!(reading.adds_up(0));
+        assert_eq!((reading.denied, reading.launches), (5, 6));
+        files.set_adjust(2, 0, -(1 << 20));
+        assert_eq!(files.used(0), (3 << 20, 0));
+        files.free(2);
+        assert_eq!(files.used(0), (0, 0));
+    }
+
+    #[test]
+    fn what_a_crash_left_half_made_goes() {
+        let (dir, run) = run();
+        fs::create_dir(run.slice_dir(".new-SLICE-x")).unwrap();
+        RunDir::open(dir.path()).unwrap();
+        assert!(run.slice_ids().unwrap().is_empty());
+        let long = dir.path().join("x".repeat(100));
+        assert!(RunDir::open(&long).unwrap_err().to_string().contains("too long"));
+    }
+
+    #[test]
+    fn a_second_daemon_is_told_who_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("daemon.lock");
+        let first = lock(&path, dir.path()).unwrap();
+        let error = lock(&path, dir.path()).unwrap_err().to_string();
+        assert!(error.contains(&format!("process {}", std::process::id())), "{error}");
+        assert!(error.contains(env!("CARGO_PKG_VERSION")), "{error}");
+        drop(first);
+        lock(&path, dir.path()).unwrap();
+    }
+}

@@ -1,0 +1,24 @@
+//! The node daemon: owns the slices of this machine's GPUs, their ledgers and their processes, and serves the API.
+mod cdi;
+mod config;
+mod ffi;
+mod files;
+mod gpu;
+mod http;
+mod install;
+mod node;
+mod probe;
+mod process;
+mod reconcile;
+mod register;
+mod run;
+mod serve;
+mod slice;
+mod store;
+#[cfg(test)]
+mod tests;
+
+pub use config::{Config, Tcp, default_run_dir, default_state_dir};
+pub use http::document as openapi_document;
+pub use probe::probe_context;
+pub use run::run;

@@ -1,0 +1,155 @@
+//! What `/proc` says of a process.
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+
+/// A few fields of `/proc/PID/stat`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stat {
+    /// `R`, `S`, `T`, `Z` …
+    pub state: char,
+    /// The parent.
+    pub parent: u32,
+    /// In clock ticks since boot; with the id it names the process for good.
+    pub start_time: u64,
+    /// Where its code, stack, heap and arguments begin: changes when the process becomes another program, because
+    /// addresses are drawn anew. All 0 where we may not look.
+    pub image: [u64; 4],
+}
+
+/// Reads it, if there is such a process.
+pub fn stat(pid: u32) -> Option<Stat> {
+    parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+fn parse_stat(text: &str) -> Option<Stat> {
+    // The second field is the name in brackets, which may hold anything, brackets and spaces included.
+    let rest: Vec<&str> = text.rsplit_once(')')?.1.split_ascii_whitespace().collect();
+    let number = |field: usize| rest.get(field - 3).and_then(|f| f.parse::<u64>().ok());
+    Some(Stat {
+        state: rest.first()?.chars().next()?,
+        parent: u32::try_from(number(4)?).ok()?,
+        start_time: number(22)?,
+        image: [26, 28, 47, 48].map(|f| number(f).unwrap_or(0)),
+    })
+}
+
+/// Its command line, arguments separated by spaces; its name in brackets if there is none.
+pub fn command(pid: u32) -> Option<String> {
+    let mut bytes = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    bytes.truncate(4096);
+    while bytes.last() == Some(&0) {
+        bytes.pop();
+    }
+    if bytes.is_empty() {
+        return fs::read_to_string(format!("/proc/{pid}/comm")).ok().map(|name| format!("[{}]", name.trim_end()));
+    }
+    let text = String::from_utf8_lossy(&bytes);
+    Some(text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect())
+}
+
+/// Its user.
+pub fn uid(pid: u32) -> Option<u32> {
+    fs::metadata(format!("/proc/{pid}")).ok().map(|m| m.uid())
+}
+
+/// The value of an environment variable that it was started with.
+pub fn variable(pid: u32, name: &str) -> Option<String> {
+    let bytes = fs::read(format!("/proc/{pid}/environ")).ok()?;
+    let prefix = format!("{name}=");
+    bytes
+        .split(|b| *b == 0)
+        .find_map(|entry| entry.strip_prefix(prefix.as_bytes()))
+        .map(|value| String::from_utf8_lossy(value).into_owned())
+}
+
+/// Seconds since boot, in clock ticks as [`Stat::start_time`] counts them.
+pub fn ticks_now() -> Option<u64> {
+    let text = fs::read_to_string("/proc/uptime").ok()?;
+    let seconds: f64 = text.split(' ').next()?.parse().ok()?;
+    Some((seconds * rustix::param::clock_ticks_per_second() as f64) as u64)
+}
+
+/// When a process that started at `start_time` did so, RFC 3339.
+pub fn started_at(start_time: u64) -> Option<String> {
+    let ago = ticks_now()?.saturating_sub(start_time) / rustix::param::clock_ticks_per_second();
+    let now = jiff::Timestamp::now();
+    let then = now.checked_sub(jiff::SignedDuration::from_secs(i64::try_from(ago).ok()?)).ok()?;
+    then.round(jiff::Unit::Millisecond).ok().map(|t| t.to_string())
+}
+
+/// A user's name.
+pub fn user_name(uid: u32) -> Option<String> {
+    find_user(&fs::read_to_string("/etc/passwd").ok()?, |_, id| id == uid).map(|(name, _)| name)
+}
+
+/// A user's number, from a name or a number.
+pub fn user_id(text: &str) -> Option<u32> {
+    if let Ok(uid) = text.parse() {
+        return (uid != u32::MAX).then_some(uid);
+    }
+    find_user(&fs::read_to_string("/etc/passwd").ok()?, |name, _| name == text).map(|(_, uid)| uid)
+}
+
+fn find_user(passwd: &str, is_it: impl Fn(&str, u32) -> bool) -> Option<(String, u32)> {
+    passwd.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        let uid = fields.nth(1)?.parse().ok()?;
+        is_it(name, uid).then(|| (name.to_owned(), uid))
+    })
+}
+
+/// The machine's memory in bytes.
+pub fn machine_memory() -> Option<u64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|l| l.strip_prefix("MemTotal:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+/// Now, RFC 3339 in UTC with milliseconds.
+pub fn now() -> String {
+    let now = jiff::Timestamp::now();
+    now.round(jiff::Unit::Millisecond).unwrap_or(now).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stat_is_read_whatever_the_name_holds() {
+        // Fields 3 to 52, those that are read with values of their own.
+        let field = |f: u32| match f {
+            3 => "S".to_owned(),
+            4 => "7".to_owned(),
+            8 => "-1".to_owned(),
+            22 | 26 | 28 | 47 | 48 => (f * 100).to_string(),
+            _ => "0".to_owned(),
+        };
+        let fields: Vec<String> = (3..=52).map(field).collect();
+        let line = format!("42 (a) b (c) {}\n", fields.join(" "));
+        assert_eq!(
+            parse_stat(&line),
+            Some(Stat { state: 'S', parent: 7, start_time: 2200, image: [2600, 2800, 4700, 4800] })
+        );
+        for bad in ["", "42", "42 (x)", "42 (x) S", "42 (x) S a b c"] {
+            assert_eq!(parse_stat(bad), None);
+        }
+    }
+
+    #[test]
+    fn this_process_is_found() {
+        let pid = std::process::id();
+        let stat = stat(pid).unwrap();
+        assert_eq!(stat.parent, std::os::unix::process::parent_id());
+        assert_ne!(stat.image[1], 0);
+        assert!(stat.start_time <= ticks_now().unwrap());
+        assert!(command(pid).unwrap().contains("cleave_daemon"));
+        assert_eq!(uid(pid), Some(rustix::process::getuid().as_raw()));
+        assert!(started_at(stat.start_time).unwrap().ends_with('Z'));
+        assert_eq!(user_id("root"), Some(0));
+        assert_eq!(user_name(0).as_deref(), Some("root"));
+        assert_eq!(user_id("no-such-user"), None);
+        assert!(machine_memory().unwrap() > 1 << 20);
+    }
+}

@@ -1,0 +1,579 @@
+//! The rules of slices: what may be created and changed. Decides only; nothing here acts.
+use crate::gpu::GpuInfo;
+use cleave_api::{
+    ErrorBody, ErrorCode, Fraction, MemoryAmount, OnMissing, Percent, SliceChange, SliceSpec, format_bytes,
+};
+use cleave_ledger::{DEVICES, UNIT};
+use serde::{Deserialize, Serialize};
+
+/// A slice as it is kept in the database.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// `SLICE-` and a UUID.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// User id of its owner.
+    pub owner: u32,
+    /// RFC 3339.
+    pub created_at: String,
+    /// Its part of each GPU.
+    pub devices: Vec<RecordDevice>,
+    /// Percent of each GPU's compute.
+    pub compute_percent: Option<f64>,
+    /// Most host memory that it may pin.
+    pub host_limit_bytes: Option<u64>,
+    /// What its programs do while the daemon can't be reached.
+    pub on_missing: OnMissing,
+    /// Goes away with its last process.
+    pub ephemeral: bool,
+    /// A process has been in it.
+    pub started: bool,
+    /// Refused allocations of processes that have ended.
+    pub denied_total: u64,
+    /// Launches of processes that have ended.
+    pub launches_total: u64,
+}
+
+/// A slice's part of one GPU, as it is kept.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RecordDevice {
+    /// The GPU.
+    pub uuid: String,
+    /// Its index when the slice was made; for when the GPU is gone.
+    pub index: u32,
+    /// The quota.
+    pub limit_bytes: u64,
+    /// Most memory in use at any reading.
+    pub peak_bytes: u64,
+}
+
+/// A GPU as the rules see it.
+#[derive(Clone, Copy, Debug)]
+pub struct Card<'a> {
+    /// What was found.
+    pub info: &'a GpuInfo,
+    /// Bytes of one context, where known.
+    pub context_bytes: Option<u64>,
+}
+
+/// What a new slice gets.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Admitted {
+    /// Its name.
+    pub name: String,
+    /// Place among the cards, and quota.
+    pub devices: Vec<(usize, u64)>,
+    /// Percent of each GPU's compute.
+    pub compute_percent: Option<f64>,
+    /// Most host memory that it may pin.
+    pub host_limit_bytes: Option<u64>,
+}
+
+/// What a slice gets after a change.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Changed {
+    /// Quota of each of its devices, in their order.
+    pub limits: Vec<u64>,
+    /// Percent of each GPU's compute.
+    pub compute_percent: Option<f64>,
+    /// Most host memory that it may pin.
+    pub host_limit_bytes: Option<u64>,
+}
+
+/// What is promised to slices on one GPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Reserved {
+    /// Sum of quotas.
+    pub bytes: u64,
+    /// Sum of compute shares.
+    pub compute: f64,
+}
+
+fn invalid(message: impl Into<String>, hint: impl Into<String>) -> ErrorBody {
+    ErrorBody::new(ErrorCode::Invalid, message, hint)
+}
+
+fn refused(message: impl Into<String>, hint: impl Into<String>) -> ErrorBody {
+    ErrorBody::new(ErrorCode::Refused, message, hint)
+}
+
+/// Whether `name` can name a slice; if not, why.
+pub fn check_name(name: &str) -> Result<(), ErrorBody> {
+    let ends = |c: Option<char>| c.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
+    let inside = name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
+    if name.len() <= 63 && inside && ends(name.chars().next()) && ends(name.chars().last()) {
+        return Ok(());
+    }
+    Err(invalid(
+        format!("\"{}\" can't be a slice's name", name.chars().take(80).collect::<String>()),
+        "a name is 1 to 63 of a-z, 0-9 and -, and starts and ends with a letter or digit",
+    ))
+}
+
+/// What is promised on the GPU `uuid`.
+pub fn reserved<'a>(records: impl IntoIterator<Item = &'a Record>, uuid: &str) -> Reserved {
+    let mut sum = Reserved::default();
+    for record in records {
+        for device in record.devices.iter().filter(|d| d.uuid == uuid) {
+            sum.bytes = sum.bytes.saturating_add(device.limit_bytes);
+            sum.compute += record.compute_percent.unwrap_or(0.0);
+        }
+    }
+    sum
+}
+
+/// "train 10 GiB, serve 20 GiB and 3 more": who has what of a GPU, the largest first.
+fn holders(records: &[&Record], uuid: &str, amount: impl Fn(&Record, u64) -> Option<(f64, String)>) -> String {
+    let mut all: Vec<(f64, String)> = records
+        .iter()
+        .filter_map(|r| {
+            let device = r.devices.iter().find(|d| d.uuid == uuid)?;
+            let (weight, text) = amount(r, device.limit_bytes)?;
+            Some((weight, format!("{} {text}", r.name)))
+        })
+        .collect();
+    all.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let more = all.len().saturating_sub(5);
+    let mut text = all.into_iter().take(5).map(|(_, t)| t).collect::<Vec<_>>().join(", ");
+    if more > 0 {
+        text.push_str(&format!(" and {more} more"));
+    }
+    if text.is_empty() { "nobody".into() } else { text }
+}
+
+fn memory_holders(records: &[&Record], uuid: &str) -> String {
+    holders(records, uuid, |_, bytes| Some((bytes as f64, format_bytes(bytes))))
+}
+
+fn list_of(cards: &[Card<'_>]) -> String {
+    match cards {
+        [] => "this machine has none".into(),
+        _ => {
+            let list: Vec<String> =
+                cards.iter().map(|c| format!("{}: {} ({})", c.info.index, c.info.name, c.info.uuid)).collect();
+            format!("there are {}", list.join(", "))
+        }
+    }
+}
+
+/// The cards that `text` names: `None` = any.
+fn choose(text: &str, cards: &[Card<'_>]) -> Result<Option<Vec<usize>>, ErrorBody> {
+    let text = text.trim();
+    if cards.is_empty() {
+        return Err(ErrorBody::new(ErrorCode::Unavailable, "this machine has no GPU", "--sim 1xH100 simulates one"));
+    }
+    if text.is_empty() || text == "any" {
+        return Ok(None);
+    }
+    if text == "all" {
+        return Ok(Some((0..cards.len()).collect()));
+    }
+    let mut chosen = Vec::new();
+    for part in text.split(',').map(str::trim) {
+        let index: Option<u32> = part.parse().ok();
+        let uuid = |c: &Card<'_>| part.len() >= 8 && c.info.uuid.to_lowercase().starts_with(&part.to_lowercase());
+        let mut matches =
+            cards.iter().enumerate().filter(|(_, c)| index.map_or_else(|| uuid(c), |i| c.info.index == i));
+        let Some((place, _)) = matches.next() else {
+            return Err(ErrorBody::new(ErrorCode::NotFound, format!("there is no GPU \"{part}\""), list_of(cards)));
+        };
+        if matches.next().is_some() {
+            return Err(invalid(format!("\"{part}\" names more than one GPU"), list_of(cards)));
+        }
+        if chosen.contains(&place) {
+            return Err(invalid(format!("GPU \"{part}\" is named twice"), "name each GPU once"));
+        }
+        chosen.push(place);
+    }
+    if chosen.len() > DEVICES {
+        return Err(invalid(format!("{} GPUs are too many", chosen.len()), format!("a slice has at most {DEVICES}")));
+    }
+    Ok(Some(chosen))
+}
+
+/// Quotas are whole units of the driver's smallest allocation.
+fn whole_units(bytes: u64) -> u64 {
+    bytes / UNIT * UNIT
+}
+
+enum Ask {
+    Memory(MemoryAmount),
+    Fraction(Fraction),
+    Rest,
+}
+
+impl Ask {
+    fn bytes(&self, card: u64, left: u64) -> u64 {
+        whole_units(match self {
+            Ask::Memory(amount) => amount.of(card),
+            Ask::Fraction(fraction) => fraction.of(card),
+            Ask::Rest => left,
+        })
+    }
+}
+
+fn host_limit(amount: Option<MemoryAmount>, machine_bytes: Option<u64>) -> Result<Option<u64>, ErrorBody> {
+    match (amount, machine_bytes) {
+        (None, _) => Ok(None),
+        (Some(MemoryAmount::Bytes(bytes)), _) => Ok(Some(bytes)),
+        (Some(amount), Some(machine)) => Ok(Some(amount.of(machine))),
+        (Some(_), None) => Err(invalid("host memory can't be a percentage here: the machine's size is unknown", "")),
+    }
+}
+
+/// Checks one card's memory: `others` = what other slices have of it.
+fn check_memory(
+    card: &Card<'_>,
+    asked: u64,
+    others: u64,
+    oversubscribe: bool,
+    records: &[&Record],
+) -> Result<(), ErrorBody> {
+    let (total, index) = (card.info.memory_bytes, card.info.index);
+    if asked > total {
+        return Err(refused(
+            format!("{} is more than GPU {index} has: {}", format_bytes(asked), format_bytes(total)),
+            format!("ask for at most {}, or for a part such as 50%", format_bytes(total)),
+        ));
+    }
+    if let Some(context) = card.context_bytes.filter(|c| asked < *c) {
+        return Err(refused(
+            format!(
+                "{} is less than one CUDA context takes on GPU {index}: {}",
+                format_bytes(asked),
+                format_bytes(context)
+            ),
+            format!("no program could start in it; ask for well over {}", format_bytes(context)),
+        ));
+    }
+    let left = total.saturating_sub(others);
+    if asked > left && !oversubscribe {
+        return Err(refused(
+            format!(
+                "{} asked of GPU {index}, {} left of {} (taken: {})",
+                format_bytes(asked),
+                format_bytes(left),
+                format_bytes(total),
+                memory_holders(records, &card.info.uuid)
+            ),
+            "ask for less, delete or shrink a slice, or allow the sum to pass the card with --oversubscribe",
+        ));
+    }
+    Ok(())
+}
+
+fn check_compute(card: &Card<'_>, asked: Option<f64>, others: f64, records: &[&Record]) -> Result<(), ErrorBody> {
+    let Some(asked) = asked else { return Ok(()) };
+    // Shares are small decimal numbers; their sum in binary may be off by a hair.
+    if asked + others <= 100.0 + 1e-6 {
+        return Ok(());
+    }
+    let by = holders(records, &card.info.uuid, |r, _| r.compute_percent.map(|p| (p, format!("{p} %"))));
+    let left = (100.0 - others).max(0.0);
+    Err(refused(
+        format!(
+            "{asked} % of the compute of GPU {} asked, {} % left (taken: {by})",
+            card.info.index,
+            (left * 1000.0).round() / 1000.0
+        ),
+        "ask for less, or lower another slice's share",
+    ))
+}
+
+/// Decides on a new slice. `name` is the one to use if the spec has none; `taken` says whether a name is in use.
+pub fn admit(
+    spec: &SliceSpec,
+    cards: &[Card<'_>],
+    records: &[&Record],
+    machine_bytes: Option<u64>,
+    name: String,
+    taken: impl Fn(&str) -> bool,
+) -> Result<Admitted, ErrorBody> {
+    let name = spec.name.clone().unwrap_or(name);
+    check_name(&name)?;
+    if taken(&name) {
+        return Err(ErrorBody::new(
+            ErrorCode::Conflict,
+            format!("there is a slice \"{name}\" already"),
+            "choose another name, or delete that one first",
+        ));
+    }
+    let ask = match (spec.fraction, spec.memory) {
+        (Some(_), Some(_)) => {
+            return Err(invalid("fraction and memory exclude each other", "a fraction is memory and compute in one"));
+        }
+        (Some(_), None) if spec.compute.is_some() => {
+            return Err(invalid("fraction and compute exclude each other", "a fraction is memory and compute in one"));
+        }
+        (Some(fraction), None) => Ask::Fraction(fraction),
+        (None, Some(memory)) => Ask::Memory(memory),
+        (None, None) => Ask::Rest,
+    };
+    let compute_percent = spec.fraction.map(Fraction::percent).or(spec.compute).map(Percent::get);
+    let host_limit_bytes = host_limit(spec.host_memory, machine_bytes)?;
+
+    let decide = |place: usize| -> Result<(usize, u64), ErrorBody> {
+        let card = cards.get(place).ok_or_else(|| invalid("no such GPU", ""))?;
+        let others = reserved(records.iter().copied(), &card.info.uuid);
+        let left = card.info.memory_bytes.saturating_sub(others.bytes);
+        let asked = ask.bytes(card.info.memory_bytes, left);
+        if asked == 0 {
+            return Err(match ask {
+                Ask::Rest => refused(
+                    format!(
+                        "nothing is left of GPU {}: 0 B of {} (taken: {})",
+                        card.info.index,
+                        format_bytes(card.info.memory_bytes),
+                        memory_holders(records, &card.info.uuid)
+                    ),
+                    "delete or shrink a slice, or name an amount with --memory and --oversubscribe",
+                ),
+                _ => refused(format!("that is 0 B of GPU {}", card.info.index), "ask for at least 1MiB"),
+            });
+        }
+        check_memory(card, asked, others.bytes, spec.oversubscribe, records)?;
+        check_compute(card, compute_percent, others.compute, records)?;
+        Ok((place, asked))
+    };
+
+    let devices = match choose(&spec.gpu, cards)? {
+        Some(places) => places.into_iter().map(decide).collect::<Result<Vec<_>, _>>()?,
+        None => {
+            let left = |place: usize| {
+                cards.get(place).map_or(0, |c| {
+                    c.info.memory_bytes.saturating_sub(reserved(records.iter().copied(), &c.info.uuid).bytes)
+                })
+            };
+            let mut places: Vec<(u64, usize)> = (0..cards.len()).map(|p| (left(p), p)).collect();
+            // The one with most left first; among equals the first.
+            places.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));
+            let mut first_error = None;
+            let fits = places.into_iter().find_map(|(_, place)| match decide(place) {
+                Ok(found) => Some(found),
+                Err(error) => {
+                    first_error.get_or_insert(error);
+                    None
+                }
+            });
+            vec![fits.ok_or_else(|| first_error.unwrap_or_else(|| invalid("no GPU fits", "")))?]
+        }
+    };
+    // Shown as the same quota on each of its GPUs, so a part of unlike cards is a part of the smallest.
+    let least = devices.iter().map(|d| d.1).min().unwrap_or(0);
+    let devices = devices.into_iter().map(|(place, _)| (place, least)).collect();
+    Ok(Admitted { name, devices, compute_percent, host_limit_bytes })
+}
+
+/// Decides on a change of `record`, which is one of `records`. Use is not looked at here: it moves.
+pub fn change(
+    record: &Record,
+    change: &SliceChange,
+    cards: &[Card<'_>],
+    records: &[&Record],
+    machine_bytes: Option<u64>,
+) -> Result<Changed, ErrorBody> {
+    if change.memory.is_none() && change.compute.is_none() && change.host_memory.is_none() {
+        return Err(invalid("nothing to change", "give memory, compute or host_memory"));
+    }
+    let others: Vec<&Record> = records.iter().copied().filter(|r| r.id != record.id).collect();
+    let compute_percent = change.compute.map(Percent::get).or(record.compute_percent);
+    let host_limit_bytes = host_limit(change.host_memory, machine_bytes)?.or(record.host_limit_bytes);
+    let mut limits = Vec::with_capacity(record.devices.len());
+    for device in &record.devices {
+        let Some(card) = cards.iter().find(|c| c.info.uuid == device.uuid) else {
+            return Err(ErrorBody::new(
+                ErrorCode::Unavailable,
+                format!("GPU {} of slice \"{}\" is not on this machine now", device.uuid, record.name),
+                list_of(cards),
+            ));
+        };
+        let taken = reserved(others.iter().copied(), &device.uuid);
+        let asked = match change.memory {
+            Some(amount) => whole_units(amount.of(card.info.memory_bytes)),
+            None => device.limit_bytes,
+        };
+        if asked == 0 {
+            return Err(refused(format!("that is 0 B of GPU {}", card.info.index), "ask for at least 1MiB"));
+        }
+        if change.memory.is_some() {
+            // Giving back is always fine, even where the card is promised more than once over.
+            let oversubscribe = change.oversubscribe || asked <= device.limit_bytes;
+            check_memory(card, asked, taken.bytes, oversubscribe, &others)?;
+        }
+        if change.compute.is_some() && compute_percent > record.compute_percent {
+            check_compute(card, compute_percent, taken.compute, &others)?;
+        }
+        limits.push(asked);
+    }
+    let least = limits.iter().copied().min().unwrap_or(0);
+    if change.memory.is_some() {
+        limits.fill(least);
+    }
+    Ok(Changed { limits, compute_percent, host_limit_bytes })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GIB: u64 = 1 << 30;
+
+    fn gpus() -> Vec<GpuInfo> {
+        (0..2)
+            .map(|index| GpuInfo {
+                index,
+                minor: index,
+                uuid: format!("GPU-0000000{index}-0000-0000-0000-000000000000"),
+                name: "H100".into(),
+                pci: String::new(),
+                memory_bytes: (80 - u64::from(index) * 40) * GIB,
+            })
+            .collect()
+    }
+
+    fn record(name: &str, gpu: u32, gib: u64, compute: Option<f64>) -> Record {
+        Record {
+            id: format!("SLICE-{name}"),
+            name: name.into(),
+            devices: vec![RecordDevice {
+                uuid: format!("GPU-0000000{gpu}-0000-0000-0000-000000000000"),
+                index: gpu,
+                limit_bytes: gib * GIB,
+                peak_bytes: 0,
+            }],
+            compute_percent: compute,
+            ..Record::default()
+        }
+    }
+
+    fn spec(gpu: &str, memory: &str) -> SliceSpec {
+        SliceSpec {
+            gpu: gpu.into(),
+            memory: (!memory.is_empty()).then(|| memory.parse().unwrap()),
+            ..SliceSpec::default()
+        }
+    }
+
+    fn try_admit(spec: &SliceSpec, records: &[Record]) -> Result<Admitted, ErrorBody> {
+        let gpus = gpus();
+        let cards: Vec<Card<'_>> = gpus.iter().map(|info| Card { info, context_bytes: Some(GIB / 2) }).collect();
+        let records: Vec<&Record> = records.iter().collect();
+        admit(spec, &cards, &records, Some(64 * GIB), "chosen".into(), |n| records.iter().any(|r| r.name == n))
+    }
+
+    #[test]
+    fn names() {
+        for good in ["a", "train-1", "0", &"x".repeat(63)] {
+            assert!(check_name(good).is_ok(), "{good}");
+        }
+        for bad in ["", "-a", "a-", "A", "a_b", "a b", "ä", "SLICE-1", "a/b", "..", &"x".repeat(64)] {
+            assert_eq!(check_name(bad).unwrap_err().code, ErrorCode::Invalid, "{bad}");
+        }
+    }
+
+    #[test]
+    fn any_is_the_card_with_most_left() {
+        let admitted = try_admit(&spec("any", "10GiB"), &[record("a", 0, 30, None)]).unwrap();
+        assert_eq!(admitted.devices, [(0, 10 * GIB)]);
+        let admitted = try_admit(&spec("", "10GiB"), &[record("a", 0, 50, None)]).unwrap();
+        assert_eq!(admitted.devices, [(1, 10 * GIB)]);
+        assert_eq!(admitted.name, "chosen");
+        // 35 GiB fits only on card 1, though 25% of compute is gone there.
+        let admitted = try_admit(&spec("any", "35GiB"), &[record("a", 0, 50, None)]).unwrap();
+        assert_eq!(admitted.devices, [(1, 35 * GIB)]);
+    }
+
+    #[test]
+    fn nothing_said_is_what_is_left() {
+        let admitted = try_admit(&spec("0", ""), &[record("a", 0, 30, None)]).unwrap();
+        assert_eq!(admitted.devices, [(0, 50 * GIB)]);
+        let error = try_admit(&spec("1", ""), &[record("a", 1, 40, None)]).unwrap_err();
+        assert_eq!(error.code, ErrorCode::Refused);
+        assert!(error.message.contains("0 B of 40 GiB") && error.message.contains("a 40 GiB"), "{error}");
+    }
+
+    #[test]
+    fn a_part_is_of_the_card() {
+        let admitted = try_admit(&spec("1", "25%"), &[]).unwrap();
+        assert_eq!(admitted.devices, [(1, 10 * GIB)]);
+        let fraction = SliceSpec { fraction: Some("1/4".parse().unwrap()), ..spec("0", "") };
+        let admitted = try_admit(&fraction, &[]).unwrap();
+        assert_eq!((admitted.devices, admitted.compute_percent), (vec![(0, 20 * GIB)], Some(25.0)));
+    }
+
+    #[test]
+    fn several_cards_get_the_same_quota() {
+        let admitted = try_admit(&spec("0,1", "50%"), &[]).unwrap();
+        assert_eq!(admitted.devices, [(0, 20 * GIB), (1, 20 * GIB)]);
+        let by_uuid = try_admit(&spec("GPU-00000001,0", "1GiB"), &[]).unwrap();
+        assert_eq!(by_uuid.devices, [(1, GIB), (0, GIB)]);
+    }
+
+    /// Each refusal: the code, and what its message must name.
+    #[test]
+    fn refusals_say_the_numbers() {
+        let taken = [record("a", 0, 60, Some(70.0)), record("b", 0, 10, Some(30.0))];
+        let compute = SliceSpec { compute: Some("5%".parse().unwrap()), ..spec("0", "1GiB") };
+        let both = SliceSpec { fraction: Some("1/4".parse().unwrap()), ..spec("0", "1GiB") };
+        let named = SliceSpec { name: Some("a".into()), ..spec("0", "1GiB") };
+        let cases: &[(SliceSpec, ErrorCode, &[&str])] = &[
+            (spec("0", "100GiB"), ErrorCode::Refused, &["100 GiB", "80 GiB"]),
+            (spec("0", "20GiB"), ErrorCode::Refused, &["20 GiB asked", "10 GiB left", "80 GiB", "a 60 GiB, b 10 GiB"]),
+            (spec("0", "100MiB"), ErrorCode::Refused, &["100 MiB", "512 MiB", "context"]),
+            (spec("7", "1GiB"), ErrorCode::NotFound, &["\"7\"", "0: H100", "1: H100"]),
+            (spec("GPU-ffffffff", "1GiB"), ErrorCode::NotFound, &["GPU-ffffffff"]),
+            (spec("GPU-0000000", "1GiB"), ErrorCode::Invalid, &["more than one"]),
+            (spec("0,0", "1GiB"), ErrorCode::Invalid, &["twice"]),
+            (spec("0,", "1GiB"), ErrorCode::NotFound, &["\"\""]),
+            (compute, ErrorCode::Refused, &["5 %", "0 % left", "a 70 %, b 30 %"]),
+            (both, ErrorCode::Invalid, &["fraction"]),
+            (named, ErrorCode::Conflict, &["\"a\""]),
+        ];
+        for (spec, code, parts) in cases {
+            let error = try_admit(spec, &taken).unwrap_err();
+            assert_eq!(error.code, *code, "{error}");
+            for part in *parts {
+                assert!(error.to_string().contains(part), "{part}: {error}");
+            }
+        }
+        let over = SliceSpec { oversubscribe: true, ..spec("0", "20GiB") };
+        assert_eq!(try_admit(&over, &taken).unwrap().devices, [(0, 20 * GIB)]);
+        let still_too_much = SliceSpec { oversubscribe: true, ..spec("0", "81GiB") };
+        assert!(try_admit(&still_too_much, &taken).is_err());
+    }
+
+    #[test]
+    fn no_gpu_at_all() {
+        let error = admit(&spec("any", "1GiB"), &[], &[], None, "x".into(), |_| false).unwrap_err();
+        assert_eq!(error.code, ErrorCode::Unavailable);
+    }
+
+    fn try_change(record: &Record, what: &SliceChange, all: &[Record]) -> Result<Changed, ErrorBody> {
+        let gpus = gpus();
+        let cards: Vec<Card<'_>> = gpus.iter().map(|info| Card { info, context_bytes: Some(GIB / 2) }).collect();
+        change(record, what, &cards, &all.iter().collect::<Vec<_>>(), Some(64 * GIB))
+    }
+
+    #[test]
+    fn growing_counts_the_others_only() {
+        let all = [record("a", 0, 60, Some(70.0)), record("b", 0, 10, None)];
+        let grow = |m: &str| SliceChange { memory: Some(m.parse().unwrap()), ..SliceChange::default() };
+        assert_eq!(try_change(&all[0], &grow("70GiB"), &all).unwrap().limits, [70 * GIB]);
+        let error = try_change(&all[0], &grow("71GiB"), &all).unwrap_err();
+        assert!(error.message.contains("70 GiB left"), "{error}");
+        assert_eq!(try_change(&all[0], &grow("5GiB"), &all).unwrap().compute_percent, Some(70.0));
+        assert!(try_change(&all[0], &grow("1MiB"), &all).unwrap_err().message.contains("512 MiB"));
+        assert!(try_change(&all[0], &SliceChange::default(), &all).is_err());
+        let compute = SliceChange { compute: Some("100%".parse().unwrap()), ..SliceChange::default() };
+        assert_eq!(try_change(&all[0], &compute, &all).unwrap().compute_percent, Some(100.0));
+        assert!(try_change(&all[1], &compute, &all).unwrap_err().message.contains("30 % left"));
+    }
+
+    #[test]
+    fn a_card_promised_twice_over_can_always_shrink() {
+        let all = [record("a", 0, 60, None), record("b", 0, 60, None)];
+        let shrink = SliceChange { memory: Some("50GiB".parse().unwrap()), ..SliceChange::default() };
+        assert_eq!(try_change(&all[0], &shrink, &all).unwrap().limits, [50 * GIB]);
+    }
+}
