@@ -1,6 +1,7 @@
 /* Times single calls of the CUDA driver from one pinned thread. Run it natively and in a slice, in turns; `memory.py` does.
  *
  *   cuda_calls calls              launches, allocations, frees, queries, refusals
+ *   cuda_calls added              inside a slice: what the stand-in adds, against the real library in the same process
  *   cuda_calls start              from cuInit to the end of the first kernel
  *   cuda_calls usable BLOCK...    allocates blocks of BLOCK MiB until refused, then of the next size; holds until stdin ends
  *   options: --via dlsym|getproc  by which door the entry points are taken (default getproc, as the CUDA runtime does)
@@ -270,6 +271,110 @@ static void allocations(void) {
     }
 }
 
+/* The library that the stand-in forwards to: mapped into this process, so opening its path again gives the same one. */
+static const char *real_library(char *path, size_t size) {
+    FILE *maps = fopen("/proc/self/maps", "r");
+    static char line[4352];
+    const char *found = NULL;
+    while (maps && !found && fgets(line, sizeof line, maps)) {
+        char *name = strchr(line, '/');
+        if (!name || (!strstr(name, "libcuda.so") && !strstr(name, "libfakegpu.so")))
+            continue;
+        name[strcspn(name, "\n")] = 0;
+        snprintf(path, size, "%s", name);
+        void *opened = dlopen(path, RTLD_NOW | RTLD_NOLOAD);
+        if (opened && dlsym(opened, "cuMemAlloc_v2") != dlsym(cu.library, "cuMemAlloc_v2"))
+            found = path;
+        if (opened)
+            dlclose(opened);
+    }
+    if (maps)
+        fclose(maps);
+    return found;
+}
+
+/* Times `statement` by the real library and by the stand-in in turns, block by block, in one process: whatever makes one
+ * process slower than the next falls on both. `d` is the table to call through. */
+#define COMPARED(name, blocks, per_block, between, statement)                                                       \
+    do {                                                                                                            \
+        if (!wanted(name))                                                                                          \
+            break;                                                                                                  \
+        static uint32_t side[2][MAX_SAMPLES];                                                                       \
+        size_t kept[2] = {0, 0};                                                                                    \
+        for (int block_ = -4; block_ < (blocks); block_++)                                                          \
+            for (int turn_ = 0; turn_ < 2; turn_++) {                                                               \
+                int which_ = (turn_ + block_) & 1;                                                                  \
+                struct driver *d = which_ ? &cu : &native;                                                          \
+                for (int i = 0; i < (per_block); i++) {                                                             \
+                    uint64_t a_ = now_ns();                                                                         \
+                    statement;                                                                                      \
+                    uint64_t b_ = now_ns();                                                                         \
+                    if (block_ >= 0 && kept[which_] < MAX_SAMPLES)                                                  \
+                        side[which_][kept[which_]++] = (uint32_t)(b_ - a_);                                         \
+                }                                                                                                   \
+                between;                                                                                            \
+            }                                                                                                       \
+        double p50_[2], p99_[2];                                                                                    \
+        for (int which_ = 0; which_ < 2; which_++) {                                                                \
+            p50_[which_] = percentile(side[which_], kept[which_], 0.5) - clock_ns;                                  \
+            p99_[which_] = percentile(side[which_], kept[which_], 0.99) - clock_ns;                                 \
+        }                                                                                                           \
+        printf("{\"name\":\"%s\",\"native_ns\":%.1f,\"slice_ns\":%.1f,\"added_ns\":%.1f,\"native_p99_ns\":%.1f,"       \
+               "\"slice_p99_ns\":%.1f,\"samples\":%zu}\n",                                                          \
+               name, p50_[0], p50_[1], p50_[1] - p50_[0], p99_[0], p99_[1], kept[0]);                               \
+        fflush(stdout);                                                                                             \
+    } while (0)
+
+static void added(void) {
+    static struct driver native;
+    static CUdeviceptr pointers[20000];
+    char path[4352];
+    const char *library = real_library(path, sizeof path);
+    const char *problem = library ? driver_open(&native, library, 0, BY_DLSYM) : "no stand-in: not in a slice?";
+    if (problem) {
+        fprintf(stderr, "cuda_calls: %s\n", problem);
+        exit(1);
+    }
+    CUgraph graph;
+    CUgraphExec exec;
+    CUmemoryPool pool;
+    unsigned long long everything = ~0ull;
+    size_t free, total;
+    NEED(StreamBeginCapture, stream, 2);
+    for (int i = 0; i < 20; i++)
+        NEED(LaunchKernel, empty, 1, 1, 1, 1, 1, 1, 0, stream, NULL, NULL);
+    NEED(StreamEndCapture, stream, &graph);
+    NEED(GraphInstantiate, &exec, graph, 0);
+    NEED(DeviceGetDefaultMemPool, &pool, device);
+    NEED(MemPoolSetAttribute, pool, 4 /* release threshold */, &everything);
+    COMPARED("launch_batch", 400, 256, cu.StreamSynchronize(stream),
+             d->LaunchKernel(empty, 1, 1, 1, 1, 1, 1, 0, stream, NULL, NULL));
+    COMPARED("graph_launch_20", 300, 16, cu.StreamSynchronize(stream), d->GraphLaunch(exec, stream));
+    NEED(MemAlloc, &pointers[0], 512); /* keeps the block that the others are cut from */
+    for (int live = 1; live <= 20000; live = live == 1 ? 1000 : live + 19000) {
+        char name[2][48];
+        for (int i = live == 1 ? 1 : live == 1000 ? 1 : 1000; i < live; i++)
+            NEED(MemAlloc, &pointers[i], 512);
+        snprintf(name[0], sizeof name[0], "alloc_512_live_%d", live);
+        snprintf(name[1], sizeof name[1], "free_512_live_%d", live);
+        static CUdeviceptr block[200];
+        COMPARED(name[0], 100, 200, for (int i = 0; i < 200; i++) d->MemFree(block[i]), d->MemAlloc(&block[i], 512));
+    }
+    {
+        static CUdeviceptr block[16];
+        COMPARED("alloc_4mib", 60, 16, for (int i = 0; i < 16; i++) d->MemFree(block[i]), d->MemAlloc(&block[i], 4 * MIB));
+        COMPARED("alloc_async_1mib", 300, 16,
+                 for (int i = 0; i < 16; i++) d->MemFreeAsync(block[i], stream);
+                 cu.StreamSynchronize(stream), d->MemAllocAsync(&block[i], MIB, stream));
+        for (int i = 0; i < 16; i++)
+            NEED(MemAllocAsync, &block[i], MIB, stream);
+        COMPARED("free_async_1mib", 300, 16, for (int i = 0; i < 16; i++) cu.MemAllocAsync(&block[i], MIB, stream);
+                 cu.StreamSynchronize(stream),
+                 d->MemFreeAsync(block[i], stream));
+    }
+    COMPARED("mem_get_info", 100, 20, , d->MemGetInfo(&free, &total));
+}
+
 static void start(void) {
     CUcontext context;
     CUmodule module;
@@ -367,10 +472,13 @@ int main(int count, char **argument) {
         printf("{\"name\":\"clock\",\"p50_ns\":%.1f}\n", clock_ns);
         launches();
         allocations();
+    } else if (!strcmp(mode, "added")) {
+        calibrate();
+        added();
     } else if (!strcmp(mode, "usable")) {
         usable(blocks, block);
     } else {
-        fprintf(stderr, "cuda_calls: calls, start or usable?\n");
+        fprintf(stderr, "cuda_calls: calls, added, start or usable?\n");
         return 2;
     }
     fflush(stdout);

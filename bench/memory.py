@@ -20,15 +20,14 @@ import json  # noqa: E402
 
 ROUNDS = 3
 CALLS_SLICE = "40GiB"
-# What each measured call may cost more in a slice, in ns: p50. Others are reported only.
+# What each call may cost more in a slice, in ns: p50, judged where both are timed in one process.
 TARGET = {
     "launch_batch": 20,
-    "launch_batch_mean": 20,
+    "graph_launch_20": 20,
     "alloc_512_live_1": 100,
     "alloc_512_live_1000": 100,
-    "alloc_512_live_20000_first": 100,
-    "alloc_512_live_20000_last": 100,
-    "alloc_4mib_live_500": 100,
+    "alloc_512_live_20000": 100,
+    "alloc_4mib": 100,
     "alloc_async_1mib": 100,
 }
 REFUSAL_NS = 300
@@ -93,11 +92,31 @@ def calls_row(report, name, values):
     added = sliced - native
     text = (f"native {native:>10.1f}  slice {sliced:>10.1f}  added {added:>+9.1f} ns  (rounds ±{spread(values['native']) / 2:.0f}"
             f"/±{spread(values['slice']) / 2:.0f})  p99 {n99:.0f} / {s99:.0f}")
-    target = TARGET.get(name.removeprefix("dlsym "))
-    ok = None if target is None else added <= target
-    if name == "refusal":
-        ok = sliced <= REFUSAL_NS
+    ok = sliced <= REFUSAL_NS if name == "refusal" else None
     report.row("calls", name, ok, text, native_ns=native, slice_ns=sliced, added_ns=added, rounds=len(values["slice"]))
+
+
+def added(report):
+    """What the stand-in adds to a call: it and the real library in turns, in one process of a slice.
+
+    Two processes on this card may differ by half in what one and the same native call costs, which hides tens of ns."""
+    program = build(HERE / "cuda_calls.c")
+    values = {}
+    with Slice(memory_flag(CALLS_SLICE)) as s:
+        for _ in range(report.options.rounds):
+            for line in collect(s.command(program, "added")):
+                if "added_ns" in line:
+                    values.setdefault(line["name"], []).append(line)
+    report.data["added"] = values
+    for name, lines in values.items():
+        cost = statistics.median(line["added_ns"] for line in lines)
+        native, sliced = (statistics.median(line[key] for line in lines) for key in ("native_ns", "slice_ns"))
+        n99, s99 = (statistics.median(line[key] for line in lines) for key in ("native_p99_ns", "slice_p99_ns"))
+        target = TARGET.get(name)
+        report.row("added", name, None if target is None else cost <= target,
+                   f"native {native:>10.1f}  slice {sliced:>10.1f}  added {cost:>+9.1f} ns  "
+                   f"(rounds {', '.join(format(line['added_ns'], '+.0f') for line in lines)})  p99 {n99:.0f} / {s99:.0f}",
+                   native_ns=native, slice_ns=sliced, added_ns=cost, rounds=len(lines))
 
 
 def start(report):
@@ -204,11 +223,12 @@ def arguments(parser):
 
 if __name__ == "__main__":
     parts = {
+        "added": added,
         "calls": calls,
         "start": start,
         "usable": usable,
         "train": throughput("torch_train.py", 150, "train"),
         "decode": throughput("torch_decode.py", 1500, "decode"),
     }
-    limits = {"calls": 120, "start": 60, "usable": 90, "train": 120, "decode": 120}
+    limits = {"added": 90, "calls": 120, "start": 60, "usable": 90, "train": 120, "decode": 120}
     raise SystemExit(Report("memory quota benchmarks", parts, limits, arguments).main())

@@ -13,8 +13,8 @@ use crate::register;
 use crate::slice::{self, Card, Record, RecordDevice};
 use crate::store::{ContextCost, Store, StoreError};
 use cleave_api::{
-    Driver, ErrorBody, ErrorCode, Event, Gpu, LaunchPlan, Owner, Process, Slice, SliceChange, SliceDevice, SliceSpec,
-    Status, format_bytes,
+    Driver, ErrorBody, ErrorCode, Event, Gpu, LaunchPlan, OnMissing, Owner, Process, Slice, SliceChange, SliceDevice,
+    SliceSpec, Status, format_bytes,
 };
 use cleave_ledger::{HOST, Kind, SLOTS, owner, wire};
 use std::collections::{BTreeMap, HashMap};
@@ -851,13 +851,20 @@ impl Node {
         let text = |path: std::path::PathBuf| path.display().to_string();
         let library_dir = self.run.library_dir();
         let library = text(library_dir.join(crate::gpu::STAND_IN));
-        let uuids: Vec<&str> = live.record.devices.iter().map(|d| d.uuid.as_str()).collect();
+        // Within the slice devices are numbered from 0, as frameworks that read this variable expect; the stand-in says
+        // which ones they are. A program that may run without the daemon has nobody to translate for it.
+        let devices = live.record.devices.iter().enumerate();
+        let visible: Vec<String> = match live.record.on_missing {
+            OnMissing::Refuse => devices.map(|(index, _)| index.to_string()).collect(),
+            OnMissing::Allow => devices.map(|(_, device)| device.uuid.clone()).collect(),
+        };
         let environment = [
             ("LD_PRELOAD", library.clone()),
             ("LD_LIBRARY_PATH", text(library_dir.clone())),
             (wire::SOCKET_VARIABLE, text(live.files.socket())),
             ("CLEAVE_SLICE", live.record.name.clone()),
-            ("CUDA_VISIBLE_DEVICES", uuids.join(",")),
+            ("CLEAVE_DRIVER_DIR", text(self.run.driver_dir())),
+            ("CUDA_VISIBLE_DEVICES", visible.join(",")),
         ];
         LaunchPlan {
             id: live.record.id.clone(),

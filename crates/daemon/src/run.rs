@@ -176,10 +176,22 @@ pub fn run_with(config: Config, prepared: Prepared, nvml: Box<dyn Nvml>, driver:
     let over = outcome?;
     if config.private && over {
         let _ = fs::remove_dir_all(&config.state_dir);
-        let _ = fs::remove_dir_all(&config.run_dir);
+        remove_run_dir(&config.run_dir);
     }
     drop(locks);
     Ok(())
+}
+
+/// Removes the run directory, but for the place at which the slices of other daemons may have their sockets mounted: a
+/// mount point that is removed here takes the mounts on it in other namespaces along.
+fn remove_run_dir(dir: &Path) {
+    let kept = Path::new(cleave_ledger::wire::SOCKET).parent();
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if Some(entry.path().as_path()) != kept {
+            let _ = fs::remove_dir_all(entry.path()).or_else(|_| fs::remove_file(entry.path()));
+        }
+    }
+    let _ = fs::remove_dir(dir);
 }
 
 fn start_log() {

@@ -19,6 +19,7 @@
 #[rustfmt::skip]
 mod generated;
 mod hooks;
+mod image;
 mod message;
 mod process;
 mod real;

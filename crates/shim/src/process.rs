@@ -92,7 +92,7 @@ pub struct Process {
     own: AtomicPtr<Slot>,
     /// Device of the slice, plus one, for each CUDA ordinal; 0 = not of this slice.
     ordinals: [AtomicU8; ORDINALS],
-    /// Device of the slice, plus one, if there is just one CUDA device.
+    /// Device of the slice, plus one, if there is just one CUDA device, whose ordinal is 0 then.
     sole: AtomicU32,
     /// Memory was freed into a pool since the pools' figures were last read.
     pub pools_dirty: AtomicU32,
@@ -204,8 +204,20 @@ pub fn driver_dir(path: &mut [u8; 300], name: &[u8]) -> Option<()> {
     Some(())
 }
 
+/// Where the slice's socket is, and whether something says that there must be one: the place where it is mounted counts
+/// before the environment's hint.
+fn socket_path() -> (&'static [u8], bool) {
+    if system::exists(b"/run/cleave/slice/sock\0") {
+        return (wire::SOCKET.as_bytes(), true);
+    }
+    match environment(wire::SOCKET_VARIABLE.as_bytes()) {
+        Some(hint) => (hint, true),
+        None => (wire::SOCKET.as_bytes(), false),
+    }
+}
+
 /// Passes time for [`Ledger::reserve`]: about a second in all.
-fn wait(round: u32) -> bool {
+pub fn wait(round: u32) -> bool {
     match round {
         0..64 => core::hint::spin_loop(),
         64..128 => system::yield_now(),
@@ -218,16 +230,14 @@ fn wait(round: u32) -> bool {
 impl Process {
     /// Finds the slice's socket, registers and maps the ledger.
     fn register(&self) -> Stage {
-        let hint = environment(wire::SOCKET_VARIABLE.as_bytes());
-        let mounted = system::exists(b"/run/cleave/slice/sock\0");
-        let path = if mounted { wire::SOCKET.as_bytes() } else { hint.unwrap_or(wire::SOCKET.as_bytes()) };
+        let (path, expected) = socket_path();
         // A daemon that is being restarted is back in a moment: 10 s are enough, and end in a clear message.
         let mut socket = Err(system::ENOENT);
         for _ in 0..200 {
             socket = system::connect(path);
             match socket {
                 Err(system::ECONNREFUSED) => system::sleep_microseconds(50_000),
-                Err(system::ENOENT) if mounted || hint.is_some() => system::sleep_microseconds(50_000),
+                Err(system::ENOENT) if expected => system::sleep_microseconds(50_000),
                 _ => break,
             }
         }
@@ -376,24 +386,33 @@ impl Process {
     }
 
     /// Asks the daemon to compare this process's account with what the driver says, now. Returns the driver's figure.
-    #[inline(never)]
     pub fn measure(&self, device: usize) -> Option<u64> {
+        self.measure_in_place_of(device, 0)
+    }
+
+    /// As [`Process::measure`], where `estimate` bytes of the account stand for what is to be measured, and are given back
+    /// right after.
+    #[inline(never)]
+    pub fn measure_in_place_of(&self, device: usize, estimate: u64) -> Option<u64> {
         let _speaking = self.speaking.hold();
-        let socket = self.socket.load(Ordering::Relaxed);
         let request = wire::Request {
             magic: MAGIC,
             abi: ABI,
             op: wire::op::MEASURE,
             device: device as u32,
             reserved: 0,
-            argument: 0,
+            argument: estimate,
         };
-        let mut answer = [0; wire::MESSAGE];
-        if !system::send(socket, &request.to_bytes()) {
-            return None;
-        }
-        system::receive(socket, &mut answer)?;
-        let reply = wire::Reply::from_bytes(answer);
+        let reply = match ask(self.socket.load(Ordering::Relaxed), request) {
+            Some(reply) => reply,
+            None => {
+                // The daemon was restarted; a new one knows this process by its id.
+                system::close(self.socket.swap(-1, Ordering::Relaxed));
+                let socket = system::connect(socket_path().0).ok()?;
+                self.socket.store(socket, Ordering::Relaxed);
+                ask(socket, request)?
+            }
+        };
         (reply.status == wire::status::OK).then_some(reply.value)
     }
 
@@ -458,6 +477,16 @@ impl Books {
     pub fn context(&self, handle: u64) -> u16 {
         self.contexts.iter().position(|c| c.handle == handle).map_or(0, |place| place as u16 + 1)
     }
+}
+
+/// Sends a request and waits for its answer.
+fn ask(socket: i32, request: wire::Request) -> Option<wire::Reply> {
+    let mut answer = [0; wire::MESSAGE];
+    if !system::send(socket, &request.to_bytes()) {
+        return None;
+    }
+    system::receive(socket, &mut answer)?;
+    Some(wire::Reply::from_bytes(answer))
 }
 
 fn unreachable(path: &[u8]) -> Stage {

@@ -28,7 +28,7 @@ pub enum Space {
     Graph = 9,
     /// Address of pinned host memory.
     Host = 10,
-    /// Library of kernels; `a` = what has become of it.
+    /// Library of kernels; `a` = what has become of it, `b` = bytes of its data that are not on the device yet.
     Library = 11,
 }
 

@@ -1,7 +1,6 @@
 //! Chores of the workspace. `cargo xtask` lists them.
 mod gate;
 mod generate;
-mod sbom;
 mod test;
 
 use anyhow::{Context, Result, bail};
@@ -15,7 +14,6 @@ usage: cargo xtask CHORE
   gate              builds the stand-in library and checks its size, exports, panics and glibc floor
   generate          writes the stand-in's exports from crates/cuda/table
   generate --check  fails if they are not what the tables say
-  sbom              prints the binary's bill of materials (CycloneDX JSON)
   cudart DIR        puts the CUDA runtimes and NVML's Python module from PyPI under DIR, for tests with real ones";
 
 fn main() -> ExitCode {
@@ -26,7 +24,6 @@ fn main() -> ExitCode {
         ["gate"] => gate::check(),
         ["generate"] => generate::write(),
         ["generate", "--check"] => generate::check(),
-        ["sbom"] => sbom::print(),
         ["cudart", dir] => test::python_packages(dir.as_ref()),
         _ => {
             eprintln!("{USAGE}");

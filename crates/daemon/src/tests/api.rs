@@ -125,6 +125,10 @@ fn a_launch_plan_has_all_that_a_program_needs() {
         plan.environment["CUDA_VISIBLE_DEVICES"],
         format!("{},{}", slice.devices[0].gpu_uuid, slice.devices[1].gpu_uuid)
     );
+    let strict: Slice = daemon.ok("POST", "/v1/slices", json!({ "name": "strict", "gpu": "1,0", "memory": "1GiB" }));
+    let numbered: LaunchPlan = daemon.ok("POST", "/v1/slices/strict/launch", Value::Null);
+    assert_eq!(strict.devices.len(), 2);
+    assert_eq!(numbered.environment["CUDA_VISIBLE_DEVICES"], "0,1");
     assert_eq!(plan.environment["CLEAVE_SOCKET"], daemon.socket(&slice).to_str().unwrap());
     assert_eq!(plan.environment["LD_LIBRARY_PATH"], plan.library_dir);
     assert_eq!(plan.covers, ["/opt/nv/libcuda.so.1"]);

@@ -1,6 +1,8 @@
-//! Modules and libraries: the driver alone knows what their code and data take, so it is measured right after loading,
-//! and a module that took the slice past its limit is unloaded again.
-use super::{current_device, member};
+//! Modules and libraries. What their image says of their data is reserved while they load; the rest, their code, the
+//! driver alone knows, so it is measured right after, and a module that took the slice past its limit is unloaded again.
+use super::memory::charge;
+use super::{current_device, member, pages};
+use crate::image::static_bytes;
 use crate::process::Process;
 use crate::real::{driver, real};
 use crate::table::{Entry, Space};
@@ -8,20 +10,25 @@ use cleave_cuda::types::{CUresult, Handle, error};
 use cleave_ledger::Kind;
 use core::ffi::{c_char, c_void};
 
-/// After a module was loaded: `false` if the slice may not have it.
-fn fits(p: &Process) -> bool {
-    match current_device(p) {
-        Ok(device) => !p.measured_over(device),
-        Err(_) => true,
+/// Runs `call`, which brings `bytes` of static data and code to the device: `undo` takes it back if the slice may not
+/// have it.
+fn bring(p: &Process, bytes: u64, call: &dyn Fn() -> CUresult, undo: &dyn Fn()) -> CUresult {
+    let Ok(device) = current_device(p) else { return call() };
+    // A few small variables fit the page that the code takes, and are measured with it.
+    let foretold = if bytes < super::SMALL { 0 } else { pages(bytes) };
+    if !charge(p, device, Kind::Context, foretold) {
+        return error::OUT_OF_MEMORY;
     }
-}
-
-#[cold]
-fn deny(p: &Process, unload: impl FnOnce()) -> CUresult {
-    unload();
-    p.slot().denied.fetch_add(1, core::sync::atomic::Ordering::Relaxed);
-    measure_all(p);
-    error::OUT_OF_MEMORY
+    let status = call();
+    let measured = status == error::SUCCESS && p.measure_in_place_of(device, foretold).is_some();
+    p.release(device, Kind::Context, foretold);
+    if measured && p.over_limit(device) {
+        undo();
+        p.slot().denied.fetch_add(1, core::sync::atomic::Ordering::Relaxed);
+        p.measure(device);
+        return error::OUT_OF_MEMORY;
+    }
+    status
 }
 
 fn measure_all(p: &Process) {
@@ -31,36 +38,86 @@ fn measure_all(p: &Process) {
 }
 
 macro_rules! loading {
-    ($($name:ident($($argument:ident: $type:ty),*) else $unload:ident),* $(,)?) => {$(
+    ($($name:ident($image:ident: $image_type:ty $(, $argument:ident: $type:ty)*) of $bytes:expr),* $(,)?) => {$(
         #[unsafe(no_mangle)]
-        pub unsafe extern "C" fn $name(module: *mut Handle, $($argument: $type),*) -> CUresult {
-            let status = real!($name(module: *mut Handle, $($argument: $type),*));
-            if let (Some(p), error::SUCCESS) = (member!(), status) {
+        pub unsafe extern "C" fn $name(module: *mut Handle, $image: $image_type $(, $argument: $type)*) -> CUresult {
+            let call = || real!($name(module: *mut Handle, $image: $image_type $(, $argument: $type)*));
+            let Some(p) = member!() else { return call() };
+            bring(p, $bytes, &call, &|| {
                 // SAFETY: the driver has written the caller's handle.
                 let loaded = unsafe { *module };
-                // The handle may be that of a library that is gone.
-                p.books(|books, _| books.table.remove(Space::Library, loaded as u64));
-                if !fits(p) {
-                    return deny(p, || {
-                        driver!($unload(loaded => Handle));
-                    });
-                }
-            }
-            status
+                driver!(cuModuleUnload(loaded => Handle));
+            })
         }
     )*};
 }
 loading!(
-    cuModuleLoad(path: *const c_char) else cuModuleUnload,
-    cuModuleLoadData(image: *const c_void) else cuModuleUnload,
-    cuModuleLoadDataEx(image: *const c_void, count: u32, options: *mut i32, values: *mut *mut c_void) else cuModuleUnload,
-    cuModuleLoadFatBinary(image: *const c_void) else cuModuleUnload,
-    cuLibraryLoadData(
-        image: *const c_void, jit: *mut i32, jit_values: *mut *mut c_void, jit_count: u32,
-        options: *mut i32, values: *mut *mut c_void, count: u32) else cuLibraryUnload,
-    cuLibraryLoadFromFile(
-        path: *const c_char, jit: *mut i32, jit_values: *mut *mut c_void, jit_count: u32,
-        options: *mut i32, values: *mut *mut c_void, count: u32) else cuLibraryUnload,
+    // A file is not read twice for this.
+    cuModuleLoad(path: *const c_char) of 0,
+    // SAFETY: the caller's image, which the driver is about to load.
+    cuModuleLoadData(image: *const c_void) of unsafe { static_bytes(image.cast()) },
+    cuModuleLoadDataEx(image: *const c_void, count: u32, options: *mut i32, values: *mut *mut c_void)
+        // SAFETY: as above.
+        of unsafe { static_bytes(image.cast()) },
+    // SAFETY: as above.
+    cuModuleLoadFatBinary(image: *const c_void) of unsafe { static_bytes(image.cast()) },
+);
+
+/// Whether libraries come to the device only when something of them is asked for.
+fn lazy() -> bool {
+    const LAZY: i32 = 2;
+    let mut mode = 0;
+    driver!(cuModuleGetLoadingMode(&raw mut mode => *mut i32)) == error::SUCCESS && mode == LAZY
+}
+
+/// After or in place of loading a library: `bytes` is what its image says of its data.
+fn load_library(p: &Process, library: *const Handle, bytes: u64, call: &dyn Fn() -> CUresult) -> CUresult {
+    // SAFETY: once the driver has written the caller's handle.
+    let loaded = || unsafe { *library };
+    let status = if lazy() {
+        call()
+    } else {
+        bring(p, bytes, call, &|| {
+            driver!(cuLibraryUnload(loaded() => Handle));
+        })
+    };
+    if status == error::SUCCESS {
+        p.books(|books, _| {
+            // The handle may be that of a library that is gone.
+            books.table.remove(Space::Library, loaded() as u64);
+            books.table.insert(Space::Library, loaded() as u64, Entry::new(0, bytes, 0, Kind::Context));
+        });
+    }
+    status
+}
+
+macro_rules! loading_library {
+    ($($name:ident of $bytes:expr, $image:ident: $type:ty),* $(,)?) => {$(
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $name(
+            library: *mut Handle,
+            $image: $type,
+            jit: *mut i32,
+            jit_values: *mut *mut c_void,
+            jit_count: u32,
+            options: *mut i32,
+            values: *mut *mut c_void,
+            count: u32,
+        ) -> CUresult {
+            let call = || {
+                real!($name(
+                    library: *mut Handle, $image: $type, jit: *mut i32, jit_values: *mut *mut c_void, jit_count: u32,
+                    options: *mut i32, values: *mut *mut c_void, count: u32))
+            };
+            let Some(p) = member!() else { return call() };
+            load_library(p, library, $bytes, &call)
+        }
+    )*};
+}
+loading_library!(
+    // SAFETY: the caller's image, which the driver is about to load.
+    cuLibraryLoadData of unsafe { static_bytes(image.cast()) }, image: *const c_void,
+    cuLibraryLoadFromFile of 0, path: *const c_char,
 );
 
 fn unloaded(p: &Process) {
@@ -97,16 +154,16 @@ const IN_USE: u64 = 1;
 const GONE: u64 = 2;
 
 fn note(p: &Process, library: Handle, state: u64) {
-    p.books(|books, _| match books.table.get(Space::Library, library as u64) {
-        Some(entry) => entry.a = state,
-        None => {
-            books.table.insert(Space::Library, library as u64, Entry::new(state, 0, 0, Kind::Context));
+    p.books(|books, _| {
+        if let Some(entry) = books.table.get(Space::Library, library as u64) {
+            entry.a = state;
         }
     });
 }
 
-fn state(p: &Process, library: Handle) -> u64 {
-    p.books(|books, _| books.table.get(Space::Library, library as u64).map_or(0, |entry| entry.a))
+/// What has become of a library, and what its image says of its data that is not on the device yet.
+fn state(p: &Process, library: Handle) -> (u64, u64) {
+    p.books(|books, _| books.table.get(Space::Library, library as u64).map_or((0, 0), |entry| (entry.a, entry.b)))
 }
 
 /// A library's data comes to the device when it is first asked for: measured then. If the slice may not have it, the
@@ -117,16 +174,20 @@ macro_rules! asking {
         pub unsafe extern "C" fn $name($first: $first_type, $($argument: $type,)* $library: Handle $(, $rest: $rest_type)*) -> CUresult {
             let call = || real!($name($first: $first_type, $($argument: $type,)* $library: Handle $(, $rest: $rest_type)*));
             let Some(p) = member!() else { return call() };
-            let before = state(p, $library);
+            let (before, bytes) = state(p, $library);
             if before == GONE {
                 return error::INVALID_HANDLE;
             }
-            let status = call();
-            if status == error::SUCCESS && !fits(p) {
-                return deny(p, || {
-                    if before != IN_USE {
-                        driver!(cuLibraryUnload($library => Handle));
-                        note(p, $library, GONE);
+            let status = bring(p, bytes, &call, &|| {
+                if before != IN_USE {
+                    driver!(cuLibraryUnload($library => Handle));
+                    note(p, $library, GONE);
+                }
+            });
+            if status == error::SUCCESS {
+                p.books(|books, _| {
+                    if let Some(entry) = books.table.get(Space::Library, $library as u64) {
+                        entry.b = 0;
                     }
                 });
             }
@@ -143,7 +204,7 @@ asking!(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuLibraryGetKernel(kernel: *mut Handle, library: Handle, name: *const c_char) -> CUresult {
     if let Some(p) = member!() {
-        if state(p, library) == GONE {
+        if state(p, library).0 == GONE {
             return error::INVALID_HANDLE;
         }
         note(p, library, IN_USE);

@@ -4,7 +4,7 @@
 //! driver 580). Whether an allocation makes it grow is the driver's to know, so the most that it may grow is reserved
 //! first, and what it did is read after.
 use super::{current_device, member};
-use crate::process::{Books, POOLS, Pool, Process};
+use crate::process::{Books, POOLS, Pool, Process, wait};
 use crate::real::{driver, real};
 use cleave_cuda::types::{CUmemPoolProps, CUresult, CUstream, Handle, MEM_LOCATION_DEVICE, error};
 use cleave_ledger::{Kind, Ledger};
@@ -85,32 +85,40 @@ fn allocate(
     pointer: *const u64,
     call: &dyn Fn() -> CUresult,
 ) -> CUresult {
-    let block = bytes.div_ceil(512).saturating_mul(512);
-    // Where nothing was freed since the pool was empty, its free memory is one block at its end.
-    let fits = p.books(|books, _| {
-        enter(books, pool, device);
-        match find(books, pool) {
-            Some(pool) if pool.unbroken && pool.tail.saturating_add(block) <= pool.charged => {
-                pool.tail += block;
-                true
-            }
-            _ => false,
-        }
-    });
     if capturing(stream) {
         // Becomes a node of a graph, which is charged when it is launched.
         p.graph_memory.store(1, Ordering::Relaxed);
         return call();
     }
-    if fits {
-        return call();
-    }
+    let block = bytes.div_ceil(512).saturating_mul(512);
     let growth = bytes.max(1).div_ceil(STEP).saturating_mul(STEP);
-    if !p.reserve(device, Kind::Pool, growth) {
-        p.pools_dirty.store(1, Ordering::Relaxed);
-        settle_all(p);
-        if !p.reserve(device, Kind::Pool, growth) {
-            return allocate_without_growth(p, pool, device, stream, growth, block, pointer, call);
+    // Where nothing was freed since the pool was empty, its free memory is one block at its end, and its tail says
+    // whether it must grow. Else it may.
+    enum Room {
+        There,
+        Reserved,
+        None,
+    }
+    let room = p.books(|books, ledger| {
+        enter(books, pool, device);
+        match find(books, pool) {
+            Some(pool) if pool.unbroken && pool.tail.saturating_add(block) <= pool.charged => {
+                pool.tail += block;
+                Room::There
+            }
+            _ if ledger.reserve(device, Kind::Pool, growth, wait).is_ok() => Room::Reserved,
+            _ => Room::None,
+        }
+    });
+    match room {
+        Room::There => return call(),
+        Room::Reserved => {}
+        Room::None => {
+            p.pools_dirty.store(1, Ordering::Relaxed);
+            settle_all(p);
+            if !p.reserve(device, Kind::Pool, growth) {
+                return allocate_without_growth(p, pool, device, stream, growth, block, pointer, call);
+            }
         }
     }
     let status = call();
@@ -174,9 +182,12 @@ fn allocate_without_growth(
 
 /// The slice's device and the ordinal on which a stream's memory lies.
 fn stream_device(p: &Process, stream: CUstream) -> Result<(usize, i32), CUresult> {
+    if let Some(device) = p.sole_device() {
+        return Ok((device, 0));
+    }
     let mut ordinal = -1;
-    let status = match (stream as u64, p.sole_device()) {
-        (3.., None) => driver!(cuStreamGetDevice(stream => CUstream, &raw mut ordinal => *mut i32)),
+    let status = match stream as u64 {
+        3.. => driver!(cuStreamGetDevice(stream => CUstream, &raw mut ordinal => *mut i32)),
         _ => driver!(cuCtxGetDevice(&raw mut ordinal => *mut i32)),
     };
     if status != error::SUCCESS {
