@@ -853,10 +853,10 @@ impl Node {
         let library = text(library_dir.join(crate::gpu::STAND_IN));
         // Within the slice devices are numbered from 0, as frameworks that read this variable expect; the stand-in says
         // which ones they are. A program that may run without the daemon has nobody to translate for it.
-        let devices = live.record.devices.iter().enumerate();
+        let devices = &live.record.devices;
         let visible: Vec<String> = match live.record.on_missing {
-            OnMissing::Refuse => devices.map(|(index, _)| index.to_string()).collect(),
-            OnMissing::Allow => devices.map(|(_, device)| device.uuid.clone()).collect(),
+            OnMissing::Refuse => (0..devices.len()).map(|index| index.to_string()).collect(),
+            OnMissing::Allow => devices.iter().map(|device| device.uuid.clone()).collect(),
         };
         let environment = [
             ("LD_PRELOAD", library.clone()),

@@ -71,9 +71,10 @@ unsafe fn fat(image: *const u8) -> u64 {
     unsafe {
         let (header, size) = (usize::from(read::<u16>(image, 6)), read::<u64>(image, 8) as usize);
         let (mut at, mut most) = (header, 0);
-        while at + 16 <= header.saturating_add(size) {
+        let end = header.saturating_add(size);
+        while end.saturating_sub(at) >= 16 {
             let (skip, length) = (read::<u32>(image, at + 4) as usize, read::<u64>(image, at + 8) as usize);
-            if skip == 0 || length < 64 {
+            if skip == 0 || length < 64 || skip.saturating_add(length) > end - at {
                 break;
             }
             let inner = image.add(at + skip);
@@ -81,7 +82,7 @@ unsafe fn fat(image: *const u8) -> u64 {
             if read::<u32>(inner, 0) == ELF {
                 most = elf(inner).max(most);
             }
-            at = at.saturating_add(skip).saturating_add(length);
+            at += skip + length;
         }
         most
     }

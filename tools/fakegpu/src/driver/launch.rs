@@ -12,7 +12,9 @@ impl Driver {
     pub(crate) fn kernel_check(&mut self, params: &CUDA_KERNEL_NODE_PARAMS_v2, context: u64) -> Outcome {
         let first = &params.first;
         let handle = if first.func != 0 { first.func } else { params.kern };
-        let local = self.function(handle)?.kernel.local;
+        let function = self.function(handle)?;
+        let (module, local) = (function.module, function.kernel.local);
+        self.module_arrives(module)?;
         let threads: u64 = first.block.iter().map(|&n| u64::from(n)).product();
         if first.grid.contains(&0) || threads == 0 || threads > 1024 || first.block[2] > 64 {
             return Err(error::INVALID_VALUE);

@@ -59,6 +59,8 @@ struct Global {
 pub(crate) struct Module {
     context: u64,
     library: bool,
+    /// A library whose data comes to the device when something of it is first asked for.
+    waiting: bool,
     image: Image,
     functions: BTreeMap<String, u64>,
     globals: BTreeMap<String, Global>,
@@ -212,19 +214,7 @@ fn parse(image: *const c_void) -> Outcome<Image> {
 impl Driver {
     fn module_load(&mut self, image: Image, library: bool) -> Outcome<u64> {
         let context = self.usable()?;
-        let device = self.contexts[&context].device;
-        let total: u64 = image.globals.values().map(|size| size.next_multiple_of(512)).sum();
-        let mut charged = 0;
-        let mut chunk = None;
-        if total > 0 {
-            match own_pages(total) {
-                Some(pages) => {
-                    self.charge(device, pages, true)?;
-                    charged = pages;
-                }
-                None => chunk = Some(self.small(context, total)?),
-            }
-        }
+        let (charged, chunk) = if library { (0, None) } else { self.module_room(context, &image)? };
         let mut globals = BTreeMap::new();
         for (name, &size) in &image.globals {
             let contents = Mapping::memory(size).ok_or(error::OUT_OF_MEMORY)?;
@@ -236,9 +226,43 @@ impl Driver {
         }
         self.modules.insert(
             id,
-            Module { context, library, image, functions: BTreeMap::new(), globals, charged, chunk, names: Vec::new() },
+            Module {
+                context,
+                library,
+                waiting: library,
+                image,
+                functions: BTreeMap::new(),
+                globals,
+                charged,
+                chunk,
+                names: Vec::new(),
+            },
         );
         Ok(id)
+    }
+
+    /// Takes what the image's data needs of the device: pages, or a small allocation.
+    fn module_room(&mut self, context: u64, image: &Image) -> Outcome<(u64, Option<u64>)> {
+        let device = self.contexts.get(&context).ok_or(error::INVALID_HANDLE)?.device;
+        let total: u64 = image.globals.values().map(|size| size.next_multiple_of(512)).sum();
+        if total == 0 {
+            return Ok((0, None));
+        }
+        match own_pages(total) {
+            Some(pages) => self.charge(device, pages, true).map(|_| (pages, None)),
+            None => self.small(context, total).map(|chunk| (0, Some(chunk))),
+        }
+    }
+
+    /// Brings a library's data to the device, if it is not there.
+    pub(crate) fn module_arrives(&mut self, id: u64) -> Outcome<()> {
+        let Some(mut module) = self.modules.remove(&id) else { return Err(error::INVALID_HANDLE) };
+        let room = if module.waiting { self.module_room(module.context, &module.image).map(Some) } else { Ok(None) };
+        if let Ok(Some((charged, chunk))) = room {
+            (module.charged, module.chunk, module.waiting) = (charged, chunk, false);
+        }
+        self.modules.insert(id, module);
+        room.map(drop)
     }
 
     /// Makes a global's address one that copies accept.
@@ -306,6 +330,7 @@ impl Driver {
     }
 
     fn module_global(&mut self, id: u64, name: &str) -> Outcome<(u64, u64)> {
+        self.module_arrives(id)?;
         let module = self.modules.get(&id).ok_or(error::INVALID_HANDLE)?;
         if let Some(global) = module.globals.get(name) {
             return Ok((global.address, global.size));
@@ -433,10 +458,12 @@ entry! {
     }
     fn cuLibraryGetModule(d, module: *mut *mut c_void, library: *mut c_void) {
         let id = d.of_kind(library, true)?;
+        d.module_arrives(id)?;
         put(module, id as *mut c_void)
     }
     fn cuKernelGetFunction(d, function: *mut *mut c_void, kernel: *mut c_void) {
-        d.function(kernel as u64)?;
+        let module = d.function(kernel as u64)?.module;
+        d.module_arrives(module)?;
         put(function, kernel)
     }
     fn cuKernelGetLibrary | cuFuncGetModule(d, owner: *mut *mut c_void, function: *mut c_void) {

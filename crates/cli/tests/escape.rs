@@ -1,0 +1,243 @@
+//! Every path of the driver by which a program gets memory, in a slice of 8 GiB on a simulated H100: `tests/gpu/escape.c`.
+//!
+//! `tests/gpu/escape.py` asks the same of a real card. Here it is about the stand-in: that each door is guarded, and that
+//! the charge is right and goes away.
+#[path = "support/place.rs"]
+mod place;
+mod support;
+
+use place::{Held, MIB, PATIENCE, Place, number, within};
+use std::collections::BTreeSet;
+
+const QUOTA_MIB: u64 = 8192;
+const OUT_OF_MEMORY: u64 = 2;
+const NOT_SUPPORTED: u64 = 801;
+
+/// What a path must end with.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum End {
+    /// Refused with error 2; what was got lies between half of the quota and the quota less the context.
+    Refused,
+    /// Likewise, but what the program counts is not what it costs: what the card and the ledger say is all that counts.
+    RefusedByCost,
+    /// Refused at once.
+    RefusedWhole,
+    /// Each piece is gone when the next is asked for, so nothing is refused.
+    Passing,
+    /// The simulated driver has the call but no cost of it.
+    NotSimulated,
+    /// The simulated driver answers 801.
+    Unsupported,
+    /// Pinned host memory: without a limit of its own here.
+    Host,
+    /// Needs two processes: has a test of its own.
+    Pair,
+}
+
+/// Every path of escape.c.
+const PATHS: [(&str, End); 33] = [
+    ("alloc", End::Refused),
+    ("pitch", End::Refused),
+    ("managed", End::Refused),
+    ("async", End::Refused),
+    ("pool", End::Refused),
+    ("pool-hoard", End::Refused),
+    ("create", End::Refused),
+    ("create-release", End::Refused),
+    ("create-export", End::Passing),
+    ("create-reimport", End::Refused),
+    ("array", End::Refused),
+    ("array3d", End::Refused),
+    ("mipmap", End::Refused),
+    ("graph-node", End::Refused),
+    ("capture", End::Refused),
+    ("host", End::Host),
+    ("hostalloc", End::Host),
+    ("hostregister", End::Host),
+    ("v1-alloc", End::Unsupported),
+    ("v1-pitch", End::Unsupported),
+    ("v1-array", End::Unsupported),
+    ("module", End::Refused),
+    ("library", End::Refused),
+    // The first KiB of each thread comes with the context, and is counted by the program once more.
+    ("stack", End::RefusedByCost),
+    ("heap", End::RefusedWhole),
+    ("printf", End::NotSimulated),
+    ("local", End::RefusedByCost),
+    ("contexts", End::RefusedByCost),
+    ("threads", End::Refused),
+    ("ipc-export", End::Pair),
+    ("ipc-import", End::Pair),
+    ("vmm-export", End::Pair),
+    ("vmm-import", End::Pair),
+];
+
+/// A place with escape.c and a slice `a` of 8 GiB; and the bytes of a context.
+struct Card {
+    place: Place,
+    escape: String,
+    context: u64,
+}
+
+impl Card {
+    fn new() -> Self {
+        let place = Place::new("1xH100");
+        let escape = place.compile("escape.c").display().to_string();
+        place.ok(&["slice", "create", "--memory", "8GiB", "--name", "a"]);
+        let context = number(&place.json(&["gpus"])["items"][0]["context_bytes"]);
+        assert!(context > 256 * MIB, "{context}");
+        Self { place, escape, context }
+    }
+
+    fn start(&self, arguments: &[&str]) -> Held {
+        self.place.start("a", &[&[self.escape.as_str()], arguments, &["--hold"]].concat())
+    }
+
+    /// That neither the card nor the ledger say more than the quota, and that the ledger has at least `got` and a context.
+    fn is_within(&self, what: &str, got_mib: u64) {
+        let quota = QUOTA_MIB * MIB;
+        let (used, card) = (self.place.used("a").0, self.place.card_used());
+        assert!(used <= quota && card <= quota, "{what}: {used} charged, {card} used of {quota}");
+        assert!(used >= got_mib * MIB + self.context, "{what}: {used} charged for {got_mib} MiB and a context");
+        let peak = number(&self.place.show("a")["devices"][0]["peak_bytes"]);
+        assert!(peak <= quota, "{what}: {peak} charged at one time");
+    }
+
+    fn settles(&self, what: &str) {
+        within(PATIENCE, what, || self.place.is_empty("a") && self.place.card_used() == 0);
+    }
+
+    /// Runs one program and sees that it is refused as it should be.
+    fn is_refused(&self, arguments: &[&str]) {
+        let mut program = self.start(arguments);
+        let said = program.line();
+        let (got, error) = (number(&said["got_mib"]), number(&said["error"]));
+        assert_eq!(error, OUT_OF_MEMORY, "{said}");
+        assert!(got + self.context / MIB <= QUOTA_MIB && got >= QUOTA_MIB / 2, "{said}");
+        assert_eq!(number(&said["info_total_mib"]), QUOTA_MIB, "{said}");
+        self.is_within(&said.to_string(), got);
+        program.end();
+        self.settles(&said.to_string());
+    }
+}
+
+#[test]
+fn every_path_of_the_table_is_known_here() {
+    let source = include_str!("../../../tests/gpu/escape.c");
+    let table = source.split_once("} PATHS[] = {").unwrap().1.split_once("};").unwrap().0;
+    let there: BTreeSet<&str> = table.lines().filter_map(|line| line.split('"').nth(1)).collect();
+    assert_eq!(there, PATHS.iter().map(|(name, _)| *name).collect());
+}
+
+#[test]
+fn no_path_leads_past_the_quota() {
+    let card = Card::new();
+    for (path, end) in PATHS {
+        match end {
+            End::Pair => continue,
+            End::Refused => card.is_refused(&[path]),
+            _ => {
+                let mut program = card.start(&[path]);
+                let said = program.line();
+                let (got, error) = (number(&said["got_mib"]), number(&said["error"]));
+                let asked = number(&said["asked_mib"]);
+                match end {
+                    End::RefusedByCost => assert_eq!(error, OUT_OF_MEMORY, "{said}"),
+                    End::RefusedWhole => assert_eq!((error, got), (OUT_OF_MEMORY, 0), "{said}"),
+                    End::Unsupported => assert_eq!((error, got), (NOT_SUPPORTED, 0), "{said}"),
+                    _ => assert_eq!((error, got), (0, asked), "{said}"),
+                }
+                card.is_within(&said.to_string(), 0);
+                program.end();
+                card.settles(path);
+            }
+        }
+    }
+}
+
+#[test]
+fn no_door_leads_past_the_quota() {
+    let card = Card::new();
+    for path in ["alloc", "async", "pool", "create", "array", "graph-node", "capture"] {
+        for door in ["dlsym", "getproc", "ptsz"] {
+            card.is_refused(&[path, "--via", door]);
+        }
+    }
+    card.is_refused(&["ptsz-names"]);
+    card.is_refused(&["alloc", "--lib", "libcuda.so"]);
+    card.is_refused(&["threads", "--via", "ptsz"]);
+}
+
+#[test]
+fn four_processes_share_one_quota() {
+    let card = Card::new();
+    let mut programs: Vec<_> = (0..4).map(|_| card.start(&["alloc", "--step", "64"])).collect();
+    let (mut got, mut contexts) = (0, 0);
+    for program in &mut programs {
+        let said = program.line();
+        assert_eq!(number(&said["error"]), OUT_OF_MEMORY, "{said}");
+        got += number(&said["got_mib"]);
+        // Who comes when the others have taken everything gets no context either.
+        contexts += u64::from(said["failed_at"] == "MemAlloc");
+    }
+    let held = got + contexts * card.context / MIB;
+    assert!(contexts > 0 && held <= QUOTA_MIB, "{got} MiB beside {contexts} contexts");
+    // What is left has no room for another piece, or not for a context.
+    assert!(held + card.context / MIB + 64 >= QUOTA_MIB, "{got} MiB beside {contexts} contexts");
+    card.is_within("four", got);
+    programs.into_iter().for_each(Held::end);
+    card.settles("four");
+}
+
+#[test]
+fn a_forked_child_is_held_beside_its_parent() {
+    let card = Card::new();
+    let mut program = card.start(&["fork", "--step", "64"]);
+    let said = [program.line(), program.line()];
+    assert_ne!(said[0]["pid"], said[1]["pid"]);
+    // Whoever came late may not have got a context: that is refused in the same way.
+    assert!(said.iter().all(|said| said["error"] == OUT_OF_MEMORY), "{said:?}");
+    let got = said.iter().map(|said| number(&said["got_mib"])).sum::<u64>();
+    assert!(got + card.context / MIB <= QUOTA_MIB && got >= QUOTA_MIB / 2, "{said:?}");
+    card.is_within("fork", got);
+    program.end();
+    card.settles("fork");
+}
+
+/// Pinned host memory is held where the slice has a limit for it.
+#[test]
+fn pinned_memory_is_held_to_its_own_limit() {
+    let card = Card::new();
+    card.place.ok(&["slice", "create", "--memory", "8GiB", "--host-memory", "1GiB", "--name", "h"]);
+    for (path, _) in PATHS.into_iter().filter(|(_, end)| *end == End::Host) {
+        let arguments = [card.escape.as_str(), path, "--ask", "2048", "--step", "64", "--hold"];
+        let mut program = card.place.start("h", &arguments);
+        let said = program.line();
+        assert_eq!((number(&said["error"]), number(&said["got_mib"])), (OUT_OF_MEMORY, 1024), "{said}");
+        assert_eq!(card.place.used("h").1, 1024 * MIB, "{said}");
+        program.end();
+        within(PATIENCE, path, || card.place.is_empty("h"));
+    }
+}
+
+/// What one process of a slice exports, another may import or not; together they are held to the quota.
+#[test]
+fn exported_memory_does_not_lift_the_quota() {
+    let card = Card::new();
+    for kind in ["ipc", "vmm"] {
+        let file = card.place.dir.path().join(kind).display().to_string();
+        for ask in ["2048", "12288"] {
+            let mut exporter = card.start(&[&format!("{kind}-export"), "--file", &file, "--ask", ask, "--step", "256"]);
+            let made = exporter.line();
+            let mut importer = card.start(&[&format!("{kind}-import"), "--file", &file, "--ask", ask, "--step", "256"]);
+            let taken = importer.line();
+            let both = format!("{made} {taken}");
+            assert_eq!(number(&made["error"]) == OUT_OF_MEMORY, ask == "12288", "{both}");
+            assert!(taken["error"] == OUT_OF_MEMORY || taken["got_mib"] == made["got_mib"], "{both}");
+            card.is_within(&both, number(&made["got_mib"]));
+            importer.end();
+            exporter.end();
+            card.settles(&both);
+        }
+    }
+}
