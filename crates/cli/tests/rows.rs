@@ -111,6 +111,28 @@ fn a25_unmodified_programs_see_the_quota() {
     }
 }
 
+/// NVIDIA's CUDA runtimes, as PyPI has them, find the stand-in and look all their entry points up through it. They go no
+/// further on a simulated card, because they want proof that the driver is NVIDIA's (exit status 77 of the script); on a
+/// real one they do (tests/gpu/frameworks.py).
+#[test]
+fn a25_cuda_runtimes_find_their_entry_points() {
+    let Some(packages) = std::env::var_os("CLEAVE_TEST_PYTHON").map(PathBuf::from) else {
+        return skipped("the CUDA runtimes in a slice: CLEAVE_TEST_PYTHON is not set");
+    };
+    let place = Place::new("1xH100");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tools/fakegpu/tests/cudart.py");
+    for package in ["cudart11", "cudart12", "cudart13", "cudart135"] {
+        let library = tree(&packages.join(package))
+            .into_iter()
+            .find(|file| file.file_name().is_some_and(|name| name.to_string_lossy().starts_with("libcudart.so.")));
+        let library = library.unwrap_or_else(|| panic!("there is no runtime in {package}")).display().to_string();
+        let program = ["run", "--memory", "10GiB", "--no-summary", "--", "python3", script, &library];
+        let output = place.cleave(&program).output().unwrap();
+        assert_eq!(output.status.code(), Some(77), "{package}: {}{}", stdout(&output), stderr(&output));
+        assert!(stdout(&output).starts_with("not started"), "{package}: {}", stdout(&output));
+    }
+}
+
 fn tree(dir: &Path) -> BTreeSet<PathBuf> {
     let mut found = BTreeSet::new();
     for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {

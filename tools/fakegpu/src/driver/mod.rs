@@ -1,6 +1,6 @@
 //! The CUDA driver API.
 //!
-//! One lock per process guards everything ([`Driver`]). Handles are numbers from one counter, looked up in maps, so an
+//! One lock per process guards everything (`Driver`). Handles are numbers from one counter, looked up in maps, so an
 //! invalid handle is an error and never a crash. What is shared with other processes is in [`crate::shared`].
 #![allow(unsafe_code)] // UNSAFETY: C entry points that read and write through their callers' pointers.
 
