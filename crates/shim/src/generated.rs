@@ -99,6 +99,7 @@ pub mod index {
     pub const cuMemAllocPitch_v2: usize = 370;
     pub const cuMemAlloc_v2: usize = 371;
     pub const cuMemCreate: usize = 374;
+    pub const cuMemExportToShareableHandle: usize = 379;
     pub const cuMemFree: usize = 380;
     pub const cuMemFreeAsync: usize = 381;
     pub const cuMemFreeAsync_ptsz: usize = 382;
@@ -159,7 +160,7 @@ pub mod index {
 }
 
 /// The CUDA names that must never be handed out as they are: number and export.
-pub static REPLACED: [(u16, Export); 113] = [
+pub static REPLACED: [(u16, Export); 114] = [
     (0, Export(crate::hooks::cuArray3DCreate as *const c_void)),
     (1, Export(crate::hooks::cuArray3DCreate_v2 as *const c_void)),
     (4, Export(crate::hooks::cuArrayCreate as *const c_void)),
@@ -245,6 +246,7 @@ pub static REPLACED: [(u16, Export); 113] = [
     (370, Export(crate::hooks::cuMemAllocPitch_v2 as *const c_void)),
     (371, Export(crate::hooks::cuMemAlloc_v2 as *const c_void)),
     (374, Export(crate::hooks::cuMemCreate as *const c_void)),
+    (379, Export(crate::hooks::cuMemExportToShareableHandle as *const c_void)),
     (380, Export(crate::hooks::cuMemFree as *const c_void)),
     (381, Export(crate::hooks::cuMemFreeAsync as *const c_void)),
     (382, Export(crate::hooks::cuMemFreeAsync_ptsz as *const c_void)),
@@ -587,7 +589,6 @@ pass!(cuMemDiscardAndPrefetchBatchAsync, 375);
 pass!(cuMemDiscardAndPrefetchBatchAsync_ptsz, 376);
 pass!(cuMemDiscardBatchAsync, 377);
 pass!(cuMemDiscardBatchAsync_ptsz, 378);
-pass!(cuMemExportToShareableHandle, 379);
 pass!(cuMemGetAccess, 385);
 pass!(cuMemGetAddressRange, 386);
 pass!(cuMemGetAddressRange_v2, 387);

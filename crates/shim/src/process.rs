@@ -98,6 +98,8 @@ pub struct Process {
     pub pools_dirty: AtomicU32,
     /// Graphs with allocation nodes may exist.
     pub graph_memory: AtomicU32,
+    /// Physical memory was exported.
+    pub exports: AtomicU32,
     /// Explicit contexts that exist.
     pub explicit_contexts: AtomicU32,
     kernels: [AtomicU64; KERNELS],
@@ -230,20 +232,6 @@ pub fn wait(round: u32) -> bool {
 impl Process {
     /// Finds the slice's socket, registers and maps the ledger.
     fn register(&self) -> Stage {
-        let (path, expected) = socket_path();
-        // A daemon that is being restarted is back in a moment: 10 s are enough, and end in a clear message.
-        let mut socket = Err(system::ENOENT);
-        for _ in 0..200 {
-            socket = system::connect(path);
-            match socket {
-                Err(system::ECONNREFUSED) => system::sleep_microseconds(50_000),
-                Err(system::ENOENT) if expected => system::sleep_microseconds(50_000),
-                _ => break,
-            }
-        }
-        let Ok(socket) = socket else {
-            return unreachable(path);
-        };
         let request = wire::Request {
             magic: MAGIC,
             abi: ABI,
@@ -252,12 +240,34 @@ impl Process {
             reserved: 0,
             argument: u64::from(system::process_id()),
         };
-        let mut answer = [0; wire::MESSAGE];
-        let fds = if system::send(socket, &request.to_bytes()) { system::receive(socket, &mut answer) } else { None };
-        let Some([policy, usage]) = fds else {
-            system::close(socket);
-            return unreachable(path);
-        };
+        let (mut path, mut expected) = socket_path();
+        let mut unanswered = 0;
+        // A daemon that is being restarted is back in a moment: 10 s are enough, and end in a clear message.
+        for _ in 0..200 {
+            match system::connect(path) {
+                Ok(socket) => {
+                    let mut answer = [0; wire::MESSAGE];
+                    let sent = system::send(socket, &request.to_bytes());
+                    if let Some(fds) = if sent { system::receive(socket, &mut answer) } else { None } {
+                        return self.answered(socket, answer, fds);
+                    }
+                    system::close(socket);
+                    unanswered += 1;
+                    if unanswered == 3 {
+                        break;
+                    }
+                }
+                Err(system::ECONNREFUSED) => {}
+                Err(system::ENOENT) if expected => {}
+                Err(_) => break,
+            }
+            system::sleep_microseconds(50_000);
+            (path, expected) = socket_path();
+        }
+        unreachable(path)
+    }
+
+    fn answered(&self, socket: i32, answer: [u8; wire::MESSAGE], [policy, usage]: [i32; 2]) -> Stage {
         let stage = self.join(wire::Reply::from_bytes(answer), policy, usage);
         for fd in [policy, usage] {
             if fd >= 0 {

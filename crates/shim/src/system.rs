@@ -29,6 +29,7 @@ mod number {
     pub const SENDTO: usize = 44;
     pub const RECVMSG: usize = 47;
     pub const SETSOCKOPT: usize = 54;
+    pub const FCNTL: usize = 72;
     #[cfg(debug_assertions)]
     pub const KILL: usize = 62;
     pub const ACCESS: usize = 21;
@@ -56,6 +57,13 @@ pub fn write_stderr(text: &[u8]) {
 pub fn close(fd: i32) {
     // SAFETY: touches no memory.
     unsafe { call(number::CLOSE, [fd as usize, 0, 0, 0, 0, 0]) };
+}
+
+/// Whether `fd` is open in this process.
+pub fn is_open(fd: i32) -> bool {
+    const F_GETFD: usize = 1;
+    // SAFETY: touches no memory.
+    unsafe { call(number::FCNTL, [fd as usize, F_GETFD, 0, 0, 0, 0]) >= 0 }
 }
 
 /// Maps `size` bytes, of `fd` or (negative) anonymous; `None` if the kernel won't.
@@ -116,9 +124,12 @@ pub fn connect(path: &[u8]) -> Result<i32, isize> {
     let timeout = [10u64, 0];
     const SOL_SOCKET: usize = 1;
     const SO_RCVTIMEO: usize = 20;
-    // SAFETY: both calls read the given number of bytes from the given places.
+    const SO_SNDTIMEO: usize = 21;
+    // SAFETY: the calls read the given number of bytes from the given places.
     let error = unsafe {
-        call(number::SETSOCKOPT, [fd as usize, SOL_SOCKET, SO_RCVTIMEO, timeout.as_ptr() as usize, 16, 0]);
+        for direction in [SO_RCVTIMEO, SO_SNDTIMEO] {
+            call(number::SETSOCKOPT, [fd as usize, SOL_SOCKET, direction, timeout.as_ptr() as usize, 16, 0]);
+        }
         call(number::CONNECT, [fd as usize, address.as_ptr() as usize, 2 + path.len() + 1, 0, 0, 0])
     };
     if error < 0 {

@@ -14,7 +14,7 @@ pub enum Space {
     Chunk = 2,
     /// `CUmemGenericAllocationHandle`; `a` = number of its physical allocation.
     Handle = 3,
-    /// Number of a physical allocation.
+    /// Number of a physical allocation; `b` = one more than the file descriptor that it was exported as.
     Physical = 4,
     /// Address of a mapping; `a` = number of its physical allocation, `b` = bytes.
     Mapping = 5,
@@ -30,6 +30,8 @@ pub enum Space {
     Host = 10,
     /// Library of kernels; `a` = what has become of it, `b` = bytes of its data that are not on the device yet.
     Library = 11,
+    /// Number of a physical allocation that only an exported file descriptor keeps: `b` = one more than it.
+    Exported = 12,
 }
 
 /// An entry. What `a`, `b` and `count` mean depends on the space; `device` and `owner` say where it counts.
@@ -255,6 +257,7 @@ fn space(key: u64) -> Option<Space> {
         9 => Space::Graph,
         10 => Space::Host,
         11 => Space::Library,
+        12 => Space::Exported,
         _ => return None,
     })
 }

@@ -35,7 +35,10 @@ fn drop_contents(p: &Process, device: usize, which: u16) {
             }
             gone
         });
-        if let (Some(stack), Some(charged)) = (books.stack.get_mut(device), books.stack_charged.get_mut(device)) {
+        // Stacks are accounted to the device as a whole, and go with its primary context.
+        if which == 0
+            && let (Some(stack), Some(charged)) = (books.stack.get_mut(device), books.stack_charged.get_mut(device))
+        {
             ledger.release(device, Kind::Context, *charged);
             (*stack, *charged) = (0, 0);
         }
@@ -218,6 +221,12 @@ pub unsafe extern "C" fn cuGreenCtxCreate(
     ordinal: i32,
     flags: u32,
 ) -> CUresult {
+    if let Some(p) = member!()
+        && p.device_of(ordinal).is_none()
+        && exists(ordinal)
+    {
+        return error::NOT_PERMITTED;
+    }
     let status = real!(cuGreenCtxCreate(context: *mut Handle, resource: Handle, ordinal: i32, flags: u32));
     if let (Some(p), error::SUCCESS) = (member!(), status)
         && let Some(device) = p.device_of(ordinal)
@@ -318,7 +327,8 @@ fn set_heap(p: &Process, device: usize, bytes: u64, call: &dyn Fn() -> CUresult)
     }
     let status = call();
     let now = if status == error::SUCCESS { pending } else { before };
-    let mark = p.measure(device).unwrap_or(0);
+    // Where nobody can measure, nothing later proves that the heap was taken: it stays charged.
+    let mark = p.measure(device).unwrap_or(u64::MAX);
     p.books(|books, ledger| {
         ledger.release(device, Kind::Managed, before.max(pending) - now);
         if let (Some(place), Some(at)) = (books.heap_pending.get_mut(device), books.heap_mark.get_mut(device)) {

@@ -52,6 +52,13 @@ fn number(text: &[u8]) -> Option<usize> {
     plain.then(|| text.iter().fold(0, |value, digit| value * 10 + usize::from(digit - b'0')))
 }
 
+/// Whether `token` is a device's UUID, or the start of it, as the driver allows.
+fn is_named(uuid: &[u8; 16], token: &[u8]) -> bool {
+    let mut text = Text { bytes: [0; 2048], length: 0 };
+    text.uuid(uuid);
+    token.len() > b"GPU-".len() && text.bytes.starts_with(token)
+}
+
 /// Makes the driver see the slice's devices only. What the user wrote in `CUDA_VISIBLE_DEVICES` counts within the
 /// slice: its `0` is the slice's first device, and the slice's own id means all of them.
 fn choose_devices(p: &Process) {
@@ -70,14 +77,17 @@ fn choose_devices(p: &Process) {
                     // As the driver does: the list ends at the first device that is none.
                     let Some(device) = devices.get(index) else { break };
                     chosen.uuid(&device.uuid);
+                } else if let Some(device) = devices.iter().find(|device| is_named(&device.uuid, token)) {
+                    chosen.uuid(&device.uuid);
                 } else {
-                    if chosen.length > 0 {
-                        chosen.add(b",");
-                    }
-                    chosen.add(token);
+                    // None of the slice's, or none at all ("-1"): the list ends here, as above.
+                    break;
                 }
             }
         }
+    }
+    if chosen.length == 0 {
+        chosen.add(b"-1");
     }
     // SAFETY: both end with a zero. As any call of setenv it must not race with other threads that change the
     // environment; the driver reads it in the very call that follows.

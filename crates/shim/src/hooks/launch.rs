@@ -1,6 +1,7 @@
 //! Launches: counted, and local memory is charged before a kernel that needs more than every thread has runs for the
 //! first time. A kernel that is known costs one look into a small cache.
 use super::context::{charge_stack, heap_taken, uncharge_stack};
+use super::module::{bring, pending_data};
 use super::{current_device, member};
 use crate::process;
 use crate::real::{driver, real};
@@ -12,18 +13,18 @@ const LOCAL_SIZE_BYTES: i32 = 3;
 
 /// Runs `call`, the launch of `kernel`.
 #[inline]
-fn launch(kernel: Handle, call: impl FnOnce() -> CUresult) -> CUresult {
+fn launch(kernel: Handle, call: impl Fn() -> CUresult) -> CUresult {
     if let Some(p) = process::member() {
         p.slot().launches.fetch_add(1, Ordering::Relaxed);
         if p.knows_kernel(kernel as u64) {
             return call();
         }
     }
-    first(kernel, call)
+    first(kernel, &call)
 }
 
 #[cold]
-fn first(kernel: Handle, call: impl FnOnce() -> CUresult) -> CUresult {
+fn first(kernel: Handle, call: &dyn Fn() -> CUresult) -> CUresult {
     let Some(p) = member!() else { return call() };
     let device = match current_device(p) {
         Ok(device) => device,
@@ -31,7 +32,11 @@ fn first(kernel: Handle, call: impl FnOnce() -> CUresult) -> CUresult {
         Err(_) => return call(),
     };
     let Some(more) = charge_stack(p, device, local_bytes(kernel)) else { return error::OUT_OF_MEMORY };
-    let status = call();
+    // A library's data comes to the device with the first of its kernels.
+    let status = match pending_data(p, kernel) {
+        0 => call(),
+        bytes => bring(p, bytes, call, &|| {}),
+    };
     if status == error::SUCCESS {
         p.know_kernel(kernel as u64);
     } else {

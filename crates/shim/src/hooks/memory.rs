@@ -1,5 +1,5 @@
 //! Allocations that the driver places itself: linear memory, managed memory, arrays.
-use super::{PAGE, SMALL, current_context, current_device, member, pages, pool};
+use super::{PAGE, SMALL, current_context, current_device, member, pages, physical, pool};
 use crate::process::Process;
 use crate::real::real;
 use crate::table::{Entry, Space};
@@ -13,6 +13,9 @@ pub fn charge(p: &Process, device: usize, kind: Kind, bytes: u64) -> bool {
         return true;
     }
     pool::settle_all(p);
+    if p.exports.load(Ordering::Relaxed) != 0 {
+        physical::settle_exports(p);
+    }
     p.reserve_or_deny(device, kind, bytes)
 }
 
@@ -211,8 +214,8 @@ fn array_bytes(d: &CUDA_ARRAY3D_DESCRIPTOR, levels: u32) -> u64 {
     for level in 0..levels.clamp(1, 32) {
         let width = (d.width as u64 >> level).max(1);
         let height = (d.height as u64 >> level).max(1);
-        const LAYERED: u32 = 1;
-        let depth = if d.flags & LAYERED != 0 { d.depth as u64 } else { d.depth as u64 >> level }.max(1);
+        const LAYERED_OR_CUBE: u32 = 1 | 4;
+        let depth = if d.flags & LAYERED_OR_CUBE != 0 { d.depth as u64 } else { d.depth as u64 >> level }.max(1);
         let row = width.saturating_mul(element).div_ceil(64).saturating_mul(64);
         let block = height.div_ceil(8).next_power_of_two().min(16) * 8;
         let rows = height.div_ceil(block).saturating_mul(block);

@@ -12,8 +12,12 @@ use core::ffi::{c_char, c_void};
 
 /// Runs `call`, which brings `bytes` of static data and code to the device: `undo` takes it back if the slice may not
 /// have it.
-fn bring(p: &Process, bytes: u64, call: &dyn Fn() -> CUresult, undo: &dyn Fn()) -> CUresult {
-    let Ok(device) = current_device(p) else { return call() };
+pub fn bring(p: &Process, bytes: u64, call: &dyn Fn() -> CUresult, undo: &dyn Fn()) -> CUresult {
+    let device = match current_device(p) {
+        Ok(device) => device,
+        Err(error::NOT_PERMITTED) => return error::NOT_PERMITTED,
+        Err(_) => return call(),
+    };
     // A few small variables fit the page that the code takes, and are measured with it.
     let foretold = if bytes < super::SMALL { 0 } else { pages(bytes) };
     if !charge(p, device, Kind::Context, foretold) {
@@ -21,7 +25,10 @@ fn bring(p: &Process, bytes: u64, call: &dyn Fn() -> CUresult, undo: &dyn Fn()) 
     }
     let status = call();
     let measured = status == error::SUCCESS && p.measure_in_place_of(device, foretold).is_some();
-    p.release(device, Kind::Context, foretold);
+    // Where nobody could measure, the estimate stands; the daemon sets it right when it is back.
+    if measured || status != error::SUCCESS {
+        p.release(device, Kind::Context, foretold);
+    }
     if measured && p.over_limit(device) {
         undo();
         p.slot().denied.fetch_add(1, core::sync::atomic::Ordering::Relaxed);
@@ -200,6 +207,15 @@ asking!(
     cuLibraryGetManaged(pointer: *mut u64, bytes: *mut usize; library, name: *const c_char),
     cuLibraryGetModule(module: *mut Handle,; library),
 );
+
+/// What the image of `kernel`'s library says of data that is not on the device yet; no longer pending after this.
+pub fn pending_data(p: &Process, kernel: Handle) -> u64 {
+    let mut library: Handle = core::ptr::null_mut();
+    if driver!(cuKernelGetLibrary(&raw mut library => *mut Handle, kernel => Handle)) != error::SUCCESS {
+        return 0;
+    }
+    p.books(|books, _| books.table.get(Space::Library, library as u64).map_or(0, |entry| core::mem::take(&mut entry.b)))
+}
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuLibraryGetKernel(kernel: *mut Handle, library: Handle, name: *const c_char) -> CUresult {

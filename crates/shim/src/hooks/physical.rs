@@ -4,10 +4,12 @@ use super::memory::{charge, kind};
 use super::{PAGE, member, pages};
 use crate::process::{Books, Process};
 use crate::real::real;
+use crate::system;
 use crate::table::{Entry, Space};
 use cleave_cuda::types::{CUmemAllocationProp, CUresult, MEM_LOCATION_DEVICE, error};
 use cleave_ledger::{Kind, Ledger};
 use core::ffi::c_void;
+use core::sync::atomic::Ordering;
 
 /// Notes handle `handle` of a new physical allocation that costs `bytes`.
 fn enter(books: &mut Books, handle: u64, bytes: u64, device: usize, kind: Kind) {
@@ -24,8 +26,45 @@ fn drop_reference(books: &mut Books, ledger: &Ledger<'_>, number: u64) {
     if physical.count == 0
         && let Some(gone) = books.table.remove(Space::Physical, number)
     {
-        ledger.release(gone.device.into(), kind(&gone), gone.a);
+        let device = gone.device.into();
+        // An exported file descriptor keeps the memory, and NVML does not show it for any process.
+        if gone.b > 0 && system::is_open(gone.b as i32 - 1) {
+            ledger.take(device, Kind::Import, gone.a);
+            books.table.insert(Space::Exported, number, Entry::new(gone.a, gone.b, device, Kind::Import));
+        }
+        ledger.release(device, kind(&gone), gone.a);
     }
+}
+
+/// Gives back what was kept by exported file descriptors that have been closed since.
+pub fn settle_exports(p: &Process) {
+    p.books(|books, ledger| {
+        books.table.drain(|space, entry| {
+            let closed = space == Space::Exported && !system::is_open(entry.b as i32 - 1);
+            if closed {
+                ledger.release(entry.device.into(), Kind::Import, entry.a);
+            }
+            closed
+        });
+    });
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuMemExportToShareableHandle(to: *mut c_void, handle: u64, form: i32, flags: u64) -> CUresult {
+    let status = real!(cuMemExportToShareableHandle(to: *mut c_void, handle: u64, form: i32, flags: u64));
+    const FILE_DESCRIPTOR: i32 = 1;
+    if let (Some(p), error::SUCCESS, FILE_DESCRIPTOR) = (member!(), status, form) {
+        // SAFETY: the driver has written a file descriptor to the caller's place.
+        let fd = unsafe { *to.cast::<i32>() };
+        p.exports.store(1, Ordering::Relaxed);
+        p.books(|books, _| {
+            let Some(number) = books.table.get(Space::Handle, handle).map(|entry| entry.a) else { return };
+            if let Some(physical) = books.table.get(Space::Physical, number) {
+                physical.b = fd as u64 + 1;
+            }
+        });
+    }
+    status
 }
 
 #[unsafe(no_mangle)]

@@ -48,6 +48,10 @@ pub fn settle_all(p: &Process) {
             let count = books.pool_count.min(POOLS);
             for pool in books.pools.iter_mut().take(count) {
                 settle(pool, &ledger, 0);
+                // What is free and still reserved may go at the next synchronisation.
+                if attribute(pool.handle, USED_CURRENT).is_none_or(|used| used < pool.charged) {
+                    p.pools_dirty.store(1, Ordering::Relaxed);
+                }
             }
         });
     }
@@ -95,6 +99,8 @@ fn allocate(
     // Where nothing was freed since the pool was empty, its free memory is one block at its end, and its tail says
     // whether it must grow. Else it may.
     enum Room {
+        /// More pools than can be told apart.
+        TooMany,
         There,
         Reserved,
         None,
@@ -106,11 +112,16 @@ fn allocate(
                 pool.tail += block;
                 Room::There
             }
+            None => Room::TooMany,
             _ if ledger.reserve(device, Kind::Pool, growth, wait).is_ok() => Room::Reserved,
             _ => Room::None,
         }
     });
     match room {
+        Room::TooMany => {
+            p.slot().denied.fetch_add(1, Ordering::Relaxed);
+            return error::OUT_OF_MEMORY;
+        }
         Room::There => return call(),
         Room::Reserved => {}
         Room::None => {
@@ -129,7 +140,7 @@ fn allocate(
             }
             settle(pool, &ledger, growth);
         }
-        // More pools than can be told apart: the daemon's measurement counts this one.
+        // Destroyed meanwhile by another thread.
         None => ledger.release(device, Kind::Pool, growth),
     });
     status
@@ -246,20 +257,26 @@ fn allocate_from(
     allocate(p, pool as u64, device, stream, bytes as u64, pointer, call)
 }
 
+/// The stream that a caller means by 0: the legacy default stream, or (in the `_ptsz` forms) the thread's own, whose name
+/// for the plain forms is 2.
+fn named(stream: CUstream, default: usize) -> CUstream {
+    if stream.is_null() { core::ptr::without_provenance_mut(default) } else { stream }
+}
+
 macro_rules! asynchronous {
-    ($($alloc:ident $from:ident $free:ident),*) => {$(
+    ($($alloc:ident $from:ident $free:ident, stream 0 is $default:literal);* $(;)?) => {$(
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn $alloc(pointer: *mut u64, bytes: usize, stream: CUstream) -> CUresult {
             let call = || real!($alloc(pointer: *mut u64, bytes: usize, stream: CUstream));
             let Some(p) = member!() else { return call() };
-            allocate_async(p, pointer, bytes, stream, &call)
+            allocate_async(p, pointer, bytes, named(stream, $default), &call)
         }
 
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn $from(pointer: *mut u64, bytes: usize, pool: Handle, stream: CUstream) -> CUresult {
             let call = || real!($from(pointer: *mut u64, bytes: usize, pool: Handle, stream: CUstream));
             let Some(p) = member!() else { return call() };
-            allocate_from(p, pointer, bytes, pool, stream, &call)
+            allocate_from(p, pointer, bytes, pool, named(stream, $default), &call)
         }
 
         #[unsafe(no_mangle)]
@@ -274,25 +291,37 @@ macro_rules! asynchronous {
                     }
                 });
             }
-            real!($free(pointer: u64, stream: CUstream))
+            let status = real!($free(pointer: u64, stream: CUstream));
+            if let Some(p) = crate::process::member() {
+                // Again: another thread may have read the pools' figures in between.
+                p.pools_dirty.store(1, Ordering::Relaxed);
+            }
+            status
         }
     )*};
 }
 asynchronous!(
-    cuMemAllocAsync cuMemAllocFromPoolAsync cuMemFreeAsync,
-    cuMemAllocAsync_ptsz cuMemAllocFromPoolAsync_ptsz cuMemFreeAsync_ptsz
+    cuMemAllocAsync cuMemAllocFromPoolAsync cuMemFreeAsync, stream 0 is 0;
+    cuMemAllocAsync_ptsz cuMemAllocFromPoolAsync_ptsz cuMemFreeAsync_ptsz, stream 0 is 2;
 );
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemPoolCreate(pool: *mut Handle, properties: *const CUmemPoolProps) -> CUresult {
-    let status = real!(cuMemPoolCreate(pool: *mut Handle, properties: *const CUmemPoolProps));
-    if let (Some(p), error::SUCCESS) = (member!(), status) {
-        // SAFETY: the driver accepted the caller's properties and has written the caller's handle.
-        let (handle, location) = unsafe { (*pool as u64, (*properties).location) };
-        if location.kind == MEM_LOCATION_DEVICE
-            && let Some(device) = p.device_of(location.id)
-        {
-            p.books(|books, _| enter(books, handle, device));
+    let call = || real!(cuMemPoolCreate(pool: *mut Handle, properties: *const CUmemPoolProps));
+    let Some(p) = member!() else { return call() };
+    // SAFETY: the caller's properties, or null, which the driver refuses.
+    let Some(location) = (unsafe { properties.as_ref() }).map(|properties| properties.location) else { return call() };
+    let status = call();
+    if status != error::SUCCESS || location.kind != MEM_LOCATION_DEVICE {
+        return status;
+    }
+    // SAFETY: the driver has written the caller's handle.
+    let handle = unsafe { *pool };
+    match p.device_of(location.id) {
+        Some(device) => p.books(|books, _| enter(books, handle as u64, device)),
+        None => {
+            driver!(cuMemPoolDestroy(handle => Handle));
+            return error::NOT_PERMITTED;
         }
     }
     status
@@ -300,20 +329,31 @@ pub unsafe extern "C" fn cuMemPoolCreate(pool: *mut Handle, properties: *const C
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemPoolDestroy(pool: Handle) -> CUresult {
+    let Some(p) = member!() else { return real!(cuMemPoolDestroy(pool: Handle)) };
+    // Taken out first: afterwards the handle may be another pool's.
+    let gone = p.books(|books, _| {
+        let count = books.pool_count.min(POOLS);
+        let place = books.pools.iter().take(count).position(|known| known.handle == pool as u64)?;
+        let gone = books.pools.get(place).copied()?;
+        let last = books.pools.get(count.checked_sub(1)?).copied()?;
+        *books.pools.get_mut(place)? = last;
+        books.pool_count = count - 1;
+        Some(gone)
+    });
     let status = real!(cuMemPoolDestroy(pool: Handle));
-    if let (Some(p), error::SUCCESS) = (member!(), status) {
-        p.books(|books, ledger| {
-            let count = books.pool_count.min(POOLS);
-            if let Some(place) = books.pools.iter().take(count).position(|known| known.handle == pool as u64)
-                && let Some(gone) = books.pools.get(place).copied()
-                && let Some(last) = books.pools.get(count - 1).copied()
-                && let Some(slot) = books.pools.get_mut(place)
-            {
-                ledger.release(gone.device.into(), Kind::Pool, gone.charged);
-                *slot = last;
-                books.pool_count = count - 1;
-            }
-        });
+    if let Some(gone) = gone {
+        let device = usize::from(gone.device);
+        if status != error::SUCCESS {
+            p.books(|books, _| {
+                if let Some(place) = books.pools.get_mut(books.pool_count) {
+                    *place = gone;
+                    books.pool_count += 1;
+                }
+            });
+        } else if gone.charged > 0 && p.measure_in_place_of(device, gone.charged).is_some() {
+            // What is still allocated from the pool keeps its memory; it is measured from now on.
+            p.release(device, Kind::Pool, gone.charged);
+        }
     }
     status
 }
