@@ -22,8 +22,6 @@ enum End {
     RefusedByCost,
     /// Refused at once.
     RefusedWhole,
-    /// Each piece is gone when the next is asked for, so nothing is refused.
-    Passing,
     /// The simulated driver has the call but no cost of it.
     NotSimulated,
     /// The simulated driver answers 801.
