@@ -201,6 +201,27 @@ impl Table {
         }
     }
 
+    /// What the key of the first entry names for which `pick` says so.
+    pub fn find(&self, mut pick: impl FnMut(Space, &Entry) -> bool) -> Option<u64> {
+        if self.nodes.is_null() {
+            return None;
+        }
+        for bucket in 0..self.buckets {
+            // SAFETY: as in `get`.
+            unsafe {
+                let mut number = *self.head(bucket);
+                while number != 0 {
+                    let node = &*self.node(number);
+                    if space(node.key).is_some_and(|space| pick(space, node)) {
+                        return Some(node.key & ((1 << 60) - 1));
+                    }
+                    number = node.next;
+                }
+            }
+        }
+        None
+    }
+
     fn take_node(&mut self) -> Option<u32> {
         if self.free != 0 {
             let number = self.free;

@@ -235,11 +235,10 @@ pub unsafe extern "C" fn cuMemImportFromShareableHandle(handle: *mut u64, from: 
         // SAFETY: the driver has written the caller's handle.
         let handle = unsafe { *handle };
         let device = import_device(p, handle);
-        p.books(|books, _| match books.table.get(Space::Handle, handle) {
-            // Its own export came back.
-            Some(known) => known.count += 1,
-            None => enter(books, handle, 0, device, Kind::Import),
-        });
+        const FILE_DESCRIPTOR: i32 = 1;
+        let fd = if form == FILE_DESCRIPTOR { from as u64 + 1 } else { 0 };
+        p.exports.store(1, Ordering::Relaxed);
+        p.books(|books, _| imported(books, handle, fd, device));
     }
     status
 }
@@ -251,4 +250,29 @@ fn import_device(p: &Process, handle: u64) -> usize {
     // SAFETY: zeros are valid properties, and the driver may have written others.
     let location = unsafe { properties.assume_init() }.location;
     if status == error::SUCCESS { p.device_of(location.id).unwrap_or(0) } else { 0 }
+}
+
+/// Notes a handle that came from file descriptor `fd` (plus one; 0 = from elsewhere). What is charged already, because this
+/// process exported it, is not charged again.
+fn imported(books: &mut Books, handle: u64, fd: u64, device: usize) {
+    if let Some(known) = books.table.get(Space::Handle, handle) {
+        known.count += 1;
+        return;
+    }
+    let is_it = |entry: &Entry| fd > 0 && entry.b == fd;
+    if let Some(number) = books.table.find(|space, entry| space == Space::Physical && is_it(entry)) {
+        if let Some(physical) = books.table.get(Space::Physical, number) {
+            physical.count += 1;
+            let entry = Entry::new(number, 0, physical.device.into(), kind(physical));
+            books.table.insert(Space::Handle, handle, entry);
+        }
+        return;
+    }
+    let kept = books.table.find(|space, entry| space == Space::Exported && is_it(entry));
+    let bytes = kept.and_then(|number| books.table.remove(Space::Exported, number)).map_or(0, |entry| entry.a);
+    enter(books, handle, bytes, device, Kind::Import);
+    let number = books.next_physical;
+    if let Some(physical) = books.table.get(Space::Physical, number) {
+        physical.b = fd;
+    }
 }
