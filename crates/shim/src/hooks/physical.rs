@@ -57,7 +57,17 @@ pub unsafe extern "C" fn cuMemExportToShareableHandle(to: *mut c_void, handle: u
         // SAFETY: the driver has written a file descriptor to the caller's place.
         let fd = unsafe { *to.cast::<i32>() };
         p.exports.store(1, Ordering::Relaxed);
-        p.books(|books, _| {
+        p.books(|books, ledger| {
+            // The kernel gives a number out again once it is closed: what bore it before is no longer kept by it.
+            let again = fd as u64 + 1;
+            while let Some(other) = books.table.find(|space, entry| space == Space::Exported && entry.b == again) {
+                let Some(gone) = books.table.remove(Space::Exported, other) else { break };
+                ledger.release(gone.device.into(), Kind::Import, gone.a);
+            }
+            while let Some(other) = books.table.find(|space, entry| space == Space::Physical && entry.b == again) {
+                let Some(physical) = books.table.get(Space::Physical, other) else { break };
+                physical.b = 0;
+            }
             let Some(number) = books.table.get(Space::Handle, handle).map(|entry| entry.a) else { return };
             if let Some(physical) = books.table.get(Space::Physical, number) {
                 physical.b = fd as u64 + 1;
@@ -145,18 +155,18 @@ pub unsafe extern "C" fn cuMemMap(address: u64, bytes: usize, offset: usize, han
     let cost = pages(bytes as u64);
     let mut charged = None;
     if let Some((device, number)) = imported {
-        let first = p.books(|books, _| books.table.get(Space::Physical, number).is_some_and(|ph| ph.a == 0));
-        if first {
-            if !charge(p, device, Kind::Import, cost) {
+        let known = p.books(|books, _| books.table.get(Space::Physical, number).map_or(cost, |physical| physical.a));
+        if known < cost {
+            if !charge(p, device, Kind::Import, cost - known) {
                 return error::OUT_OF_MEMORY;
             }
-            charged = Some((device, number));
+            charged = Some((device, cost - known));
         }
     }
     let status = call();
     if status != error::SUCCESS {
-        if let Some((device, _)) = charged {
-            p.release(device, Kind::Import, cost);
+        if let Some((device, more)) = charged {
+            p.release(device, Kind::Import, more);
         }
         return status;
     }
@@ -252,23 +262,14 @@ fn import_device(p: &Process, handle: u64) -> usize {
     if status == error::SUCCESS { p.device_of(location.id).unwrap_or(0) } else { 0 }
 }
 
-/// Notes a handle that came from file descriptor `fd` (plus one; 0 = from elsewhere). What is charged already, because this
-/// process exported it, is not charged again.
+/// Notes a handle that came from file descriptor `fd` (plus one; 0 = from elsewhere). What this process exported and
+/// released is charged already; the charge passes to the handle.
 fn imported(books: &mut Books, handle: u64, fd: u64, device: usize) {
     if let Some(known) = books.table.get(Space::Handle, handle) {
         known.count += 1;
         return;
     }
-    let is_it = |entry: &Entry| fd > 0 && entry.b == fd;
-    if let Some(number) = books.table.find(|space, entry| space == Space::Physical && is_it(entry)) {
-        if let Some(physical) = books.table.get(Space::Physical, number) {
-            physical.count += 1;
-            let entry = Entry::new(number, 0, physical.device.into(), kind(physical));
-            books.table.insert(Space::Handle, handle, entry);
-        }
-        return;
-    }
-    let kept = books.table.find(|space, entry| space == Space::Exported && is_it(entry));
+    let kept = books.table.find(|space, entry| space == Space::Exported && fd > 0 && entry.b == fd);
     let bytes = kept.and_then(|number| books.table.remove(Space::Exported, number)).map_or(0, |entry| entry.a);
     enter(books, handle, bytes, device, Kind::Import);
     let number = books.next_physical;
