@@ -1,65 +1,14 @@
 //! The whole of it, on simulated GPUs: command line, daemon, stand-in, driver.
+#[path = "support/place.rs"]
+mod place;
 mod support;
 
+use place::Place;
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
-use support::{stderr, stdout};
-
-/// A place for a daemon, which is ended with it.
-struct Place {
-    dir: tempfile::TempDir,
-    sim: &'static str,
-}
-
-impl Place {
-    fn new(sim: &'static str) -> Self {
-        let dir = tempfile::Builder::new().prefix("cleave").tempdir().unwrap();
-        // What the daemon insists on: nobody else may write there.
-        std::fs::create_dir(dir.path().join("run")).unwrap();
-        Self { dir, sim }
-    }
-
-    fn run_dir(&self) -> std::path::PathBuf {
-        self.dir.path().join("run")
-    }
-
-    fn cleave(&self, arguments: &[&str]) -> Command {
-        let mut command = support::cleave(&self.run_dir());
-        command.args(["--sim", self.sim]).args(arguments);
-        command
-    }
-
-    /// Runs it, expects it to succeed, and returns what it printed.
-    fn ok(&self, arguments: &[&str]) -> String {
-        let output = self.cleave(arguments).output().unwrap();
-        assert!(output.status.success(), "{arguments:?}: {}{}", stdout(&output), stderr(&output));
-        stdout(&output)
-    }
-
-    fn json(&self, arguments: &[&str]) -> Value {
-        serde_json::from_str(&self.ok(&[&["-o", "json"], arguments].concat())).unwrap()
-    }
-
-    /// Runs it, expects it to fail with `code`, and returns what it said.
-    fn fails(&self, code: i32, arguments: &[&str]) -> String {
-        let output = self.cleave(arguments).output().unwrap();
-        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}{}", stdout(&output), stderr(&output));
-        assert!(stderr(&output).starts_with("error: "), "{}", stderr(&output));
-        stderr(&output)
-    }
-
-    fn slices(&self) -> Vec<Value> {
-        self.json(&["slice", "list"])["items"].as_array().unwrap().clone()
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let _ = self.cleave(&["shutdown"]).output();
-    }
-}
+use support::stderr;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_cleave");
 

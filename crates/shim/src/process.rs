@@ -85,7 +85,6 @@ pub struct Process {
     lock: Lock,
     speaking: Lock,
     socket: AtomicI32,
-    host_pid: AtomicU32,
     slot: AtomicU32,
     policy: AtomicPtr<Policy>,
     usage: AtomicPtr<Usage>,
@@ -315,7 +314,6 @@ impl Process {
         self.usage.store(usage.cast(), Ordering::Relaxed);
         self.slot.store(reply.slot, Ordering::Relaxed);
         self.own.store(core::ptr::from_ref(self.ledger().slot()).cast_mut(), Ordering::Relaxed);
-        self.host_pid.store(reply.host_pid, Ordering::Relaxed);
         let opened = self.books(|books, _| books.table.open());
         if opened { Stage::Ready } else { refuse(b"there is no address space for its bookkeeping") }
     }

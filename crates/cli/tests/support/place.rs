@@ -57,6 +57,10 @@ impl Place {
         stderr(&output)
     }
 
+    pub fn slices(&self) -> Vec<Value> {
+        self.json(&["slice", "list"])["items"].as_array().unwrap().clone()
+    }
+
     pub fn show(&self, slice: &str) -> Value {
         self.json(&["slice", "show", slice])
     }

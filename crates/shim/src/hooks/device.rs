@@ -129,28 +129,26 @@ pub unsafe extern "C" fn cuInit(flags: u32) -> CUresult {
 }
 
 /// After the driver has answered a look-up: what the program gets instead.
-fn replace(symbol: *const c_char, found: *mut *mut c_void) -> CUresult {
+fn replace(symbol: *const c_char, found: *mut *mut c_void) {
     // SAFETY: the driver has written the caller's pointer.
     let pointer = unsafe { *found };
     if pointer.is_null() {
-        return error::SUCCESS;
+        return;
     }
     for (number, export) in &REPLACED {
         if real::find(usize::from(*number)) == Some(pointer) {
             // SAFETY: as above.
             unsafe { *found = export.0.cast_mut() };
-            return error::SUCCESS;
+            return;
         }
     }
     // SAFETY: the driver has read the caller's string.
     let name = unsafe { core::ffi::CStr::from_ptr(symbol) }.to_bytes();
-    if known(name) {
-        return error::SUCCESS;
-    }
-    if let Some(p) = crate::process::member() {
+    if !known(name)
+        && let Some(p) = crate::process::member()
+    {
         p.slot().unknown_names.fetch_add(1, Ordering::Relaxed);
     }
-    error::SUCCESS
 }
 
 /// Whether an entry point that takes memory came back in a form that is not in the table, and so would escape.

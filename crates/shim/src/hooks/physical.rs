@@ -70,7 +70,7 @@ pub unsafe extern "C" fn cuMemExportToShareableHandle(to: *mut c_void, handle: u
             }
             let Some(number) = books.table.get(Space::Handle, handle).map(|entry| entry.a) else { return };
             if let Some(physical) = books.table.get(Space::Physical, number) {
-                physical.b = fd as u64 + 1;
+                physical.b = again;
             }
         });
     }
