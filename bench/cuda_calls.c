@@ -6,7 +6,7 @@
  *   cuda_calls usable BLOCK...    allocates blocks of BLOCK MiB until refused, then of the next size; holds until stdin ends
  *   options: --via dlsym|getproc  by which door the entry points are taken (default getproc, as the CUDA runtime does)
  *            --cpu N              the core to run on (default: the last one)
- *            --only PREFIX        only measurements whose name starts so
+ *            --only PREFIX,...    only measurements whose names start so
  *
  * One JSON line per measurement: p50 and p99 in ns, with the cost of reading the clock taken off. */
 #include "../tests/gpu/driver.h"
@@ -24,18 +24,6 @@ static double clock_ns;
 static CUdevice device;
 static CUfunction empty;
 static CUstream stream;
-
-static void die(const char *what, CUresult error) {
-    fprintf(stderr, "cuda_calls: %s: error %d\n", what, error);
-    exit(1);
-}
-
-#define NEED(field, ...)                         \
-    do {                                         \
-        CUresult error_ = cu.field(__VA_ARGS__); \
-        if (error_)                              \
-            die(#field, error_);                 \
-    } while (0)
 
 static int ascending(const void *a, const void *b) {
     uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
@@ -72,9 +60,17 @@ static void report(const char *name) {
     sample_count = 0;
 }
 
+/* Whether the name starts with one of the prefixes in `only`, or there is none. */
 static int wanted(const char *name) {
     sample_count = 0;
-    return !strncmp(name, only, strlen(only));
+    const char *prefix = only;
+    do {
+        size_t length = strcspn(prefix, ",");
+        if (!strncmp(name, prefix, length))
+            return 1;
+        prefix += length;
+    } while (*prefix++);
+    return 0;
 }
 
 /* What two readings of the clock with nothing between them cost. */
@@ -330,11 +326,11 @@ static void added(void) {
     static CUdeviceptr pointers[20000];
     char path[4352];
     const char *library = real_library(path, sizeof path);
-    const char *problem = library ? driver_open(&native, library, 0, BY_DLSYM) : "no stand-in: not in a slice?";
-    if (problem) {
-        fprintf(stderr, "cuda_calls: %s\n", problem);
+    if (!library) {
+        fprintf(stderr, "cuda_calls: no stand-in: not in a slice?\n");
         exit(1);
     }
+    driver_need(&native, library, BY_DLSYM);
     CUgraph graph;
     CUgraphExec exec;
     CUmemoryPool pool;
@@ -379,11 +375,7 @@ static void start(void) {
     CUcontext context;
     CUmodule module;
     uint64_t t0 = now_ns();
-    const char *problem = driver_open(&cu, "libcuda.so.1", 0, door);
-    if (problem) {
-        fprintf(stderr, "cuda_calls: %s\n", problem);
-        exit(1);
-    }
+    driver_need(&cu, "libcuda.so.1", door);
     uint64_t t1 = now_ns();
     NEED(Init, 0);
     uint64_t t2 = now_ns();

@@ -26,26 +26,10 @@ static uint64_t random_next(void) { /* xorshift */
 
 static size_t below(size_t n) { return n ? (size_t)(random_next() % n) : 0; }
 
-static void die(const char *what, int error) {
-    fprintf(stderr, "churn: %s: error %d\n", what, error);
-    exit(1);
-}
-
-#define NEED(field, ...)                         \
-    do {                                         \
-        CUresult error_ = cu.field(__VA_ARGS__); \
-        if (error_)                              \
-            die(#field, error_);                 \
-    } while (0)
-
 static void start(void) {
     CUcontext context;
     CUmodule module;
-    const char *problem = driver_open(&cu, "libcuda.so.1", 0, BY_GETPROC);
-    if (problem) {
-        fprintf(stderr, "churn: %s\n", problem);
-        exit(1);
-    }
+    driver_need(&cu, "libcuda.so.1", BY_GETPROC);
     NEED(Init, 0);
     NEED(DeviceGet, &device, 0);
     NEED(PrimaryCtxRetain, &context, device);

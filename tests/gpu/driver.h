@@ -183,6 +183,29 @@ static inline const char *driver_open(struct driver *d, const char *library, int
     return d->Init ? NULL : "no cuInit";
 }
 
+/* For programs that can only end when a call fails. */
+static inline void die(const char *what, CUresult error) {
+    fprintf(stderr, "%s: %s: error %d\n", program_invocation_short_name, what, error);
+    exit(1);
+}
+
+/* `driver_open`, or the end. */
+static inline void driver_need(struct driver *d, const char *library, enum door door) {
+    const char *problem = driver_open(d, library, 0, door);
+    if (problem) {
+        fprintf(stderr, "%s: %s\n", program_invocation_short_name, problem);
+        exit(1);
+    }
+}
+
+/* A call of the program's own table, `cu`, that has to succeed. */
+#define NEED(field, ...)                         \
+    do {                                         \
+        CUresult error_ = cu.field(__VA_ARGS__); \
+        if (error_)                              \
+            die(#field, error_);                 \
+    } while (0)
+
 static const char EMPTY_PTX[] = ".version 6.0\n.target sm_50\n.address_size 64\n.visible .entry empty() { ret; }\n";
 
 #endif
