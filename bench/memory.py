@@ -5,18 +5,18 @@ Differences are between medians over the rounds; the spread of the rounds stands
 says nothing.
 """
 
+import argparse
 import os
+import random
 import statistics
 import sys
 import time
-from pathlib import Path
+from contextlib import ExitStack
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "tests/gpu"))
+import peers
+from common import HERE, collect, memory_flag, named, program_of_calls, small_quota, spread
 
-from harness import GIB, MIB, Held, Report, Slice, build, expect, mib, nvml, run_program, wait_until  # noqa: E402
-
-import json  # noqa: E402
+from harness import GIB, Held, Report, Slice, build, expect, mib, nvml, wait_until
 
 ROUNDS = 3
 CALLS_SLICE = "40GiB"
@@ -31,40 +31,17 @@ TARGET = {
     "alloc_async_1mib": 100,
 }
 REFUSAL_NS = 300
-
-
-def memory_flag(text):
-    """Quotas that fit the card that is there: a part of it where it is smaller than an H100."""
-    total = nvml().memory().total
-    wanted = int(text.removesuffix("GiB")) * GIB
-    return text if wanted < total * 0.9 else f"{int(total * 0.5) // MIB}MiB"
-
-
-def json_lines(text):
-    return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
-
-
-def collect(command, timeout=60):
-    code, out, err = run_program(command, timeout)
-    expect(code == 0, f"{command[0]} ended with {code}: {err.strip()[-300:]}")
-    return json_lines(out)
-
-
-def named(held, name):
-    """The next line of a program that has this name."""
-    while True:
-        line = held.line(60)
-        if line["name"] == name:
-            return line
-
-
-def spread(values):
-    return max(values) - min(values)
+# In our code when a context is made, in us.
+CONTEXT_US = 78
+CONTEXT_CALLS = ("cuDevicePrimaryCtxRetain", "cuCtxCreate_v2", "cuCtxCreate_v4")
+# Speed in a slice of the whole card, as a part of the native one.
+THROUGHPUT = 0.995
+QUICK = {"rounds": 1, "starts": 5, "torch_seconds": 25}
 
 
 def calls(report):
     """Single calls, by cuGetProcAddress as the CUDA runtime takes them, and launches by dlsym as well."""
-    program = build(HERE / "cuda_calls.c")
+    program = program_of_calls()
     data = report.data["calls"] = {}
     try:
         with Slice(memory_flag(CALLS_SLICE)) as s:
@@ -100,7 +77,7 @@ def added(report):
     """What the stand-in adds to a call: it and the real library in turns, in one process of a slice.
 
     Two processes on this card may differ by half in what one and the same native call costs, which hides tens of ns."""
-    program = build(HERE / "cuda_calls.c")
+    program = program_of_calls()
     values = {}
     with Slice(memory_flag(CALLS_SLICE)) as s:
         for _ in range(report.options.rounds):
@@ -121,10 +98,10 @@ def added(report):
 
 def start(report):
     """From cuInit to the end of the first kernel, in processes started in turns."""
-    program = build(HERE / "cuda_calls.c")
+    program = program_of_calls()
     keys = ["load_us", "init_us", "context_us", "module_us", "kernel_us", "init_to_kernel_us", "total_us", "wall_us"]
     data = {"native": {k: [] for k in keys}, "slice": {k: [] for k in keys}}
-    with Slice("10GiB" if nvml().memory().total > 12 * GIB else "25%") as s:
+    with Slice(small_quota()) as s:
         # One idle process keeps the driver initialised: without it each start would also bring up the card.
         with Held([program, "usable", "1"]) as keeper:
             named(keeper, "ready")
@@ -148,33 +125,109 @@ def start(report):
                    native_us=native, slice_us=sliced, added_us=added)
 
 
-def throughput(script, steps, label):
+def inside(report):
+    """How long a call of a starting program is in the stand-in, and of that on the processor: the rest is waiting."""
+    program = build(HERE / "inside.c")
+    lines, together = {}, []
+    with Slice(small_quota()) as s, Held([program_of_calls(), "usable", "1"]) as keeper:
+        named(keeper, "ready")
+        try:
+            for _ in range(report.options.starts):
+                found = collect(s.command(program, "calls"))
+                for line in found:
+                    lines.setdefault(line["name"], []).append(line)
+                first = 1 + next(i for i, line in enumerate(found) if line["name"] == "cuCtxSynchronize")
+                together.append({key: sum(line[key] for line in found[:first]) for key in found[0] if key != "name"})
+        finally:
+            if together:
+                lines["cuInit to first kernel"] = together
+            report.data["inside"] = lines
+            for name, ones in lines.items():
+                ours, busy, real, whole = (statistics.median(one[key] for one in ones) for key in ("ours_us", "ours_cpu_us", "real_us", "whole_us"))
+                report.row("inside", name, ours <= CONTEXT_US if name in CONTEXT_CALLS else None,
+                           f"in our code {ours:>7.1f} us, of that waiting {max(ours - busy, 0):>7.1f}  whole {whole:>10.1f}  real {real:>10.1f}  "
+                           f"({len(ones)} calls, {min(one['ours_us'] for one in ones):.1f} to {max(one['ours_us'] for one in ones):.1f})",
+                           ours_us=ours, ours_cpu_us=busy, whole_us=whole, real_us=real, calls=len(ones))
+        line = collect(s.command(program, "spawn", 200))[0]
+        report.data["spawn"] = line
+        report.row("inside", "a process that does nothing", None, f"native {line['native_us']:>10.1f}  with the stand-in preloaded "
+                   f"{line['slice_us']:>10.1f}  added {line['added_us']:>+9.1f} us", **{key: line[key] for key in ("native_us", "slice_us", "added_us")})
+
+
+def interval(values, draws=4000):
+    """The median's 95 % interval, by bootstrap; the same for the same values."""
+    random_ = random.Random(1)
+    medians = sorted(statistics.median(random_.choices(values, k=len(values))) for _ in range(draws))
+    return medians[int(draws * 0.025)], medians[int(draws * 0.975)]
+
+
+# Two processes on each side, each with its own luck in what memory it got: the order in which they work, in fours. Within
+# a four and from four to four every place falls to both sides, and to both processes of a side, equally often.
+ORDERS = [
+    (("native", 0), ("slice", 0), ("slice", 1), ("native", 1)),
+    (("slice", 0), ("native", 0), ("native", 1), ("slice", 1)),
+    (("native", 1), ("slice", 1), ("slice", 0), ("native", 0)),
+    (("slice", 1), ("native", 1), ("native", 0), ("slice", 0)),
+]
+
+
+def compare(fours):
+    """What fours of turns, seconds a step by (side, process), say of the slice's speed as a part of the native one."""
+    seconds = {side: [(four[side, 0] + four[side, 1]) / 2 for four in fours] for side in ("native", "slice")}
+    twins = {side: statistics.median(four[side, 0] / four[side, 1] for four in fours) - 1 for side in seconds}
+    ratios = [a / b for a, b in zip(seconds["native"], seconds["slice"])]
+    low, high = interval(ratios)
+    # A verdict only where the whole interval is on one side, and further off than what two processes alike differ by.
+    luck = max(map(abs, twins.values()))
+    ok = True if low - luck >= THROUGHPUT else False if high + luck < THROUGHPUT else None
+    return {"ok": ok, "ratio": statistics.median(ratios), "low": low, "high": high, "slower": sum(one < 1 for one in ratios), "fours": len(fours),
+            "native_twins": twins["native"], "slice_twins": twins["slice"],
+            **{side: 1 / statistics.median(values) for side, values in seconds.items()}}
+
+
+def throughput(script, label):
+    """A loop in processes that all live from begin to end, two outside and two in a slice of the whole card. They work in
+    short turns and idle in between, so that what changes slowly, such as clocks, touches both sides; the two of one side
+    show how far processes differ by themselves."""
+
     def run(report):
-        script_path = HERE / script
-        rates = {"native": [], "slice": []}
-        lines = {"native": [], "slice": []}
-        with Slice(report.options.whole) as s:
-            with Held([sys.executable, script_path]) as native, Held(s.command(sys.executable, script_path)) as sliced:
-                both = {"native": native, "slice": sliced}
-                for one in both.values():
-                    one.line(90)
-                for round_ in range(-1, report.options.torch_rounds):
-                    for side in ["native", "slice"] if round_ % 2 == 0 else ["slice", "native"]:
-                        both[side].send(str(steps))
-                        line = both[side].line(60)
-                        if round_ >= 0:  # the first turn of each warms the clocks up
-                            rates[side].append(line["steps"] / line["seconds"])
-                            lines[side].append(line)
-        report.data[label] = lines
-        native, sliced = statistics.median(rates["native"]), statistics.median(rates["slice"])
-        ratio = statistics.median(b / a for a, b in zip(rates["native"], rates["slice"]))
-        report.row(label, "throughput", ratio >= 0.995,
-                   f"native {native:.2f}/s  slice {sliced:.2f}/s  ratio {100 * ratio:.2f} %  "
-                   f"(rounds ±{50 * spread(rates['native']) / native:.2f} %/±{50 * spread(rates['slice']) / sliced:.2f} %)",
-                   native_per_s=native, slice_per_s=sliced, ratio=ratio)
-        if "p99_us" in lines["native"][0]:
+        command = [sys.executable, HERE / script, *(["--stub"] if report.options.stub else [])]
+        fours, steps_us = [], {"native": [], "slice": []}
+        with ExitStack() as stack:
+            s = stack.enter_context(Slice(report.options.whole))
+            started = {(side, which): stack.enter_context(Held(command if side == "native" else s.command(*command)))
+                       for which in range(2) for side in ("native", "slice")}
+            for one in started.values():
+                one.line(90)
+
+            def turn(who, steps):
+                started[who].send(str(steps))
+                return started[who].line(60)
+
+            for who in started:  # warms up, and finds out how many steps a turn has
+                first = turn(who, 20)
+                first = turn(who, max(20, int(0.3 * first["steps"] / first["seconds"])))
+            steps = max(5, round(report.options.torch_turn * first["steps"] / first["seconds"]))
+            until = time.monotonic() + report.options.torch_seconds
+            while time.monotonic() < until:
+                four = {}
+                for who in ORDERS[len(fours) % 4]:
+                    line = turn(who, steps)
+                    four[who] = line["seconds"] / line["steps"]
+                    steps_us[who[0]].append(line)
+                fours.append(four)
+        expect(len(fours) >= 6, f"only {len(fours)} fours in {report.options.torch_seconds} s: too few to say anything")
+        found = compare(fours)
+        report.data[label] = {"steps": steps, "fours": [[four[who] for who in sorted(four)] for four in fours]}
+        report.row(label, "throughput", found["ok"],
+                   f"native {found['native']:.2f}/s  slice {found['slice']:.2f}/s  ratio {100 * found['ratio']:.3f} %  (95 %: {100 * found['low']:.3f} to "
+                   f"{100 * found['high']:.3f}; {len(fours)} fours of turns of {steps} steps, slice slower in {found['slower']}; two native processes differ by "
+                   f"{100 * found['native_twins']:+.3f} %, two in the slice by {100 * found['slice_twins']:+.3f} %)"
+                   + ("" if found["ok"] is not None else "  not resolved"),
+                   **{key: value for key, value in found.items() if key != "ok"})
+        if "p99_us" in steps_us["native"][0]:
             for key in ("p50_us", "p99_us"):
-                a, b = (statistics.median(line[key] for line in lines[side]) for side in ("native", "slice"))
+                a, b = (statistics.median(line[key] for line in steps_us[side]) for side in ("native", "slice"))
                 report.row(label, f"step {key}", None, f"native {a:.1f}  slice {b:.1f}")
 
     return run
@@ -182,7 +235,7 @@ def throughput(script, steps, label):
 
 def usable(report):
     """How much of a quota a program can have, and whether the charge is what NVML says the process uses."""
-    program = build(HERE / "cuda_calls.c")
+    program = program_of_calls()
     total = nvml().memory().total
 
     def one(quota, blocks):
@@ -214,10 +267,19 @@ def usable(report):
         report.attempt("usable", f"{quota} GiB in {'+'.join(blocks)} MiB", one, quota, blocks)
 
 
+class Quick(argparse.Action):
+    def __call__(self, _parser, options, *_):
+        vars(options).update(QUICK)
+
+
 def arguments(parser):
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="rounds of the single calls")
     parser.add_argument("--starts", type=int, default=7, help="process starts on each side")
-    parser.add_argument("--torch-rounds", type=int, default=7, help="turns of each PyTorch loop")
+    parser.add_argument("--torch-seconds", type=float, default=30, help="time of each PyTorch loop")
+    parser.add_argument("--torch-turn", type=float, default=0.15, help="seconds of one turn of a PyTorch loop")
+    parser.add_argument("--stub", action="store_true", help="a loop on the CPU in place of the PyTorch loops: tests this script alone")
+    parser.add_argument("--quick", action=Quick, nargs=0, help="as " + " ".join(f"--{key.replace('_', '-')} {value}" for key, value in QUICK.items()))
+    peers.arguments(parser)
     parser.add_argument("--whole", default=os.environ.get("CLEAVE_BENCH_WHOLE", "100%"), help="size of the slice that is the whole card")
 
 
@@ -227,8 +289,13 @@ if __name__ == "__main__":
         "calls": calls,
         "start": start,
         "usable": usable,
-        "train": throughput("torch_train.py", 150, "train"),
-        "decode": throughput("torch_decode.py", 1500, "decode"),
+        "inside": inside,
+        "train": throughput("torch_train.py", "train"),
+        "decode": throughput("torch_decode.py", "decode"),
+        "peers": peers.part,
     }
-    limits = {"added": 90, "calls": 120, "start": 60, "usable": 90, "train": 120, "decode": 120}
-    raise SystemExit(Report("memory quota benchmarks", parts, limits, arguments).main())
+    limits = {"added": 90, "calls": 120, "start": 60, "usable": 90, "inside": 60, "train": 120, "decode": 120, "peers": 240}
+    report = Report("memory quota benchmarks", parts, limits, arguments)
+    for loop in ("train", "decode"):
+        limits[loop] += int(report.options.torch_seconds)
+    raise SystemExit(report.main())

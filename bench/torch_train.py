@@ -4,40 +4,31 @@
 Unmodified PyTorch, with nothing of cleave in it; run it natively and in a slice. `echo 200 | torch_train.py`.
 """
 
-import json
-import sys
-import time
-
-import torch
-
-torch.manual_seed(0)
-layers = []
-for _ in range(8):
-    layers += [torch.nn.Linear(4096, 4096), torch.nn.GELU()]
-model = torch.nn.Sequential(*layers).to("cuda", torch.bfloat16)
-optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-x = torch.randn(4096, 4096, device="cuda", dtype=torch.bfloat16)
-y = torch.randn(4096, 4096, device="cuda", dtype=torch.bfloat16)
+import turns
 
 
-def step():
-    optimizer.zero_grad(set_to_none=True)
-    loss = torch.nn.functional.mse_loss(model(x), y)
-    loss.backward()
-    optimizer.step()
+def prepare():
+    import torch
 
+    torch.manual_seed(0)
+    layers = []
+    for _ in range(8):
+        layers += [torch.nn.Linear(4096, 4096), torch.nn.GELU()]
+    model = torch.nn.Sequential(*layers).to("cuda", torch.bfloat16)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    x = torch.randn(4096, 4096, device="cuda", dtype=torch.bfloat16)
+    y = torch.randn(4096, 4096, device="cuda", dtype=torch.bfloat16)
 
-for _ in range(10):
-    step()
-torch.cuda.synchronize()
-print(json.dumps({"ready": True}), flush=True)
-for line in sys.stdin:
-    steps = int(line)
-    for _ in range(3):
+    def step():
+        optimizer.zero_grad(set_to_none=True)
+        loss = torch.nn.functional.mse_loss(model(x), y)
+        loss.backward()
+        optimizer.step()
+
+    for _ in range(10):
         step()
-    torch.cuda.synchronize()
-    start = time.perf_counter()
-    for _ in range(steps):
-        step()
-    torch.cuda.synchronize()
-    print(json.dumps({"steps": steps, "seconds": time.perf_counter() - start}), flush=True)
+    return step, torch.cuda.synchronize
+
+
+if __name__ == "__main__":
+    turns.serve(prepare, warm=3)

@@ -6,6 +6,7 @@
 #   ONLY      which of: escape memory robust frameworks (default all)
 #   LIMIT     seconds for everything (default 460); what does not fit any more is cut short
 #   PYTHON    the Python that has the frameworks (default python3)
+#   BENCH     options of bench/memory.py (default --quick; see bench/README.md for --hami and --mps)
 # Exit status 0 when every test passed.
 set -u
 
@@ -35,7 +36,7 @@ fi
 } | tee "$out/machine.txt"
 
 failed=0
-# step NAME SECONDS SCRIPT: runs one script within its own time and what is left of everybody's.
+# step NAME SECONDS SCRIPT OPTION…: runs one script within its own time and what is left of everybody's.
 step() {
     case " $only " in *" $1 "*) ;; *) return ;; esac
     local left=$((limit - SECONDS)) seconds=$2
@@ -46,7 +47,7 @@ step() {
     fi
     [ "$seconds" -gt "$left" ] && seconds=$left
     echo "== $1 (at $SECONDS s, up to $seconds s)"
-    timeout -k 15 "$seconds" "$python" -u "$3" --out "$out/$1.json" >"$out/$1.txt" 2>"$out/$1.err"
+    timeout -k 15 "$seconds" "$python" -u "$3" --out "$out/$1.json" "${@:4}" >"$out/$1.txt" 2>"$out/$1.err"
     local status=$?
     cat "$out/$1.txt"
     if [ "$status" -ne 0 ]; then
@@ -57,7 +58,8 @@ step() {
 }
 
 step escape 160 "$here/escape.py"
-step memory 190 "$root/bench/memory.py"
+read -ra bench <<<"${BENCH---quick}"
+step memory 240 "$root/bench/memory.py" "${bench[@]}"
 step robust 170 "$here/robust.py"
 step frameworks 200 "$here/frameworks.py"
 
