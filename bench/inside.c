@@ -112,11 +112,11 @@ static void *libc_dlopen(const char *path, int flags) {
     return next(path, flags);
 }
 
-/* What everybody but this program gets. */
+/* What everybody but this program gets. The stand-in asks first, and once; who asks later gets the entry point itself. */
 __attribute__((visibility("default"))) void *dlsym(void *library, const char *name) {
     void *found = libc_dlsym(library, name);
 #define X(wrapped, parameters, arguments)                            \
-    if (found && !strcmp(name, #wrapped)) {                          \
+    if (found && !real_##wrapped && !strcmp(name, #wrapped)) {       \
         memcpy(&real_##wrapped, &found, sizeof found);               \
         CUresult(*wrapper) parameters = wrapped_##wrapped;           \
         memcpy(&found, &wrapper, sizeof found);                      \

@@ -118,7 +118,8 @@ def mps(quota):
             up = wait_until(lambda: daemon.poll() is not None or Path(folder, "pipe/control").exists(), 10)
             if not up or daemon.poll() is not None:
                 raise Failure(f"nvidia-cuda-mps-control did not come up: {last_words(folder)}")
-            client = env | {"CUDA_MPS_PINNED_DEVICE_MEM_LIMIT": f"0={quota}M"}
+            limit = f"{quota}MB" if quota % 1024 else f"{quota // 1024}G"
+            client = env | {"CUDA_MPS_PINNED_DEVICE_MEM_LIMIT": f"0={limit}"}
             # The first client starts the server. A client that finds none works without, and would be measured as native.
             collect([program_of_calls(), "start"], 30, client)
             servers = told(control, "get_server_list", env)
