@@ -3,7 +3,9 @@
 //! The program is a child in the same process group, so that the terminal's signals reach it by themselves; signals
 //! sent to `cleave` alone are handed on. Between the two stands `cleave internal-enter`, single-threaded, which lays
 //! the stand-in over the driver's libraries in a mount namespace of its own where it may, sets the environment, and
-//! becomes the program.
+//! becomes the program. The program and what it starts have a PID namespace of their own where they have mounts of their
+//! own: they see nobody else's processes (`nvidia-smi` takes its list from the kernel, past every library), and nothing
+//! of them outlives `cleave`.
 use crate::client::Result;
 use crate::output;
 use clap::ValueEnum;
@@ -18,10 +20,10 @@ use signal_hook::iterator::exfiltrator::WithOrigin;
 use signal_hook::low_level::siginfo::Cause;
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus};
+use std::process::{Child, Command, ExitStatus, Stdio};
 
 /// Exit code when the program is not there, as the shells have it.
 const NOT_FOUND: i32 = 127;
@@ -55,29 +57,56 @@ pub(crate) enum Hold {
     Environment,
 }
 
+/// Which processes the program sees.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Pids {
+    /// Its own and those that it starts; they end with it. Needs what mounts need; without, as `host`
+    #[default]
+    Own,
+    /// All of the machine
+    Host,
+}
+
 /// What `internal-enter` is told.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Entry {
     plan: LaunchPlan,
     hold: Hold,
+    /// Whether it is in a PID namespace of its own.
+    apart: bool,
     verbose: bool,
 }
 
 /// Runs `program` in the slice of `plan` and waits for its end.
-pub(crate) fn run(plan: LaunchPlan, hold: Hold, verbose: bool, program: &[OsString]) -> Result<ExitStatus> {
-    let entry = serde_json::to_string(&Entry { plan, hold, verbose })
-        .map_err(|e| ErrorBody::new(ErrorCode::Internal, format!("can't write the launch plan: {e}"), ""))?;
+pub(crate) fn run(plan: LaunchPlan, hold: Hold, pids: Pids, verbose: bool, program: &[OsString]) -> Result<ExitStatus> {
     let failed = |what: &str, e: &io::Error| ErrorBody::new(ErrorCode::Unavailable, format!("can't {what}: {e}"), "");
     // Registered before the program starts: from here on a signal finds either nobody or the program.
     let mut signals = SignalsInfo::<WithOrigin>::new(caught()).map_err(|e| failed("watch signals", &e))?;
-    let mut child = Command::new("/proc/self/exe")
-        .arg0("cleave")
-        .arg("internal-enter")
-        .arg(entry)
-        .arg("--")
-        .args(program)
-        .spawn()
-        .map_err(|e| failed("start the program", &e))?;
+    let wanted = pids == Pids::Own && hold != Hold::Environment && rustix::process::geteuid().is_root();
+    let start = |apart| {
+        let entry = serde_json::to_string(&Entry { plan: plan.clone(), hold, apart, verbose })?;
+        Command::new("/proc/self/exe").arg0("cleave").arg("internal-enter").arg(entry).arg("--").args(program).spawn()
+    };
+    // On a thread of its own: the thread that has made a PID namespace for its children can start no threads, and no
+    // processes either if the first one there has failed.
+    let in_namespace =
+        || -> std::result::Result<_, String> { Ok((First::start()?, start(true).map_err(|e| e.to_string())?)) };
+    let started = wanted.then(|| {
+        std::thread::scope(|scope| {
+            scope.spawn(in_namespace).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    });
+    let (first, child) = match started {
+        Some(Ok((first, child))) => (Some(first), Ok(child)),
+        Some(Err(error)) => {
+            if verbose {
+                anstream::eprintln!("debug: no PID namespace ({error}): the program sees the machine's processes");
+            }
+            (None, start(false))
+        }
+        None => (None, start(false)),
+    };
+    let mut child = child.map_err(|e| failed("start the program", &e))?;
     let pid = Pid::from_child(&child);
     let handle = signals.handle();
     // The descriptor stays the child's even after another process has got its number.
@@ -98,7 +127,64 @@ pub(crate) fn run(plan: LaunchPlan, hold: Hold, verbose: bool, program: &[OsStri
     let status = child.wait().map_err(|e| failed("wait for the program", &e))?;
     handle.close();
     let _ = forwarder.join();
+    drop(first);
     Ok(status)
+}
+
+/// The first process of a PID namespace, with which the kernel ends all others there. It does nothing but wait for its
+/// standard input to be closed, which happens when this is dropped or when `cleave` dies, however it dies.
+struct First(Child);
+
+impl First {
+    /// Makes a PID namespace for what this thread starts from now on, and its first process.
+    // UNSAFETY: rustix marks every unshare as unsafe because of CLONE_FILES.
+    #[allow(unsafe_code)]
+    fn start() -> std::result::Result<Self, String> {
+        // SAFETY: CLONE_NEWPID leaves the table of file descriptors alone, and changes nothing but where children go.
+        unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWPID) }.map_err(|e| e.to_string())?;
+        let child = Command::new("/proc/self/exe")
+            .arg0("cleave")
+            .arg("internal-first")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(|e| e.to_string())?;
+        let mut first = Self(child);
+        let mut ready = [0];
+        let read = first.0.stdout.as_mut().map(|out| out.read(&mut ready));
+        if !matches!(read, Some(Ok(1))) {
+            return Err("its first process did not start".into());
+        }
+        Ok(first)
+    }
+}
+
+impl Drop for First {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
+    }
+}
+
+/// `cleave internal-first`: the first process of a PID namespace. Collects the orphans that come to it.
+pub(crate) fn first() -> i32 {
+    // The kernel counts ids up from 1 in every namespace. The driver takes two processes with equal ids for one when they
+    // hand each other memory (CUDA IPC), so this one starts at the id that the machine gave its first process.
+    let own = std::fs::read_link("/proc/self").ok();
+    let Some(own) = own.as_deref().and_then(Path::to_str) else { return 1 };
+    if std::fs::write("/proc/sys/kernel/ns_last_pid", own).is_err() {
+        return 1;
+    }
+    let Ok(mut orphans) = signal_hook::iterator::Signals::new([number::SIGCHLD]) else { return 1 };
+    anstream::println!();
+    std::thread::spawn(|| {
+        let _ = io::copy(&mut io::stdin(), &mut io::sink());
+        std::process::exit(0);
+    });
+    for _ in orphans.forever() {
+        while let Ok(Some(_)) = rustix::process::wait(rustix::process::WaitOptions::NOHANG) {}
+    }
+    0
 }
 
 /// Ends as the program ended: with its exit code, or by the signal that killed it.
@@ -127,7 +213,7 @@ fn caught() -> Vec<i32> {
 
 /// `cleave internal-enter`: becomes the program, or says why not; returns the exit code for that.
 pub(crate) fn enter(entry: &str, program: &[OsString]) -> i32 {
-    let Ok(Entry { plan, hold, verbose }) = serde_json::from_str(entry) else {
+    let Ok(Entry { plan, hold, apart, verbose }) = serde_json::from_str(entry) else {
         output::error(&ErrorBody::new(
             ErrorCode::Invalid,
             "internal-enter: this is no launch plan",
@@ -136,7 +222,7 @@ pub(crate) fn enter(entry: &str, program: &[OsString]) -> i32 {
         return NOT_ENTERED;
     };
     if hold != Hold::Environment {
-        match lay_over(&plan) {
+        match lay_over(&plan, apart) {
             Ok(()) => {}
             Err(error) if hold == Hold::Mounts => {
                 output::error(&ErrorBody::new(
@@ -206,8 +292,8 @@ fn in_front(ours: &str, users: Option<&OsStr>) -> OsString {
 }
 
 /// Gives this process a mount namespace in which the stand-in lies over every real library, the real ones are in the
-/// plan's folder, and the slice's socket is at its place. Undone where it can't be completed.
-fn lay_over(plan: &LaunchPlan) -> std::result::Result<(), String> {
+/// plan's folder, and the slice's socket is at its place; `apart`: with the `/proc` of this PID namespace. Undone where it can't be completed.
+fn lay_over(plan: &LaunchPlan, apart: bool) -> std::result::Result<(), String> {
     if !rustix::process::geteuid().is_root() {
         return Err("only root may mount".into());
     }
@@ -216,7 +302,7 @@ fn lay_over(plan: &LaunchPlan) -> std::result::Result<(), String> {
     std::fs::create_dir_all(SOCKET_PLACE).map_err(|e| format!("can't create {SOCKET_PLACE}: {e}"))?;
     unshare_mounts()?;
     let mut made = Mounts(Vec::new());
-    match made.all(plan) {
+    match made.all(plan).and_then(|()| if apart { made.processes() } else { Ok(()) }) {
         Ok(()) => Ok(()),
         Err(error) => {
             for place in made.0.iter().rev() {
@@ -271,6 +357,15 @@ impl Mounts {
             self.bind(Path::new(&plan.library), &place)?;
         }
         self.bind(Path::new(&plan.socket_dir), Path::new(SOCKET_PLACE))
+    }
+
+    /// `/proc` as this PID namespace has it.
+    fn processes(&mut self) -> std::result::Result<(), String> {
+        let place = Path::new("/proc");
+        rustix::mount::mount("proc", place, "proc", MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC, None)
+            .map_err(|e| format!("no /proc for its processes: {e}"))?;
+        self.0.push(place.to_owned());
+        Ok(())
     }
 
     fn bind(&mut self, from: &Path, to: &Path) -> std::result::Result<(), String> {
@@ -357,7 +452,8 @@ mod tests {
 
     #[test]
     fn a_plan_survives_the_way_to_the_child() {
-        let text = serde_json::to_string(&Entry { plan: plan(), hold: Hold::Mounts, verbose: true }).unwrap();
+        let text =
+            serde_json::to_string(&Entry { plan: plan(), hold: Hold::Mounts, apart: true, verbose: true }).unwrap();
         let entry: Entry = serde_json::from_str(&text).unwrap();
         assert_eq!(entry.plan, plan());
         assert_eq!(entry.hold, Hold::Mounts);

@@ -9,7 +9,7 @@ mod tenant;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use cleave_api::{Fraction, MemoryAmount, OnMissing, Percent, SliceSpec};
 use commands::Context;
-use launch::Hold;
+use launch::{Hold, Pids};
 use output::{Color, Format};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -145,6 +145,8 @@ enum Command {
         program: Vec<OsString>,
     },
     #[command(hide = true)]
+    InternalFirst,
+    #[command(hide = true)]
     InternalTenant {
         #[arg(long)]
         mode: tenant::Mode,
@@ -214,6 +216,9 @@ struct RunOptions {
     /// How the stand-in takes the driver's place: by mounts (needs root; reaches absolute paths and `env -i` too), or by environment variables
     #[arg(long, value_enum, default_value_t)]
     hold: Hold,
+    /// Which processes the program sees: its own, which end with it, or the machine's
+    #[arg(long, value_enum, default_value_t)]
+    pids: Pids,
     /// Sum up what it used when it has ended, even if stderr is no terminal
     #[arg(long, overrides_with = "no_summary")]
     summary: bool,
@@ -445,6 +450,7 @@ fn dispatch(context: Context, command: Command) -> client::Result<i32> {
         Command::Man { dir } => system::man(Cli::command(), &dir),
         Command::InternalEnter { probe: true, .. } => Ok(launch::probe()),
         Command::InternalEnter { entry, program, .. } => Ok(launch::enter(&entry, &program)),
+        Command::InternalFirst => Ok(launch::first()),
         Command::InternalTenant { mode, iterations, pause_ms, computes } => {
             Ok(tenant::run(mode, iterations, std::time::Duration::from_millis(pause_ms), computes))
         }

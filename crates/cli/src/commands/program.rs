@@ -67,7 +67,7 @@ fn start(context: &Context, client: &Client, slice: &str, options: &RunOptions) 
     }
     let id = plan.id.clone();
     let started = Instant::now();
-    let status = launch::run(plan, options.hold, context.verbose > 0, &options.program)?;
+    let status = launch::run(plan, options.hold, options.pids, context.verbose > 0, &options.program)?;
     if options.summary || (std::io::stderr().is_terminal() && !options.no_summary) {
         match client.get::<Slice>(&format!("slices/{}", segment(&id))) {
             Ok(slice) => anstream::eprintln!("{}", summary(&slice, started.elapsed().as_secs_f64())),

@@ -319,7 +319,8 @@ pub unsafe extern "C" fn nvmlDeviceGetRunningProcessDetailList(
     list(p, device, &mut details.count, details.list)
 }
 
-/// Keeps the entries of `list` that are about the slice's processes, under the ids by which these know themselves.
+/// Keeps the entries of `list` that are about the slice's processes, under the ids by which these know themselves. The
+/// driver names a process as the asker's PID namespace does: by its own id there, or by the machine's.
 fn keep_own<T>(p: &Process, device: usize, list: *mut T, count: u32, pid: impl Fn(&mut T) -> &mut u32) -> u32
 where
     T: Copy,
@@ -328,8 +329,9 @@ where
     for place in 0..count as usize {
         // SAFETY: NVML wrote `count` entries to the caller's array.
         let mut entry = unsafe { *list.add(place) };
-        let host = *pid(&mut entry);
-        if let Some((own, _, _)) = processes(p, device).find(|(_, host_pid, _)| *host_pid == host) {
+        let named = *pid(&mut entry);
+        let known = |&(own, host, _): &(u32, u32, u64)| host == named || own == named;
+        if let Some((own, _, _)) = processes(p, device).find(known) {
             *pid(&mut entry) = own;
             // SAFETY: `kept` ≤ `place`.
             unsafe { *list.add(kept) = entry };
