@@ -6,8 +6,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// The version of the spec that is written: the first with everything that is used here.
-pub const VERSION: &str = "0.6.0";
+/// The version of the spec that is written: the first with everything that is used here (names that begin with a
+/// digit). Engines refuse a spec that is newer than they are, and podman 4.3 knows none after this.
+pub const VERSION: &str = "0.5.0";
 /// Vendor and class of the devices.
 pub const KIND: &str = "cleave.dev/slice";
 /// Where distributions keep the driver's libraries; a container has one of them.
@@ -89,7 +90,6 @@ pub fn spec(parts: &Parts<'_>) -> Value {
         "kind": KIND,
         "devices": [{
             "name": plan.name,
-            "annotations": { "cleave.dev/id": plan.id },
             "containerEdits": {
                 "env": [format!("CLEAVE_SLICE={}", plan.name)],
                 "deviceNodes": nodes,
@@ -164,6 +164,8 @@ mod tests {
         assert_eq!(spec["kind"], "cleave.dev/slice");
         let device = &spec["devices"][0];
         assert_eq!(device["name"], "train");
+        // All that a device has in version 0.5.0: engines refuse what they don't know.
+        assert_eq!(device.as_object().unwrap().keys().collect::<Vec<_>>(), ["containerEdits", "name"]);
         let edits = &device["containerEdits"];
         let nodes: Vec<&str> =
             edits["deviceNodes"].as_array().unwrap().iter().map(|n| n["path"].as_str().unwrap()).collect();

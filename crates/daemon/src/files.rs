@@ -407,6 +407,7 @@ impl SliceFiles {
             }
             book.host_pid.store(0, SeqCst);
             book.own_pid.store(0, SeqCst);
+            book.namespace.store(0, SeqCst);
             book.start_time.store(0, SeqCst);
             book.state.store(owner::FREE, SeqCst);
         }
@@ -414,10 +415,11 @@ impl SliceFiles {
     }
 
     /// Writes a process into the book.
-    pub fn take(&self, slot: usize, pid: u32, own_pid: u32, start_time: u64) {
+    pub fn take(&self, slot: usize, pid: u32, own_pid: u32, namespace: u32, start_time: u64) {
         if let Some(book) = self.policy.book.get(slot) {
             book.host_pid.store(pid, SeqCst);
             book.own_pid.store(own_pid, SeqCst);
+            book.namespace.store(namespace, SeqCst);
             book.start_time.store(start_time, SeqCst);
             book.state.store(owner::LIVE, SeqCst);
         }
@@ -530,7 +532,7 @@ mod tests {
         assert_eq!(mode(folder.join("usage")), 0o600);
         assert_eq!(mode(folder.join("socket")), 0o755);
 
-        files.take(3, 77, 7, 99);
+        files.take(3, 77, 7, 5, 99);
         files.set_limit(0, 5);
         drop(files);
         let again = SliceFiles::open(&run, &record(), &facts).unwrap();
@@ -575,7 +577,7 @@ mod tests {
         let (_, usage) = run.descriptors(&files).unwrap();
         let usage = File::from(usage);
         usage.write_all_at(&[0xff; SLOT_BYTES], 0).unwrap();
-        files.take(0, 1, 1, 1);
+        files.take(0, 1, 1, 1, 1);
         let scribbled = files.read(0);
         assert_eq!(scribbled.held(0), UNITS_MASK * UNIT);
         assert_eq!(scribbled.visible(0), u64::MAX);
@@ -599,7 +601,7 @@ mod tests {
         let (_dir, run) = run();
         let files = SliceFiles::create(&run, &record(), &[]).unwrap();
         files.make_room(2).unwrap();
-        files.take(2, 10, 10, 10);
+        files.take(2, 10, 10, 1, 10);
         let policy = Policy::new();
         policy.devices[0].limit.store(1 << 30, SeqCst);
         policy.slots_high.store(3, SeqCst);

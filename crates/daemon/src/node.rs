@@ -922,7 +922,8 @@ impl Node {
                 return Err(wire::status::NO_ROOM);
             }
         };
-        files.take(slot, peer.pid, own_pid, peer.stat.start_time);
+        let namespace = process::pid_namespace(peer.pid).unwrap_or(0);
+        files.take(slot, peer.pid, own_pid, namespace, peer.stat.start_time);
         let member = Member {
             pid: peer.pid,
             own_pid,

@@ -52,6 +52,11 @@ pub fn uid(pid: u32) -> Option<u32> {
     fs::metadata(format!("/proc/{pid}")).ok().map(|m| m.uid())
 }
 
+/// The inode of its PID namespace; `None` where we may not look.
+pub fn pid_namespace(pid: u32) -> Option<u32> {
+    fs::metadata(format!("/proc/{pid}/ns/pid")).ok().and_then(|m| u32::try_from(m.ino()).ok())
+}
+
 /// The value of an environment variable that it was started with.
 pub fn variable(pid: u32, name: &str) -> Option<String> {
     let bytes = fs::read(format!("/proc/{pid}/environ")).ok()?;
@@ -146,6 +151,8 @@ mod tests {
         assert!(stat.start_time <= ticks_now().unwrap());
         assert!(command(pid).unwrap().contains("cleave_daemon"));
         assert_eq!(uid(pid), Some(rustix::process::getuid().as_raw()));
+        let link = fs::read_link("/proc/self/ns/pid").unwrap().display().to_string();
+        assert_eq!(link, format!("pid:[{}]", pid_namespace(pid).unwrap()));
         assert!(started_at(stat.start_time).unwrap().ends_with('Z'));
         assert_eq!(user_id("root"), Some(0));
         assert_eq!(user_name(0).as_deref(), Some("root"));

@@ -1,11 +1,12 @@
 //! What lies where in the two shared files. Every size and offset is asserted at compile time, because the reader may
 //! be an older or newer build: it compares [`MAGIC`], [`ABI`] and the size first, and refuses what it does not know.
 use crate::sync::{AtomicI64, AtomicU32, AtomicU64, Counter, Word};
+use core::sync::atomic::Ordering;
 
 /// First word of a policy file: "cleaveSL" in memory order.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"cleaveSL");
 /// Version of the layout and of the wire messages. Counts up with any change of either.
-pub const ABI: u32 = 1;
+pub const ABI: u32 = 2;
 /// Most devices of a slice.
 pub const DEVICES: usize = if cfg!(loom) { 1 } else { 16 };
 /// Index of the account of pinned host memory, behind the devices' accounts.
@@ -120,8 +121,8 @@ pub struct Book {
     pub host_pid: Word,
     /// Process id as the process itself sees it.
     pub own_pid: Word,
-    /// Unused.
-    pub reserved: Word,
+    /// Inode of its PID namespace, which says to whom `own_pid` means anything; 0 = not known.
+    pub namespace: Word,
     /// Start time of the process in clock ticks since boot; with the id it names a process for good.
     pub start_time: Counter,
     /// Bytes that NVML shows for the process beyond what it charged itself, per device; may be negative.
@@ -239,10 +240,20 @@ impl Book {
             state: Word::new(owner::FREE),
             host_pid: Word::new(0),
             own_pid: Word::new(0),
-            reserved: Word::new(0),
+            namespace: Word::new(0),
             start_time: Counter::new(0),
             adjust: core::array::from_fn(|_| AtomicI64::new(0)),
         }
+    }
+
+    /// The id by which the process `viewer` knows this one: its own id in the same PID namespace, the host's id if the
+    /// viewer is on the host. `None` in another container, where it is not to be seen.
+    pub fn pid_for(&self, viewer: &Book) -> Option<u32> {
+        if self.namespace.load(Ordering::Relaxed) == viewer.namespace.load(Ordering::Relaxed) {
+            return Some(self.own_pid.load(Ordering::Relaxed));
+        }
+        let host_pid = viewer.host_pid.load(Ordering::Relaxed);
+        (viewer.own_pid.load(Ordering::Relaxed) == host_pid).then(|| self.host_pid.load(Ordering::Relaxed))
     }
 }
 

@@ -16,14 +16,14 @@ macro_rules! offsets {
 }
 
 #[test]
-fn every_field_lies_where_abi_1_has_it() {
+fn every_field_lies_where_abi_2_has_it() {
     use wire::{Reply, Request};
     let found = offsets! {
         Policy {
             magic, abi, size, epoch, flags, slots_high, device_count, reserved, slice_id, name, driver_dir, devices, book,
         }
         DevicePolicy { uuid, limit, context_bytes, stack_factor, nvml_index, busy_percent }
-        Book { state, host_pid, own_pid, reserved, start_time, adjust }
+        Book { state, host_pid, own_pid, namespace, start_time, adjust }
         Usage { slots }
         Slot { accounts, kinds, launches, graph_launches, denied, unknown_names, reserved, exports }
         Account { held, ask }
@@ -57,7 +57,7 @@ fn every_field_lies_where_abi_1_has_it() {
         ("Book.state", 0),
         ("Book.host_pid", 4),
         ("Book.own_pid", 8),
-        ("Book.reserved", 12),
+        ("Book.namespace", 12),
         ("Book.start_time", 16),
         ("Book.adjust", 24),
         ("Book size", 152),
@@ -96,7 +96,7 @@ fn every_field_lies_where_abi_1_has_it() {
         ("Reply size", 32),
         ("Reply align", 8),
     ];
-    assert_eq!(ABI, 1, "a new ABI needs a new table");
+    assert_eq!(ABI, 2, "a new ABI needs a new table");
     assert_eq!(found, golden);
     assert_eq!(MAGIC.to_le_bytes(), *b"cleaveSL");
     let kinds = Kind::ALL.map(|k| (k as usize, k.name(), k.seen_by_nvml()));
@@ -180,4 +180,24 @@ fn wire_messages_are_their_own_bytes() {
     let raw: [u8; wire::MESSAGE] = unsafe { std::mem::transmute(reply) };
     assert_eq!(reply.to_bytes(), raw);
     assert_eq!(wire::Reply::from_bytes(raw), reply);
+}
+
+/// Two containers and the host in one slice.
+#[test]
+fn a_process_is_known_by_its_id_where_one_looks_from() {
+    use std::sync::atomic::Ordering::Relaxed;
+    let policy = Policy::new();
+    let book = |slot: usize, namespace: u32, own_pid: u32, host_pid: u32| {
+        let book = &policy.book[slot];
+        book.namespace.store(namespace, Relaxed);
+        book.own_pid.store(own_pid, Relaxed);
+        book.host_pid.store(host_pid, Relaxed);
+        book
+    };
+    let (first, second) = (book(0, 10, 1, 500), book(1, 20, 1, 600));
+    let (child, host) = (book(2, 10, 7, 501), book(3, 5, 400, 400));
+    let seen = |viewer: &Book| [first, second, child, host].map(|one| one.pid_for(viewer));
+    assert_eq!(seen(first), [Some(1), None, Some(7), None]);
+    assert_eq!(seen(second), [None, Some(1), None, None]);
+    assert_eq!(seen(host), [Some(500), Some(600), Some(501), Some(400)]);
 }

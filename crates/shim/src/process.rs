@@ -5,7 +5,7 @@
 use crate::message::Line;
 use crate::system::{self, Lock};
 use crate::table::Table;
-use cleave_ledger::{ABI, DEVICES, Kind, Ledger, MAGIC, Policy, Refused, SLOTS, Slot, Usage, flags, wire};
+use cleave_ledger::{ABI, Book, DEVICES, Kind, Ledger, MAGIC, Policy, Refused, SLOTS, Slot, Usage, flags, wire};
 use core::cell::UnsafeCell;
 use core::ffi::c_char;
 use core::ptr::null_mut;
@@ -343,6 +343,11 @@ impl Process {
     pub fn slot(&self) -> &'static Slot {
         // SAFETY: set before the stage became Ready, to a place in the mapping of the usage file.
         unsafe { &*self.own.load(Ordering::Relaxed) }
+    }
+
+    /// What the daemon wrote of this process.
+    pub fn book(&self) -> Option<&'static Book> {
+        self.policy().book.get(self.slot.load(Ordering::Relaxed) as usize)
     }
 
     /// Runs `f` with this process's bookkeeping, alone. `f` must not call anything that may call back into an export.

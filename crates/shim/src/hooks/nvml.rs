@@ -180,11 +180,12 @@ pub unsafe extern "C" fn nvmlDeviceGetUtilizationRates(
     status
 }
 
-/// Each process of the slice that uses `device`: its id as it sees it, its id on the host, and its bytes.
+/// Each process of the slice that uses `device` and is to be seen from here: its id here, its id on the host, its bytes.
 fn processes(p: &Process, device: usize) -> impl Iterator<Item = (u32, u32, u64)> {
     let ledger: Ledger<'static> = p.ledger();
     let policy = p.policy();
     let high = (policy.slots_high.load(Ordering::Relaxed) as usize).min(SLOTS);
+    let own = p.book();
     policy.book.iter().zip(&ledger.usage().slots).take(high).filter_map(move |(book, slot)| {
         if book.state.load(Ordering::Acquire) != owner::LIVE {
             return None;
@@ -192,7 +193,8 @@ fn processes(p: &Process, device: usize) -> impl Iterator<Item = (u32, u32, u64)
         let held = slot.accounts.get(device)?.held.load(Ordering::Relaxed) & ((1 << 40) - 1);
         let adjust = book.adjust.get(device)?.load(Ordering::Relaxed);
         let bytes = (held * UNIT).saturating_add_signed(adjust);
-        (bytes > 0).then(|| (book.own_pid.load(Ordering::Relaxed), book.host_pid.load(Ordering::Relaxed), bytes))
+        let pid = book.pid_for(own?)?;
+        (bytes > 0).then(|| (pid, book.host_pid.load(Ordering::Relaxed), bytes))
     })
 }
 
