@@ -101,6 +101,10 @@ pub struct Slice {
     pub on_missing: OnMissing,
     /// Goes away with its last process.
     pub ephemeral: bool,
+    /// Its processes took and gave back memory faster than it could be added up: what it uses is the least that it was at
+    /// one instant.
+    #[serde(default)]
+    pub in_motion: bool,
 }
 
 /// A user of the machine.

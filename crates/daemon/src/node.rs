@@ -482,18 +482,18 @@ impl Node {
             }),
             on_missing: record.on_missing,
             ephemeral: record.ephemeral,
+            in_motion: false,
         }
     }
 
     fn show(&self, live: &Live, reserved: &HashMap<String, u64>) -> Slice {
         let mut shown = self.show_record(&live.record, reserved);
-        let readings: Vec<(usize, Reading)> = live.processes.keys().map(|s| (*s, live.files.read(*s))).collect();
+        let picture = live.files.picture(live.processes.keys().copied());
+        shown.in_motion = !picture.is_exact();
         for (index, device) in shown.devices.iter_mut().enumerate() {
             let policy = live.files.policy.devices.get(index);
             device.busy_percent = policy.map(|d| d.busy_percent.load(SeqCst)).filter(|p| *p <= 100);
-            let mut held = 0u64;
-            for (slot, reading) in &readings {
-                held = held.saturating_add(reading.held(index));
+            for (slot, reading) in live.processes.keys().zip(&picture.readings) {
                 device.measured_bytes = device.measured_bytes.saturating_add(live.files.adjust(*slot, index));
                 for kind in Kind::ALL {
                     let bytes = reading.kind(index, kind);
@@ -503,19 +503,19 @@ impl Node {
                     }
                 }
             }
-            device.used_bytes = held.saturating_add_signed(device.measured_bytes);
+            device.used_bytes = picture.held(index).saturating_add_signed(device.measured_bytes);
             device.peak_bytes = device.peak_bytes.max(device.used_bytes);
         }
-        for (_, reading) in &readings {
-            shown.host_used_bytes = shown.host_used_bytes.saturating_add(reading.held(HOST));
+        shown.host_used_bytes = picture.held(HOST);
+        for reading in &picture.readings {
             shown.denied_total = shown.denied_total.saturating_add(reading.denied);
             shown.launches_total = shown.launches_total.saturating_add(reading.launches);
         }
         shown.processes = live
             .processes
             .iter()
-            .zip(&readings)
-            .map(|((slot, member), (_, reading))| show_member(live, *slot, member, reading))
+            .zip(&picture.readings)
+            .map(|((slot, member), reading)| show_member(live, *slot, member, reading))
             .collect();
         shown
     }
@@ -1004,9 +1004,9 @@ impl Node {
         };
         let mut inner = self.lock();
         let Some(live) = inner.slices.get_mut(id) else { return };
+        note_use(live);
         let Some(member) = live.processes.remove(&slot) else { return };
         let reading = live.files.read(slot);
-        note_use(live, slot, &reading);
         let peak = member.peak_bytes.max(total(live, slot, &reading));
         live.record.denied_total = live.record.denied_total.saturating_add(reading.denied);
         live.record.launches_total = live.record.launches_total.saturating_add(reading.launches);
@@ -1197,16 +1197,12 @@ pub fn total(live: &Live, slot: usize, reading: &Reading) -> u64 {
         .fold(0, |sum, d| sum.saturating_add(reading.held(d).saturating_add_signed(live.files.adjust(slot, d))))
 }
 
-/// Raises the slice's peaks to what is in use now; `slot` may belong to no member any more.
-pub fn note_use(live: &mut Live, slot: usize, reading: &Reading) {
+/// Raises the slice's peaks to what is in use now.
+pub fn note_use(live: &mut Live) {
+    let picture = live.files.picture(live.processes.keys().copied());
     for (index, device) in live.record.devices.iter_mut().enumerate() {
-        let others = live.processes.keys().filter(|s| **s != slot).fold((0u64, 0i64), |(held, adjust), other| {
-            let reading = live.files.read(*other);
-            (held.saturating_add(reading.held(index)), adjust.saturating_add(live.files.adjust(*other, index)))
-        });
-        let held = others.0.saturating_add(reading.held(index));
-        let adjust = others.1.saturating_add(live.files.adjust(slot, index));
-        device.peak_bytes = device.peak_bytes.max(held.saturating_add_signed(adjust));
+        let adjust = live.processes.keys().fold(0i64, |sum, s| sum.saturating_add(live.files.adjust(*s, index)));
+        device.peak_bytes = device.peak_bytes.max(picture.held(index).saturating_add_signed(adjust));
     }
 }
 

@@ -89,6 +89,9 @@ fn show_text(slice: &Slice) -> String {
     if slice.overcommitted {
         lines.push(("note", "the quotas on its GPUs sum up to more than they have".into()));
     }
+    if slice.in_motion {
+        lines.push(("note", "memory comes and goes too fast to add up: at least so much is in use".into()));
+    }
     let mut text = String::new();
     for (key, value) in lines {
         text.push_str(&format!("{key:<12} {value}\n"));
