@@ -10,7 +10,7 @@ use crate::gpu::{DriverFiles, GpuInfo, Nvml, format_uuid};
 use crate::probe;
 use crate::process;
 use crate::register;
-use crate::slice::{self, Card, Record, RecordDevice};
+use crate::slice::{self, Card, Holder, Record, RecordDevice};
 use crate::store::{ContextCost, Store, StoreError};
 use cleave_api::{
     Driver, ErrorBody, ErrorCode, Event, Gpu, LaunchPlan, OnMissing, Owner, Process, Slice, SliceChange, SliceDevice,
@@ -81,7 +81,7 @@ pub struct Inner {
 }
 
 /// A program that put itself or a child into a slice.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Launcher {
     /// With the id it names the process.
     pub start_time: u64,
@@ -197,6 +197,12 @@ fn new_uuid() -> Option<[u8; 16]> {
 }
 
 impl Caller {
+    /// The process that asks, where it is on this machine. One that is gone by now has no start time of its own.
+    fn process(&self) -> Option<Holder> {
+        let pid = self.pid.filter(|pid| *pid != 0)?;
+        Some(Holder { pid, start_time: process::stat(pid).map_or(0, |s| s.start_time), launched: false })
+    }
+
     fn sees(&self, record: &Record) -> bool {
         self.admin || self.uid == record.owner
     }
@@ -360,6 +366,7 @@ impl Node {
             host_limit_bytes: admitted.host_limit_bytes,
             on_missing: spec.on_missing,
             ephemeral: spec.ephemeral,
+            holder: caller.process().filter(|_| spec.ephemeral),
             ..Record::default()
         };
         if dry_run {
@@ -384,6 +391,9 @@ impl Node {
         self.insert(&mut inner, live);
         inner.event("slice-created", Some(&record), &format!("slice {} has {}", record.name, shares.join(", ")));
         self.write_cdi(&mut inner, &record);
+        if let Some(holder) = record.holder {
+            self.watch_holder(holder, record.id.clone());
+        }
         let reserved = self.reserved(&inner);
         inner.slices.get(&record.id).map(|l| self.show(l, &reserved)).ok_or_else(|| unknown_slice(&record.name))
     }
@@ -812,37 +822,63 @@ impl Node {
         let mut inner = self.lock();
         let live = inner.seen(key, caller)?;
         let plan = self.plan(live);
-        let id = live.record.id.clone();
-        if let Some((pid, stat)) = caller.pid.and_then(|pid| Some((pid, process::stat(pid)?))) {
-            let known = inner.launchers.insert(pid, Launcher { start_time: stat.start_time, slice: id.clone() });
-            if known.is_none_or(|k| k.start_time != stat.start_time || k.slice != id) {
-                self.watch_launcher(pid, stat.start_time, id);
+        let record = &live.record;
+        let id = record.id.clone();
+        let Some(asks) = caller.process() else { return Ok(plan) };
+        let launcher = Launcher { start_time: asks.start_time, slice: id.clone() };
+        let known = inner.launchers.insert(asks.pid, launcher.clone()).is_some_and(|known| known == launcher);
+        if let Some(live) = inner.slices.get_mut(&id).filter(|live| live.record.ephemeral) {
+            let before = live.record.holder;
+            // Whom it waits for already is waited for until its end.
+            if before.is_none_or(|h| h.is(&asks) || !process::is_alive(h.pid, h.start_time)) {
+                live.record.holder = Some(Holder { launched: true, ..asks });
             }
+            if live.record.holder != before {
+                inner.keep(&id);
+            }
+            if before.is_some_and(|h| h.is(&asks)) {
+                return Ok(plan);
+            }
+        }
+        if !known {
+            self.watch_holder(asks, id);
         }
         Ok(plan)
     }
 
-    fn watch_launcher(self: &Arc<Self>, pid: u32, start_time: u64, id: String) {
+    /// Waits for the end of a process that made an ephemeral slice, or launches a program in a slice.
+    fn watch_holder(self: &Arc<Self>, holder: Holder, id: String) {
         let node = Arc::clone(self);
-        let Some(pidfd) = open_pidfd(pid, start_time) else { return };
+        let Holder { pid, start_time, .. } = holder;
+        let pidfd = open_pidfd(pid, start_time);
         tokio::spawn(async move {
-            until_end(pidfd).await;
+            match pidfd {
+                Some(pidfd) => until_end(pidfd).await,
+                // It is gone, or there was no descriptor left to watch it with.
+                None => {
+                    while process::is_alive(pid, start_time) {
+                        tokio::time::sleep(Duration::from_secs(1)).await;
+                    }
+                }
+            }
             let mut inner = node.lock();
             if inner.launchers.get(&pid).is_some_and(|l| l.start_time == start_time && l.slice == id) {
                 inner.launchers.remove(&pid);
-                node.end_if_over(&mut inner, &id, true);
             }
+            node.end_if_over(&mut inner, &id);
         });
     }
 
     /// Deletes an ephemeral slice that nothing runs in any more, and that nobody is about to run something in.
-    fn end_if_over(&self, inner: &mut Inner, id: &str, launcher_left: bool) {
+    fn end_if_over(&self, inner: &mut Inner, id: &str) {
         let Some(live) = inner.slices.get(id) else { return };
+        let nobody_comes = || live.record.holder.is_some_and(|h| !process::is_alive(h.pid, h.start_time));
         let over = live.record.ephemeral
             && live.processes.is_empty()
-            && (live.record.started || launcher_left)
-            && !inner.launchers.values().any(|l| l.slice == id);
-        if over && let Err(error) = self.remove(inner, id, "deleted with its last process") {
+            && !inner.launchers.values().any(|l| l.slice == id)
+            && (live.record.started || nobody_comes());
+        if over && let Err(error) = self.remove(inner, id, "deleted: nothing runs in it, and nobody launches anything")
+        {
             tracing::warn!("{error}");
         }
     }
@@ -961,7 +997,7 @@ impl Node {
         if live.processes.get(&slot).is_some_and(|m| m.pid == peer.pid && !m.dead) {
             live.files.free(slot);
             live.processes.remove(&slot);
-            self.end_if_over(&mut inner, id, false);
+            self.end_if_over(&mut inner, id);
         }
     }
 
@@ -1026,7 +1062,7 @@ impl Node {
         );
         inner.event("process-ended", Some(&record), &message);
         inner.keep(id);
-        self.end_if_over(&mut inner, id, false);
+        self.end_if_over(&mut inner, id);
     }
 
     /// Measures a process on its own demand: `estimate` bytes of its account are to be replaced. Gives what NVML says.
@@ -1163,9 +1199,14 @@ impl Node {
             inner.event("adopted", Some(record), &message);
         }
         self.write_cdi(&mut inner, record);
-        if record.ephemeral && watched.is_empty() && gone.is_empty() {
-            self.end_if_over(&mut inner, &record.id, false);
+        if let Some(holder) = record.holder {
+            if holder.launched && process::is_alive(holder.pid, holder.start_time) {
+                let launcher = Launcher { start_time: holder.start_time, slice: record.id.clone() };
+                inner.launchers.insert(holder.pid, launcher);
+            }
+            self.watch_holder(holder, record.id.clone());
         }
+        self.end_if_over(&mut inner, &record.id);
         drop(inner);
         for (slot, pid, start_time, pidfd) in watched {
             self.watch(&record.id, slot, pid, start_time, &pidfd);

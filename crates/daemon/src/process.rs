@@ -33,6 +33,16 @@ fn parse_stat(text: &str) -> Option<Stat> {
     })
 }
 
+/// Whether the process that `pid` and `start_time` name is alive; also where there is no more than its id to tell.
+pub fn is_alive(pid: u32, start_time: u64) -> bool {
+    use rustix::process::{Pid, test_kill_process};
+    let there = i32::try_from(pid).ok().and_then(Pid::from_raw).is_some_and(|pid| {
+        // Someone else's process is there too.
+        test_kill_process(pid) != Err(rustix::io::Errno::SRCH)
+    });
+    there && stat(pid).is_none_or(|s| s.start_time == start_time && s.state != 'Z')
+}
+
 /// Its command line, arguments separated by spaces; its name in brackets if there is none.
 pub fn command(pid: u32) -> Option<String> {
     let mut bytes = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
@@ -144,6 +154,8 @@ mod tests {
         assert_eq!(stat.parent, std::os::unix::process::parent_id());
         assert_ne!(stat.image[1], 0);
         assert!(stat.start_time <= ticks_now().unwrap());
+        assert!(is_alive(pid, stat.start_time) && !is_alive(pid, stat.start_time + 1));
+        assert!(!is_alive(0, 0) && !is_alive(u32::MAX, 0));
         assert!(command(pid).unwrap().contains("cleave_daemon"));
         assert_eq!(uid(pid), Some(rustix::process::getuid().as_raw()));
         assert!(started_at(stat.start_time).unwrap().ends_with('Z'));

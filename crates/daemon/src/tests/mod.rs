@@ -437,6 +437,14 @@ fn tenant_process() {
                 files.as_ref().unwrap().1.set_len(number(1)).unwrap();
                 "cut".into()
             }
+            // request METHOD PATH BODY: of the API, whose socket it was given.
+            "request" => {
+                let body = words[3..].join(" ");
+                let mut stream = UnixStream::connect(&socket).unwrap();
+                let head = "HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length:";
+                write!(stream, "{} {} {head} {}\r\n\r\n{body}", words[1], words[2], body.len()).unwrap();
+                read_reply(stream).0.to_string()
+            }
             // Becomes another program, with everything that execve closes closed.
             "exec" => {
                 println!("> going");
