@@ -26,6 +26,10 @@ const USAGE_BYTES: u64 = size_of::<Usage>() as u64;
 const UNITS_MASK: u64 = (1 << 40) - 1;
 /// Longest path of a socket that a program can connect to.
 const SOCKET_PATH: usize = 107;
+const OWNERS_DOOR: &str = "socket";
+/// Keeps everybody else of the host from [`GUESTS_DOOR`] within it.
+const GUESTS_LOCK: &str = "guest";
+const GUESTS_DOOR: &str = "slice";
 
 /// The daemon's run directory.
 #[derive(Debug)]
@@ -205,8 +209,8 @@ impl Picture {
 impl RunDir {
     /// Makes the folders of a run directory and removes what a crash left half made.
     pub fn open(path: &Path) -> io::Result<Self> {
-        // The longest path under it is a slice's socket.
-        let longest = path.as_os_str().len() + "/slices/.new-SLICE-".len() + 36 + "/socket/sock".len();
+        // The longest path under it is a slice's socket for containers.
+        let longest = path.as_os_str().len() + "/slices/SLICE-".len() + 36 + "/guest/slice/sock".len();
         if longest > SOCKET_PATH {
             return Err(io::Error::other(format!(
                 "its path is too long for a socket by {} characters",
@@ -276,6 +280,19 @@ fn make_dir(path: &Path, mode: u32) -> io::Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(mode))
 }
 
+/// The folders of a slice's two sockets: one for everybody, to be let in by user, and one for who is given it.
+fn make_doors(folder: &Path, on_missing: OnMissing) -> io::Result<()> {
+    let lock = folder.join(GUESTS_LOCK);
+    make_dir(&lock, 0o700)?;
+    for door in [folder.join(OWNERS_DOOR), lock.join(GUESTS_DOOR)] {
+        make_dir(&door, 0o755)?;
+        if on_missing == OnMissing::Allow {
+            fs::write(door.join(wire::FAIL_OPEN), [])?;
+        }
+    }
+    Ok(())
+}
+
 fn copy_text<const N: usize>(text: &str) -> [u8; N] {
     let mut bytes = [0; N];
     // One byte stays 0, so that it is a C string.
@@ -320,7 +337,7 @@ impl SliceFiles {
         let temporary = run.slice_dir(&format!(".new-{}", record.id));
         let made = (|| {
             fs::create_dir(&temporary)?;
-            make_dir(&temporary.join("socket"), 0o755)?;
+            make_doors(&temporary, record.on_missing)?;
             let policy = new_file(&temporary.join("policy"))?;
             let mut page = policy_of(record, facts, &run.driver_dir());
             let bytes = policy_bytes(&mut page);
@@ -329,9 +346,6 @@ impl SliceFiles {
             policy.write_all_at(bytes, 0)?;
             let usage = new_file(&temporary.join("usage"))?;
             usage.set_len(USAGE_BYTES)?;
-            if record.on_missing == OnMissing::Allow {
-                fs::write(temporary.join("socket").join(wire::FAIL_OPEN), [])?;
-            }
             fs::set_permissions(&temporary, fs::Permissions::from_mode(0o711))?;
             let page = PolicyPage::map(&policy)?;
             fs::rename(&temporary, &folder)?;
@@ -355,7 +369,7 @@ impl SliceFiles {
             let devices: Vec<_> = p.devices.iter().map(|d| (d.uuid, d.nvml_index)).collect();
             (p.slice_id, p.name, p.driver_dir, p.device_count, devices)
         };
-        if !page.is_ours() || fixed(&page) != fixed(&wanted) || !folder.join("socket").is_dir() {
+        if !page.is_ours() || fixed(&page) != fixed(&wanted) || make_doors(&folder, record.on_missing).is_err() {
             return None;
         }
         let files = Self { folder, id: record.id.clone(), policy: page, usage };
@@ -368,14 +382,25 @@ impl SliceFiles {
         Some(files)
     }
 
-    /// Where the socket goes.
+    /// Where the socket for the owner's processes goes.
     pub fn socket(&self) -> PathBuf {
-        self.folder.join("socket").join("sock")
+        self.socket_dir().join("sock")
     }
 
-    /// The folder of the socket.
+    /// The folder of the owner's socket.
     pub fn socket_dir(&self) -> PathBuf {
-        self.folder.join("socket")
+        self.folder.join(OWNERS_DOOR)
+    }
+
+    /// The folder of the containers' socket. On the host nobody else gets to it; in a container that it is mounted into
+    /// every user may use it, which no user id on the host could tell.
+    pub fn guest_dir(&self) -> PathBuf {
+        self.folder.join(GUESTS_LOCK).join(GUESTS_DOOR)
+    }
+
+    /// Where the socket for containers goes.
+    pub fn guest_socket(&self) -> PathBuf {
+        self.guest_dir().join("sock")
     }
 
     /// Removes the folder. Whoever still maps the files is granted nothing any more.
@@ -600,6 +625,8 @@ mod tests {
         assert_eq!(mode(folder.join("policy")), 0o600);
         assert_eq!(mode(folder.join("usage")), 0o600);
         assert_eq!(mode(folder.join("socket")), 0o755);
+        assert_eq!(mode(folder.join("guest")), 0o700, "the way to the containers' socket");
+        assert_eq!(mode(folder.join("guest/slice")), 0o755);
 
         files.take(3, 77, 7, 99);
         files.set_limit(0, 5);

@@ -9,7 +9,7 @@ use crate::files::{DeviceFacts, Reading, RunDir, SliceFiles};
 use crate::gpu::{DriverFiles, GpuInfo, Nvml, format_uuid};
 use crate::probe;
 use crate::process;
-use crate::register;
+use crate::register::{self, Admits};
 use crate::slice::{self, Card, Holder, Record, RecordDevice};
 use crate::store::{ContextCost, Store, StoreError};
 use cleave_api::{
@@ -103,7 +103,8 @@ pub struct Live {
     pub denied_at: Option<Instant>,
     /// When its usage file was last found cut or grown.
     pub mended_at: Option<Instant>,
-    listener: Option<AbortHandle>,
+    /// What listens on its sockets.
+    doors: [AbortHandle; 2],
     deleting: bool,
 }
 
@@ -377,7 +378,7 @@ impl Node {
         inner.store.put(&record).map_err(store_fault)?;
         let facts = self.facts(&inner.store, &record);
         let made =
-            SliceFiles::create(&self.run, &record, &facts).and_then(|files| self.open_door(record.clone(), files));
+            SliceFiles::create(&self.run, &record, &facts).and_then(|files| self.open_doors(record.clone(), files));
         let live = match made {
             Ok(live) => live,
             Err(error) => {
@@ -405,9 +406,11 @@ impl Node {
         inner.slices.insert(live.record.id.clone(), live);
     }
 
-    /// Binds a slice's socket and listens.
-    fn open_door(self: &Arc<Self>, record: Record, files: SliceFiles) -> io::Result<Live> {
-        let listener = register::listen(self, &record.id, record.owner, &files.socket())?;
+    /// Binds a slice's sockets and listens.
+    fn open_doors(self: &Arc<Self>, record: Record, files: SliceFiles) -> io::Result<Live> {
+        let owners = register::listen(self, &record.id, Admits::User(record.owner), &files.socket())?;
+        let guests = register::listen(self, &record.id, Admits::Anyone, &files.guest_socket())
+            .inspect_err(|_| owners.abort())?;
         let gpus = record.devices.iter().map(|d| self.place(&d.uuid)).collect();
         Ok(Live {
             record,
@@ -416,7 +419,7 @@ impl Node {
             gpus,
             denied_at: None,
             mended_at: None,
-            listener: Some(listener),
+            doors: [owners, guests],
             deleting: false,
         })
     }
@@ -800,9 +803,7 @@ impl Node {
         let Some(live) = inner.slices.remove(id) else { return Ok(()) };
         inner.names.remove(&live.record.name);
         inner.launchers.retain(|_, l| l.slice != id);
-        if let Some(listener) = &live.listener {
-            listener.abort();
-        }
+        live.doors.iter().for_each(AbortHandle::abort);
         if let Err(error) = live.files.remove() {
             tracing::warn!("the files of slice {}: {error}", live.record.name);
         }
@@ -925,6 +926,7 @@ impl Node {
         let gpus: Vec<&GpuInfo> = live.gpus.iter().flatten().filter_map(|p| self.nvml.gpus().get(*p)).collect();
         cdi::spec(&cdi::Parts {
             plan: &self.plan(live),
+            socket_dir: &live.files.guest_dir().display().to_string(),
             minors: gpus.iter().map(|g| g.minor).collect(),
             driver_version: &self.nvml.driver_version(),
             simulated: self.config.sim.is_some(),
@@ -1158,7 +1160,7 @@ impl Node {
                 SliceFiles::create(&self.run, record, &facts)?
             }
         };
-        let mut live = self.open_door(record.clone(), files)?;
+        let mut live = self.open_doors(record.clone(), files)?;
         let mut gone = Vec::new();
         let mut watched = Vec::new();
         for (slot, book) in live.files.policy.book.iter().enumerate() {

@@ -407,6 +407,7 @@ fn tenant_process() {
                     format!("status {}", reply.status)
                 }
             }
+            "connect" => Link::open(&socket).err().map_or("connected".into(), |e| e.to_string()),
             // hold KIND BYTES: of device 0, as if nothing was held before.
             "hold" => {
                 let (_, usage) = files.as_ref().unwrap();
