@@ -5,8 +5,8 @@
 //! by that alone that it belongs there. Which process it is the kernel says in both cases.
 use crate::ffi::os;
 use crate::files::open_to_all;
-use crate::node::{Node, Peer, open_pidfd};
-use crate::process;
+use crate::node::{Node, Peer};
+use crate::process::{self, open_pidfd};
 use cleave_ledger::{ABI, MAGIC, wire};
 use rustix::io::Errno;
 use rustix::net::{
