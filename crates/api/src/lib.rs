@@ -37,7 +37,8 @@ pub struct SliceSpec {
     pub oversubscribe: bool,
     /// What a program does while the daemon can't be reached: `refuse` (default) or `allow`.
     pub on_missing: OnMissing,
-    /// Delete the slice when its last process has ended, after at least one has started.
+    /// Delete the slice when its last process has ended, after at least one has started; or, before one has, when the
+    /// process that made it has ended.
     pub ephemeral: bool,
     /// Whose it is: a user's name or number. The caller's if absent; only root and the daemon's user may give it away.
     pub owner: Option<String>,
@@ -101,6 +102,10 @@ pub struct Slice {
     pub on_missing: OnMissing,
     /// Goes away with its last process.
     pub ephemeral: bool,
+    /// Its processes took and gave back memory faster than it could be added up: what it uses is the least that it was at
+    /// one instant.
+    #[serde(default)]
+    pub in_motion: bool,
 }
 
 /// A user of the machine.

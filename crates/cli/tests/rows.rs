@@ -329,6 +329,39 @@ fn a30_other_users_are_kept_out() {
     program.end();
 }
 
+/// A container may run as any user: what its CDI device mounts is enough to enter the slice and to be held by it.
+#[test]
+fn a30_a_container_of_another_user_is_in_its_slice() {
+    if !rustix::process::geteuid().is_root() {
+        return skipped("another user in a container: this is not root");
+    }
+    let place = Place::new("1xH100");
+    let escape = place.compile("escape.c").display().to_string();
+    place.ok(&["slice", "create", "--memory", "4GiB", "--name", "a"]);
+    let spec = place.json(&["cdi", "a"]);
+    let mounts = spec["devices"][0]["containerEdits"]["mounts"].as_array().unwrap().clone();
+    let socket = mounts.iter().find(|mount| mount["containerPath"] == "/run/cleave/slice").unwrap();
+    let host = socket["hostPath"].as_str().unwrap();
+    let library = mounts.iter().find(|mount| mount["containerPath"].as_str().unwrap().ends_with("/libcuda.so.1"));
+    let library = library.unwrap()["hostPath"].as_str().unwrap();
+    // As a container engine does it: mounted by root, then another user. The other mounts are of folders that this user
+    // reaches on the host too.
+    let script = "mount --bind \"$1\" /run/cleave/slice && shift && exec setpriv --reuid 65534 --regid 65534 --clear-groups \"$@\"";
+    std::fs::create_dir_all("/run/cleave/slice").unwrap();
+    let preload = format!("LD_PRELOAD={library}");
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", script, "sh", host, "env", &preload, &escape]);
+    command.args(["alloc", "--ask", "8192", "--step", "64", "--hold"]);
+    let mut program = Held::new(command);
+    let said = program.line();
+    assert!(said["error"] == 2 && number(&said["got_mib"]) > 1024, "{said}");
+    let shown = place.show("a");
+    assert_eq!(shown["processes"][0]["uid"], NOBODY, "{shown}");
+    assert!(number(&shown["devices"][0]["used_bytes"]) <= 4096 * MIB, "{shown}");
+    program.end();
+    within(PATIENCE, "nothing is left", || place.is_empty("a"));
+}
+
 const SCRIBBLER: &str = r#"
 #define _GNU_SOURCE
 #include <dlfcn.h>

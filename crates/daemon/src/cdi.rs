@@ -28,6 +28,8 @@ const COMPANIONS: [(&str, &str); 5] = [
 pub struct Parts<'a> {
     /// How a program is put into the slice.
     pub plan: &'a LaunchPlan,
+    /// The folder of the slice's socket for containers.
+    pub socket_dir: &'a str,
     /// N in `/dev/nvidiaN` of its GPUs.
     pub minors: Vec<u32>,
     /// The driver's version.
@@ -38,7 +40,7 @@ pub struct Parts<'a> {
 
 /// The spec.
 pub fn spec(parts: &Parts<'_>) -> Value {
-    let Parts { plan, minors, driver_version, simulated } = parts;
+    let Parts { plan, socket_dir, minors, driver_version, simulated } = parts;
     let mount = |host: &str, container: &str| json!({ "hostPath": host, "containerPath": container, "options": ["ro", "nosuid", "nodev", "rbind"] });
     let mut nodes = Vec::new();
     if !simulated {
@@ -84,7 +86,7 @@ pub fn spec(parts: &Parts<'_>) -> Value {
             mounts.push(mount(&smi.display().to_string(), "/usr/bin/nvidia-smi"));
         }
     }
-    mounts.push(mount(&plan.socket_dir, "/run/cleave/slice"));
+    mounts.push(mount(socket_dir, "/run/cleave/slice"));
     json!({
         "cdiVersion": VERSION,
         "kind": KIND,
@@ -142,6 +144,8 @@ pub fn clean(dir: &Path, is_slice: impl Fn(&str) -> bool) {
 mod tests {
     use super::*;
 
+    const GUESTS: &str = "/run/cleave/slices/SLICE-1/guest/slice";
+
     fn plan() -> LaunchPlan {
         LaunchPlan {
             id: "SLICE-1".into(),
@@ -159,7 +163,13 @@ mod tests {
     #[test]
     fn a_container_gets_devices_and_the_stand_in_under_every_name() {
         let plan = plan();
-        let spec = spec(&Parts { plan: &plan, minors: vec![3], driver_version: "580.1", simulated: false });
+        let spec = spec(&Parts {
+            plan: &plan,
+            socket_dir: GUESTS,
+            minors: vec![3],
+            driver_version: "580.1",
+            simulated: false,
+        });
         assert_eq!(spec["cdiVersion"], VERSION);
         assert_eq!(spec["kind"], "cleave.dev/slice");
         let device = &spec["devices"][0];
@@ -183,7 +193,7 @@ mod tests {
             assert_eq!(host(covered), Some("/run/cleave/lib/libcleave.so"));
         }
         assert_eq!(host("/run/cleave/driver/libcuda.so.1"), Some("/opt/nv/libcuda.so.580"));
-        assert_eq!(host("/run/cleave/slice"), Some("/run/cleave/slices/SLICE-1/socket"));
+        assert_eq!(host("/run/cleave/slice"), Some(GUESTS));
         for mount in mounts {
             assert!(mount["options"].as_array().unwrap().contains(&json!("ro")));
         }
@@ -192,7 +202,8 @@ mod tests {
     #[test]
     fn a_simulated_slice_has_no_device_nodes_and_its_drivers_state() {
         let plan = plan();
-        let spec = spec(&Parts { plan: &plan, minors: vec![0], driver_version: "580.1", simulated: true });
+        let spec =
+            spec(&Parts { plan: &plan, socket_dir: GUESTS, minors: vec![0], driver_version: "580.1", simulated: true });
         let edits = &spec["devices"][0]["containerEdits"];
         assert_eq!(edits["deviceNodes"], json!([]));
         let driver: Vec<_> =

@@ -9,7 +9,9 @@ use crate::gpu::parse_uuid;
 use crate::slice::Record;
 use crate::store::ContextCost;
 use cleave_api::OnMissing;
-use cleave_ledger::{Account, DEVICES, HOST, KINDS, Kind, Policy, SLOTS, Slot, UNIT, UNLIMITED, Usage, owner, wire};
+use cleave_ledger::{
+    Account, DEVICES, HOST, KINDS, Kind, Policy, SLOTS, Slot, UNIT, UNLIMITED, Usage, between, owner, wire,
+};
 use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags};
 use std::fs::{self, File};
 use std::io;
@@ -24,6 +26,10 @@ const USAGE_BYTES: u64 = size_of::<Usage>() as u64;
 const UNITS_MASK: u64 = (1 << 40) - 1;
 /// Longest path of a socket that a program can connect to.
 const SOCKET_PATH: usize = 107;
+const OWNERS_DOOR: &str = "socket";
+/// Keeps everybody else of the host from [`GUESTS_DOOR`] within it.
+const GUESTS_LOCK: &str = "guest";
+const GUESTS_DOOR: &str = "slice";
 
 /// The daemon's run directory.
 #[derive(Debug)]
@@ -94,6 +100,19 @@ impl Reading {
         }
     }
 
+    /// The slot's bytes with nothing in it, but for the accounts' versions, which go on: see [`Slot::clear`].
+    fn emptied(&self) -> [u8; SLOT_BYTES] {
+        let mut bytes = [0; SLOT_BYTES];
+        for (device, held) in self.held.iter().enumerate() {
+            let at = offset_of!(Slot, accounts) + device * size_of::<Account>() + offset_of!(Account, held);
+            let version = (held & !UNITS_MASK).wrapping_add(UNITS_MASK + 1);
+            if let Some(to) = bytes.get_mut(at..at + 8) {
+                to.copy_from_slice(&version.to_ne_bytes());
+            }
+        }
+        bytes
+    }
+
     /// Bytes held on `device`.
     pub fn held(&self, device: usize) -> u64 {
         (self.held.get(device).copied().unwrap_or(0) & UNITS_MASK) * UNIT
@@ -132,11 +151,66 @@ impl Reading {
     }
 }
 
+/// The slots of a slice as they were at one instant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Picture {
+    /// What each slot said, in the order in which they were asked for. Each is true by itself.
+    pub readings: Vec<Reading>,
+    held: [(u64, bool); DEVICES + 1],
+}
+
+/// Times that moving slots are read until two readings agree.
+const TRIES: usize = 16;
+
+impl Picture {
+    /// Takes it: `read` reads every slot once.
+    ///
+    /// Where the slots never stand still, the best of what was certainly held at one instant is taken. Not the smallest sum
+    /// of single readings, which is nothing that ever was, and can be more: a slice would be shown above its limit, and
+    /// its peak stay there.
+    fn take(mut read: impl FnMut() -> Vec<Reading>) -> Self {
+        let mut held = [(0, false); DEVICES + 1];
+        let mut readings = read();
+        for _ in 0..TRIES {
+            let later = read();
+            for (device, best) in held.iter_mut().enumerate().filter(|(_, best)| !best.1) {
+                let word = |reading: &Reading| reading.held.get(device).copied().unwrap_or(0);
+                let each = readings.iter().zip(&later).map(|(a, b)| between(word(a), word(b)));
+                let now =
+                    each.fold((0u64, true), |(sum, all), (bytes, exact)| (sum.saturating_add(bytes), all && exact));
+                if now.1 || now.0 > best.0 {
+                    *best = now;
+                }
+            }
+            readings = later;
+            if held.iter().all(|best| best.1) {
+                break;
+            }
+        }
+        Self { readings, held }
+    }
+
+    /// Bytes held on `device` by all slots together, or less where [`Picture::is_exact`] says so.
+    pub fn held(&self, device: usize) -> u64 {
+        self.held.get(device).map_or(0, |held| held.0)
+    }
+
+    /// Whether every device's sum is what was held, and not only the least that it can have been.
+    pub fn is_exact(&self) -> bool {
+        self.held.iter().all(|held| held.1)
+    }
+
+    /// Bytes being asked for on `device`.
+    pub fn asked(&self, device: usize) -> u64 {
+        self.readings.iter().fold(0, |sum, reading| sum.saturating_add(reading.asked(device)))
+    }
+}
+
 impl RunDir {
     /// Makes the folders of a run directory and removes what a crash left half made.
     pub fn open(path: &Path) -> io::Result<Self> {
-        // The longest path under it is a slice's socket.
-        let longest = path.as_os_str().len() + "/slices/.new-SLICE-".len() + 36 + "/socket/sock".len();
+        // The longest path under it is a slice's socket for containers.
+        let longest = path.as_os_str().len() + "/slices/SLICE-".len() + 36 + "/guest/slice/sock".len();
         if longest > SOCKET_PATH {
             return Err(io::Error::other(format!(
                 "its path is too long for a socket by {} characters",
@@ -206,6 +280,19 @@ fn make_dir(path: &Path, mode: u32) -> io::Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(mode))
 }
 
+/// The folders of a slice's two sockets: one for everybody, to be let in by user, and one for who is given it.
+fn make_doors(folder: &Path, on_missing: OnMissing) -> io::Result<()> {
+    let lock = folder.join(GUESTS_LOCK);
+    make_dir(&lock, 0o700)?;
+    for door in [folder.join(OWNERS_DOOR), lock.join(GUESTS_DOOR)] {
+        make_dir(&door, 0o755)?;
+        if on_missing == OnMissing::Allow {
+            fs::write(door.join(wire::FAIL_OPEN), [])?;
+        }
+    }
+    Ok(())
+}
+
 fn copy_text<const N: usize>(text: &str) -> [u8; N] {
     let mut bytes = [0; N];
     // One byte stays 0, so that it is a C string.
@@ -250,7 +337,7 @@ impl SliceFiles {
         let temporary = run.slice_dir(&format!(".new-{}", record.id));
         let made = (|| {
             fs::create_dir(&temporary)?;
-            make_dir(&temporary.join("socket"), 0o755)?;
+            make_doors(&temporary, record.on_missing)?;
             let policy = new_file(&temporary.join("policy"))?;
             let mut page = policy_of(record, facts, &run.driver_dir());
             let bytes = policy_bytes(&mut page);
@@ -259,9 +346,6 @@ impl SliceFiles {
             policy.write_all_at(bytes, 0)?;
             let usage = new_file(&temporary.join("usage"))?;
             usage.set_len(USAGE_BYTES)?;
-            if record.on_missing == OnMissing::Allow {
-                fs::write(temporary.join("socket").join(wire::FAIL_OPEN), [])?;
-            }
             fs::set_permissions(&temporary, fs::Permissions::from_mode(0o711))?;
             let page = PolicyPage::map(&policy)?;
             fs::rename(&temporary, &folder)?;
@@ -285,7 +369,7 @@ impl SliceFiles {
             let devices: Vec<_> = p.devices.iter().map(|d| (d.uuid, d.nvml_index)).collect();
             (p.slice_id, p.name, p.driver_dir, p.device_count, devices)
         };
-        if !page.is_ours() || fixed(&page) != fixed(&wanted) || !folder.join("socket").is_dir() {
+        if !page.is_ours() || fixed(&page) != fixed(&wanted) || make_doors(&folder, record.on_missing).is_err() {
             return None;
         }
         let files = Self { folder, id: record.id.clone(), policy: page, usage };
@@ -298,14 +382,25 @@ impl SliceFiles {
         Some(files)
     }
 
-    /// Where the socket goes.
+    /// Where the socket for the owner's processes goes.
     pub fn socket(&self) -> PathBuf {
-        self.folder.join("socket").join("sock")
+        self.socket_dir().join("sock")
     }
 
-    /// The folder of the socket.
+    /// The folder of the owner's socket.
     pub fn socket_dir(&self) -> PathBuf {
-        self.folder.join("socket")
+        self.folder.join(OWNERS_DOOR)
+    }
+
+    /// The folder of the containers' socket. On the host nobody else gets to it; in a container that it is mounted into
+    /// every user may use it, which no user id on the host could tell.
+    pub fn guest_dir(&self) -> PathBuf {
+        self.folder.join(GUESTS_LOCK).join(GUESTS_DOOR)
+    }
+
+    /// Where the socket for containers goes.
+    pub fn guest_socket(&self) -> PathBuf {
+        self.guest_dir().join("sock")
     }
 
     /// Removes the folder. Whoever still maps the files is granted nothing any more.
@@ -398,7 +493,7 @@ impl SliceFiles {
                 self.set_adjust(slot, device, 0);
             }
         }
-        if let Err(error) = self.usage.write_all_at(&[0; SLOT_BYTES], (slot * SLOT_BYTES) as u64) {
+        if let Err(error) = self.usage.write_all_at(&self.read(slot).emptied(), (slot * SLOT_BYTES) as u64) {
             tracing::warn!("slot {slot} of {} can't be cleared: {error}", self.id);
         }
         if let Some(book) = self.policy.book.get(slot) {
@@ -435,16 +530,17 @@ impl SliceFiles {
         self.changed();
     }
 
+    /// Reads `slots`, all at one instant.
+    pub fn picture(&self, slots: impl IntoIterator<Item = usize>) -> Picture {
+        let slots: Vec<usize> = slots.into_iter().collect();
+        Picture::take(|| slots.iter().map(|slot| self.read(*slot)).collect())
+    }
+
     /// What the slots hold of `device`, with the daemon's measurements, and what is being asked for.
     pub fn used(&self, device: usize) -> (u64, u64) {
-        let (mut held, mut asked, mut adjust) = (0u64, 0u64, 0i64);
-        for slot in 0..self.slots_high() {
-            let reading = self.read(slot);
-            held = held.saturating_add(reading.held(device));
-            asked = asked.saturating_add(reading.asked(device));
-            adjust = adjust.saturating_add(self.adjust(slot, device));
-        }
-        (held.saturating_add_signed(adjust), asked)
+        let picture = self.picture(0..self.slots_high());
+        let adjust = (0..self.slots_high()).fold(0i64, |sum, slot| sum.saturating_add(self.adjust(slot, device)));
+        (picture.held(device).saturating_add_signed(adjust), picture.asked(device))
     }
 }
 
@@ -531,6 +627,8 @@ mod tests {
         assert_eq!(mode(folder.join("policy")), 0o600);
         assert_eq!(mode(folder.join("usage")), 0o600);
         assert_eq!(mode(folder.join("socket")), 0o755);
+        assert_eq!(mode(folder.join("guest")), 0o700, "the way to the containers' socket");
+        assert_eq!(mode(folder.join("guest/slice")), 0o755);
 
         files.take(3, 77, 7, 5, 99);
         files.set_limit(0, 5);
@@ -633,6 +731,80 @@ mod tests {
         assert_eq!(files.used(0), (3 << 20, 0));
         files.free(2);
         assert_eq!(files.used(0), (0, 0));
+    }
+
+    /// Zeroed with the rest, versions would repeat, and a slot of before be taken for one of after.
+    #[test]
+    fn a_freed_slot_keeps_its_versions() {
+        let (_dir, run) = run();
+        let files = SliceFiles::create(&run, &record(), &[]).unwrap();
+        let word = (7 * (UNITS_MASK + 1)) | 5;
+        files.usage.write_all_at(&word.to_ne_bytes(), offset_of!(Slot, accounts) as u64).unwrap();
+        files.free(0);
+        let freed = files.read(0);
+        assert_eq!((freed.held(0), freed.held[0]), (0, 8 * (UNITS_MASK + 1)));
+    }
+
+    fn words(held: &[u64]) -> Vec<Reading> {
+        let reading = |word: &u64| Reading { held: std::array::from_fn(|_| *word), ..Reading::default() };
+        held.iter().map(reading).collect()
+    }
+
+    #[test]
+    fn a_picture_is_taken_again_until_nothing_moves() {
+        let version = UNITS_MASK + 1;
+        // 8 units go from the second slot to the first, and are seen in both by a single reading.
+        let mut seen = [[0, 8], [version + 8, version], [version + 8, version]].into_iter();
+        let picture = Picture::take(|| words(&seen.next().unwrap()));
+        assert_eq!((picture.held(0), picture.is_exact()), (8 * UNIT, true));
+        assert_eq!(seen.next(), None);
+        // They never stop: one unit comes and goes, beside 8 that stay.
+        let mut count = 0;
+        let picture = Picture::take(|| {
+            count += 1;
+            words(&[8, count * version + count % 2])
+        });
+        assert_eq!((picture.held(0), picture.is_exact()), (8 * UNIT, false));
+        assert_eq!(count, TRIES as u64 + 1);
+    }
+
+    /// Two threads move half of the limit each between slots as fast as they can; no picture shows more than the limit.
+    #[test]
+    fn memory_in_motion_is_never_shown_twice() {
+        use std::sync::atomic::AtomicBool;
+        const HALF: u64 = 32 * UNIT;
+        let policy = Policy::new();
+        policy.devices[0].limit.store(2 * HALF, SeqCst);
+        policy.slots_high.store(4, SeqCst);
+        let usage = Box::new(Usage::new());
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for slots in [[0, 2], [1, 3]] {
+                let (policy, usage, over) = (&policy, &usage, &over);
+                scope.spawn(move || {
+                    let ledgers = slots.map(|slot| cleave_ledger::Ledger::new(policy, usage, slot).unwrap());
+                    while !over.load(SeqCst) {
+                        for ledger in &ledgers {
+                            ledger.reserve(0, Kind::Linear, HALF, |_| true).unwrap();
+                            (0..1000).for_each(|_| std::hint::spin_loop());
+                            ledger.release(0, Kind::Linear, HALF);
+                        }
+                    }
+                });
+            }
+            let read = || {
+                let word = |slot: &Slot| {
+                    let word = slot.accounts[0].held.load(SeqCst);
+                    // Much happens between two slots.
+                    std::thread::yield_now();
+                    word
+                };
+                words(&usage.slots[..4].iter().map(word).collect::<Vec<_>>())
+            };
+            let most = (0..1000).map(|_| Picture::take(read).held(0)).max().unwrap();
+            over.store(true, SeqCst);
+            assert!((1..=2 * HALF).contains(&most), "{most} of {}", 2 * HALF);
+        });
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! What `/proc` says of a process.
+use crate::ffi::os;
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
 
 /// A few fields of `/proc/PID/stat`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +34,49 @@ fn parse_stat(text: &str) -> Option<Stat> {
         start_time: number(22)?,
         image: [26, 28, 47, 48].map(|f| number(f).unwrap_or(0)),
     })
+}
+
+/// Whether the process that `pid` and `start_time` name is alive; also where there is no more than its id to tell.
+pub fn is_alive(pid: u32, start_time: u64) -> bool {
+    use rustix::process::{Pid, test_kill_process};
+    let there = i32::try_from(pid).ok().and_then(Pid::from_raw).is_some_and(|pid| {
+        // Someone else's process is there too.
+        test_kill_process(pid) != Err(rustix::io::Errno::SRCH)
+    });
+    there && stat(pid).is_none_or(|s| s.start_time == start_time && s.state != 'Z')
+}
+
+fn pidfd_flags() -> rustix::process::PidfdFlags {
+    rustix::process::PidfdFlags::NONBLOCK
+}
+
+/// A descriptor of the process that `pid` and `start_time` name, if it is alive.
+pub fn open_pidfd(pid: u32, start_time: u64) -> Option<OwnedFd> {
+    let pid_t = rustix::process::Pid::from_raw(i32::try_from(pid).ok()?)?;
+    let pidfd = rustix::process::pidfd_open(pid_t, pidfd_flags()).ok()?;
+    // Read after it was opened: if the process is the one that we mean, the descriptor is of that one.
+    stat(pid).filter(|s| s.start_time == start_time && s.state != 'Z').map(|_| pidfd)
+}
+
+/// Waits until the process has ended.
+pub async fn until_end(pidfd: OwnedFd) {
+    let second = pidfd.try_clone();
+    match os::awaitable(pidfd, tokio::io::Interest::READABLE) {
+        Ok(fd) => {
+            drop(second);
+            let _ = fd.readable().await;
+        }
+        Err(error) => {
+            // No room in epoll: look now and then instead.
+            tracing::warn!("a process can't be watched: {error}");
+            let Ok(pidfd) = second else { return };
+            use rustix::event::{PollFd, PollFlags, poll};
+            let none = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+            while poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&none)).is_ok_and(|n| n == 0) {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
 }
 
 /// Its command line, arguments separated by spaces; its name in brackets if there is none.
@@ -149,6 +195,8 @@ mod tests {
         assert_eq!(stat.parent, std::os::unix::process::parent_id());
         assert_ne!(stat.image[1], 0);
         assert!(stat.start_time <= ticks_now().unwrap());
+        assert!(is_alive(pid, stat.start_time) && !is_alive(pid, stat.start_time + 1));
+        assert!(!is_alive(0, 0) && !is_alive(u32::MAX, 0));
         assert!(command(pid).unwrap().contains("cleave_daemon"));
         assert_eq!(uid(pid), Some(rustix::process::getuid().as_raw()));
         let link = fs::read_link("/proc/self/ns/pid").unwrap().display().to_string();

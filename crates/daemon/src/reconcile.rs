@@ -144,6 +144,13 @@ impl Reconciler {
             let others: Vec<&Watched> = watched.iter().filter(|w| w.slice == one.slice && w.pid == one.pid).collect();
             settle(node, one, is_first, &others, &lists);
         }
+        let slices: BTreeSet<&str> = watched.iter().map(|one| one.slice.as_str()).collect();
+        let mut inner = node.lock();
+        for id in slices {
+            if let Some(live) = inner.slices.get_mut(id) {
+                note_use(live);
+            }
+        }
         ended
     }
 
@@ -321,7 +328,6 @@ fn settle(
             }
         }
     }
-    note_use(live, one.slot, &one.after);
     let used = total(live, one.slot, &one.after);
     if let Some(member) = live.processes.get_mut(&one.slot) {
         member.peak_bytes = member.peak_bytes.max(used);

@@ -1,8 +1,12 @@
-//! A slice's socket: processes come to register and to be measured.
+//! A slice's sockets: processes come to register and to be measured.
+//!
+//! There are two. By the ordinary one the owner's processes and root's get in. The other lies where only the daemon's user
+//! gets to, and is mounted into the containers that were given the slice: who comes by it, whatever its user, shows
+//! by that alone that it belongs there. Which process it is the kernel says in both cases.
 use crate::ffi::os;
 use crate::files::open_to_all;
-use crate::node::{Node, Peer, open_pidfd};
-use crate::process;
+use crate::node::{Node, Peer};
+use crate::process::{self, open_pidfd};
 use cleave_ledger::{ABI, MAGIC, wire};
 use rustix::io::Errno;
 use rustix::net::{
@@ -25,8 +29,17 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Most connections of one slice: four for each process that it can have.
 const CONNECTIONS: usize = 4 * cleave_ledger::SLOTS;
 
+/// Whom a socket lets in.
+#[derive(Clone, Copy, Debug)]
+pub enum Admits {
+    /// This user and root.
+    User(u32),
+    /// Who gets to it.
+    Anyone,
+}
+
 /// Binds `path` and serves the slice `id` there until aborted.
-pub fn listen(node: &Arc<Node>, id: &str, owner: u32, path: &Path) -> io::Result<AbortHandle> {
+pub fn listen(node: &Arc<Node>, id: &str, admits: Admits, path: &Path) -> io::Result<AbortHandle> {
     match std::fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         _ => {}
@@ -53,7 +66,7 @@ pub fn listen(node: &Arc<Node>, id: &str, owner: u32, path: &Path) -> io::Result
                     let (node, id, open) = (Arc::clone(&node), id.clone(), Arc::clone(&open));
                     open.fetch_add(1, Ordering::Relaxed);
                     tokio::spawn(async move {
-                        if let Err(error) = serve(&node, &id, owner, connection).await {
+                        if let Err(error) = serve(&node, &id, admits, connection).await {
                             tracing::debug!(slice = id, "a connection ended: {error}");
                         }
                         open.fetch_sub(1, Ordering::Relaxed);
@@ -147,7 +160,7 @@ fn answer(connection: &AsyncFd<OwnedFd>, reply: wire::Reply, fds: Option<(&Owned
     }
 }
 
-async fn serve(node: &Arc<Node>, id: &str, owner: u32, connection: OwnedFd) -> io::Result<()> {
+async fn serve(node: &Arc<Node>, id: &str, admits: Admits, connection: OwnedFd) -> io::Result<()> {
     let connection = os::awaitable(connection, Interest::READABLE)?;
     let peer = peer(connection.get_ref())?;
     let reply = |status: u32, slot: u32, value: u64| wire::Reply {
@@ -158,7 +171,10 @@ async fn serve(node: &Arc<Node>, id: &str, owner: u32, connection: OwnedFd) -> i
         host_pid: peer.as_ref().map_or(0, |p| p.pid),
         value,
     };
-    let allowed = peer.as_ref().filter(|p| p.uid == 0 || p.uid == owner);
+    let allowed = peer.as_ref().filter(|p| match admits {
+        Admits::User(owner) => p.uid == 0 || p.uid == owner,
+        Admits::Anyone => true,
+    });
     let mut registered = false;
     loop {
         // Who has registered may be silent for as long as it lives.

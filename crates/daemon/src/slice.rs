@@ -29,10 +29,30 @@ pub struct Record {
     pub ephemeral: bool,
     /// A process has been in it.
     pub started: bool,
+    /// Who made it, or runs a program in it, while it is ephemeral: without this process nobody will start in it.
+    pub holder: Option<Holder>,
     /// Refused allocations of processes that have ended.
     pub denied_total: u64,
     /// Launches of processes that have ended.
     pub launches_total: u64,
+}
+
+/// The process that an ephemeral slice waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// On the host.
+    pub pid: u32,
+    /// With the id it names the process.
+    pub start_time: u64,
+    /// It has asked for a launch plan: the slice stays as long as it does.
+    pub launched: bool,
+}
+
+impl Holder {
+    /// Whether the two are the same process.
+    pub fn is(&self, other: &Self) -> bool {
+        (self.pid, self.start_time) == (other.pid, other.start_time)
+    }
 }
 
 /// A slice's part of one GPU, as it is kept.

@@ -53,4 +53,4 @@ pub use layout::{
     ABI, Account, Book, DEVICES, DevicePolicy, EXPORTS, HOST, KINDS, Kind, MAGIC, Policy, SLOTS, Slot, UNIT, UNLIMITED,
     Usage, flags, owner,
 };
-pub use protocol::{Ledger, Picture, Refused, scan, units};
+pub use protocol::{Ledger, Picture, Refused, between, scan, units};

@@ -81,6 +81,23 @@ pub fn scan(policy: &Policy, usage: &Usage, device: usize, me: usize) -> Picture
     picture
 }
 
+/// What one `held` word tells of any instant between two readings of it: bytes that were held at least, and whether it was
+/// exactly those.
+///
+/// Who reads all words of a slice and then all of them again, and adds up what this says, has what was held at an instant
+/// between the two, or less; a sum of single readings can be more than there ever was, where memory moved meanwhile from
+/// a slot that was read to one that was not.
+pub const fn between(before: u64, after: u64) -> (u64, bool) {
+    let (first, last) = (before & UNITS, after & UNITS);
+    let least = if first < last { first } else { last };
+    match (after & !UNITS).wrapping_sub(before & !UNITS) {
+        0 if first == last => (first * UNIT, true),
+        VERSION => (least * UNIT, false),
+        // More than one change, or bytes that no process of ours wrote: it may have held nothing meanwhile.
+        _ => (0, false),
+    }
+}
+
 /// A process's view of its slice: both files and its own slot.
 ///
 /// A slot has one writer at a time: whoever calls [`Ledger::reserve`], [`Ledger::take`] or [`Ledger::release`] holds its

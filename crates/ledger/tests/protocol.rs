@@ -3,7 +3,9 @@
 //! Runs under Miri too, with fewer cases: `cargo +nightly miri test -p cleave-ledger --test protocol --test layout`.
 #![cfg(not(loom))]
 
-use cleave_ledger::{DEVICES, HOST, KINDS, Kind, Ledger, Policy, Refused, SLOTS, UNIT, UNLIMITED, Usage, scan, units};
+use cleave_ledger::{
+    DEVICES, HOST, KINDS, Kind, Ledger, Policy, Refused, SLOTS, UNIT, UNLIMITED, Usage, between, scan, units,
+};
 use proptest::prelude::*;
 use std::sync::atomic::Ordering::SeqCst;
 
@@ -134,6 +136,24 @@ fn a_request_above_keeps_the_lower_one_asking() {
         true
     });
     assert_eq!(outcome, Ok(()));
+}
+
+#[test]
+fn two_readings_tell_what_was_held_between_them() {
+    let version = 1 << 40;
+    for (before, after, told) in [
+        (0, 0, (0, true)),
+        (7 * version + 5, 7 * version + 5, (5, true)),
+        (7 * version + 5, 8 * version + 9, (5, false)),
+        (7 * version + 9, 8 * version + 5, (5, false)),
+        (u64::MAX, 3, (3, false)),
+        // It may have been anything in between.
+        (7 * version + 5, 9 * version + 5, (0, false)),
+        (8 * version + 5, 7 * version + 5, (0, false)),
+        (7 * version + 5, 7 * version + 6, (0, false)),
+    ] {
+        assert_eq!(between(before, after), (told.0 * UNIT, told.1), "{before:#x} {after:#x}");
+    }
 }
 
 /// Zeroed with the units, versions would repeat: a slot that dies and one that takes the same would look like nothing.

@@ -23,6 +23,18 @@ pub(crate) fn ps(context: &Context, slice: Option<&str>) -> Result<i32> {
     Ok(0)
 }
 
+/// How much of a GPU's memory, or of a slice's part of it, is in use; then what else there is to say, and how busy it is.
+pub(super) fn memory_line(used: u64, whole: u64, more: &[String], busy_percent: Option<u32>) -> String {
+    let more: String = more.iter().map(|fact| format!(", {fact}")).collect();
+    let (part, busy) = (percent(used, whole), busy(busy_percent));
+    format!("{} {} of {} ({part}){more}, busy {busy}", bar(used, whole, 24), format_bytes(used), format_bytes(whole))
+}
+
+/// Percent of the last second; a dash where the driver does not say.
+pub(super) fn busy(percent: Option<u32>) -> String {
+    or_dash(percent.map(|percent| format!("{percent}%")))
+}
+
 /// A table of processes.
 pub(super) fn ps_text(processes: &[Process]) -> String {
     let rows = processes.iter().map(|process| {
@@ -66,7 +78,7 @@ fn gpus_text(gpus: &[Gpu]) -> String {
             format_bytes(gpu.used_bytes),
             format_bytes(gpu.untracked_bytes),
             format!("{} ({})", format_bytes(gpu.reserved_bytes), percent(gpu.reserved_bytes, gpu.memory_bytes)),
-            gpu.busy_percent.map_or("-".into(), |b| format!("{b}%")),
+            busy(gpu.busy_percent),
             if gpu.slices.is_empty() { "-".into() } else { gpu.slices.join(",") },
             gpu.uuid.clone(),
         ]
@@ -148,17 +160,10 @@ pub(crate) fn top(context: &Context, interval: f64, once: bool) -> Result<i32> {
 fn top_text(picture: &Picture) -> String {
     let mut text = String::new();
     for gpu in &picture.gpus {
-        text.push_str(&format!(
-            "GPU {} {}  {} {} of {}, quotas {}, outside slices {}, busy {}\n",
-            gpu.index,
-            gpu.name,
-            bar(gpu.used_bytes, gpu.memory_bytes, 24),
-            format_bytes(gpu.used_bytes),
-            format_bytes(gpu.memory_bytes),
-            percent(gpu.reserved_bytes, gpu.memory_bytes),
-            format_bytes(gpu.untracked_bytes),
-            gpu.busy_percent.map_or("-".into(), |b| format!("{b}%")),
-        ));
+        let quotas = format!("quotas {}", percent(gpu.reserved_bytes, gpu.memory_bytes));
+        let outside = format!("outside slices {}", format_bytes(gpu.untracked_bytes));
+        let line = memory_line(gpu.used_bytes, gpu.memory_bytes, &[quotas, outside], gpu.busy_percent);
+        text.push_str(&format!("GPU {} {}  {line}\n", gpu.index, gpu.name));
     }
     text.push('\n');
     text.push_str(&slice::list_text(&picture.slices));

@@ -45,8 +45,8 @@ pub(crate) fn list_text(slices: &[Slice]) -> String {
                 format_bytes(device.used_bytes),
                 bar(device.used_bytes, device.limit_bytes, 16),
                 percent(device.used_bytes, device.limit_bytes),
-                slice.compute_percent.map_or("-".into(), |c| format!("{c}%")),
-                device.busy_percent.map_or("-".into(), |b| format!("{b}%")),
+                or_dash(slice.compute_percent.map(|c| format!("{c}%"))),
+                show::busy(device.busy_percent),
                 slice.processes.len().to_string(),
                 grouped(slice.launches_total),
                 grouped(slice.denied_total),
@@ -89,22 +89,17 @@ fn show_text(slice: &Slice) -> String {
     if slice.overcommitted {
         lines.push(("note", "the quotas on its GPUs sum up to more than they have".into()));
     }
+    if slice.in_motion {
+        lines.push(("note", "memory comes and goes too fast to add up: at least so much is in use".into()));
+    }
     let mut text = String::new();
     for (key, value) in lines {
         text.push_str(&format!("{key:<12} {value}\n"));
     }
     for device in &slice.devices {
-        text.push_str(&format!(
-            "\nGPU {} ({})\n  {} {} of {} ({}), peak {}, busy {}\n",
-            device.gpu,
-            device.gpu_uuid,
-            bar(device.used_bytes, device.limit_bytes, 32),
-            format_bytes(device.used_bytes),
-            format_bytes(device.limit_bytes),
-            percent(device.used_bytes, device.limit_bytes),
-            format_bytes(device.peak_bytes),
-            device.busy_percent.map_or("not measurable".into(), |b| format!("{b}%")),
-        ));
+        let peak = format!("peak {}", format_bytes(device.peak_bytes));
+        let line = show::memory_line(device.used_bytes, device.limit_bytes, &[peak], device.busy_percent);
+        text.push_str(&format!("\nGPU {} ({})\n  {line}\n", device.gpu, device.gpu_uuid));
         for (what, bytes) in &device.used_for {
             if *bytes > 0 {
                 text.push_str(&format!("  {what:<12} {}\n", format_bytes(*bytes)));

@@ -151,16 +151,76 @@ fn an_ephemeral_slice_outlives_neither_its_processes_nor_its_launcher() {
     eventually("it is gone", || daemon.request("GET", "/v1/slices/once", "").0 == 404);
 
     // A launcher that dies before it launched anything takes it along.
-    let _: Slice = daemon.ok("POST", "/v1/slices", body);
-    let request =
-        "POST /v1/slices/once/launch HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\nContent-Length: 0\\r\\n\\r\\n";
-    let script = format!(
-        "import socket,sys\ns=socket.socket(socket.AF_UNIX)\ns.connect(sys.argv[1])\ns.send(b'{request}')\ns.recv(9999)"
-    );
-    let ran = Command::new("python3").arg("-c").arg(script).arg(daemon.run_dir.join("api.sock")).status();
-    if ran.is_ok_and(|s| s.success()) {
-        eventually("it is gone", || daemon.request("GET", "/v1/slices/once", "").0 == 404);
+    let mut creator = Creator::new(&daemon);
+    creator.create("once");
+    assert_eq!(creator.0.tell("request POST /v1/slices/once/launch "), "200");
+    drop(creator);
+    eventually("it is gone", || is_gone(&daemon, "once"));
+}
+
+/// A process that makes slices, as `cleave run` does.
+struct Creator(Tenant);
+
+impl Creator {
+    fn new(daemon: &Daemon) -> Self {
+        Self(Tenant::start(&daemon.run_dir.join("api.sock")))
     }
+
+    fn create(&mut self, name: &str) {
+        let body = json!({ "name": name, "gpu": "any", "memory": "1GiB", "ephemeral": true });
+        assert_eq!(self.0.tell(&format!("request POST /v1/slices {body}")), "201");
+    }
+}
+
+fn is_gone(daemon: &Daemon, name: &str) -> bool {
+    daemon.request("GET", &format!("/v1/slices/{name}"), "").0 == 404
+}
+
+/// `kill -9` between making a slice and launching a program in it.
+#[test]
+fn an_ephemeral_slice_whose_creator_is_killed_goes() {
+    let world = World::new();
+    let daemon = world.start();
+    let mut creator = Creator::new(&daemon);
+    creator.create("empty");
+    creator.create("used");
+    let mut tenant = Tenant::start(&daemon.socket(&daemon.slice("used")));
+    tenant.register();
+    // A slice that is not ephemeral is nobody's to take along.
+    let body = json!({ "name": "lasting", "gpu": "any", "memory": "1GiB" });
+    assert_eq!(creator.0.tell(&format!("request POST /v1/slices {body}")), "201");
+    drop(creator);
+    eventually("the empty one is gone", || is_gone(&daemon, "empty"));
+    assert_eq!(daemon.slice("used").processes.len(), 1);
+    drop(tenant);
+    eventually("the other one follows", || is_gone(&daemon, "used"));
+    daemon.slice("lasting");
+}
+
+/// The same, with the daemon gone in between.
+#[test]
+fn a_restarted_daemon_knows_whom_ephemeral_slices_wait_for() {
+    let world = World::new();
+    let daemon = world.start();
+    let (mut dies, mut lives, mut launches) = (Creator::new(&daemon), Creator::new(&daemon), Creator::new(&daemon));
+    dies.create("dies");
+    lives.create("lives");
+    launches.create("launches");
+    assert_eq!(launches.0.tell("request POST /v1/slices/launches/launch "), "200");
+    let mut tenant = Tenant::start(&daemon.socket(&daemon.slice("launches")));
+    tenant.register();
+    daemon.crash();
+    drop((dies, tenant));
+    let daemon = world.start();
+    eventually("the dead one's is gone", || is_gone(&daemon, "dies"));
+    // Its first program has ended, and it may start another.
+    eventually("the dead process is reaped", || daemon.slice("launches").processes.is_empty());
+    std::thread::sleep(Duration::from_millis(100));
+    for name in ["lives", "launches"] {
+        daemon.slice(name);
+    }
+    drop((lives, launches));
+    eventually("both are gone", || is_gone(&daemon, "lives") && is_gone(&daemon, "launches"));
 }
 
 #[test]

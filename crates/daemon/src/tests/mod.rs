@@ -407,6 +407,7 @@ fn tenant_process() {
                     format!("status {}", reply.status)
                 }
             }
+            "connect" => Link::open(&socket).err().map_or("connected".into(), |e| e.to_string()),
             // hold KIND BYTES: of device 0, as if nothing was held before.
             "hold" => {
                 let (_, usage) = files.as_ref().unwrap();
@@ -436,6 +437,14 @@ fn tenant_process() {
             "cut" => {
                 files.as_ref().unwrap().1.set_len(number(1)).unwrap();
                 "cut".into()
+            }
+            // request METHOD PATH BODY: of the API, whose socket it was given.
+            "request" => {
+                let body = words[3..].join(" ");
+                let mut stream = UnixStream::connect(&socket).unwrap();
+                let head = "HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length:";
+                write!(stream, "{} {} {head} {}\r\n\r\n{body}", words[1], words[2], body.len()).unwrap();
+                read_reply(stream).0.to_string()
             }
             // Becomes another program, with everything that execve closes closed.
             "exec" => {

@@ -1,5 +1,7 @@
 //! Slots: given, measured, taken back.
 use super::*;
+use rustix::fs::{Mode, OFlags};
+use std::os::fd::AsRawFd;
 
 #[test]
 fn a_process_gets_a_slot_and_loses_it_with_its_life() {
@@ -190,6 +192,7 @@ fn what_is_no_message_is_answered_as_such() {
 #[test]
 fn only_the_owner_and_root_get_in() {
     if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: other users at a slice's socket: this is not root");
         return;
     }
     let world = World::new();
@@ -200,6 +203,7 @@ fn only_the_owner_and_root_get_in() {
     let socket = daemon.socket(&slice);
     // The test program itself may lie where other users can't read: then this can't be tried here.
     if Command::new(std::env::current_exe().unwrap()).arg("--list").uid(4711).stdout(Stdio::null()).status().is_err() {
+        eprintln!("SKIPPED: other users at a slice's socket: they can't execute this test");
         return;
     }
     let mut stranger = Tenant::start_as(&socket, Some(4712));
@@ -207,6 +211,21 @@ fn only_the_owner_and_root_get_in() {
     let mut owner = Tenant::start_as(&socket, Some(4711));
     assert_eq!(owner.register(), 0);
     assert_eq!(daemon.slice("theirs").processes[0].uid, Some(4711));
+
+    // On the host nobody gets to the containers' socket.
+    let guests = world.path("r/slices").join(&slice.id).join("guest/slice");
+    let mut stranger = Tenant::start_as(&guests.join("sock"), Some(4712));
+    assert_eq!(stranger.tell("connect"), "Permission denied (os error 13)");
+    // Where it was mounted, whoever is there is of the slice; here a descriptor of the folder stands for the mount.
+    let folder = rustix::fs::open(&guests, OFlags::PATH, Mode::empty()).unwrap();
+    let mut guest = Tenant::start_as(Path::new(&format!("/proc/self/fd/{}/sock", folder.as_raw_fd())), Some(4712));
+    assert_eq!(guest.register(), 1);
+    let seen = &daemon.slice("theirs").processes[1];
+    assert_eq!((seen.pid, seen.uid), (guest.pid(), Some(4712)));
+    guest.tell(&format!("hold linear {GIB}"));
+    assert_eq!(daemon.slice("theirs").devices[0].used_bytes, GIB);
+    drop(guest);
+    eventually("its slot is free", || daemon.slice("theirs").processes.len() == 1);
 }
 
 #[test]

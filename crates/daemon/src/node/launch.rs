@@ -1,0 +1,131 @@
+//! How programs get into a slice: launch plans and CDI specs, and whom an ephemeral slice waits for.
+use super::{Caller, Inner, Live, Node, Reply};
+use crate::cdi;
+use crate::gpu::GpuInfo;
+use crate::process::{self, open_pidfd, until_end};
+use crate::slice::{Holder, Record};
+use cleave_api::{LaunchPlan, OnMissing};
+use cleave_ledger::wire;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A program that put itself or a child into a slice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Launcher {
+    /// With the id it names the process.
+    pub start_time: u64,
+    /// The slice's id.
+    pub slice: String,
+}
+
+impl Node {
+    /// How a program is put into a slice. Who asks is remembered: what it starts belongs there.
+    pub fn launch(self: &Arc<Self>, caller: &Caller, key: &str) -> Reply<LaunchPlan> {
+        let mut inner = self.lock();
+        let live = inner.seen(key, caller)?;
+        let plan = self.plan(live);
+        let record = &live.record;
+        let id = record.id.clone();
+        let Some(asks) = caller.process() else { return Ok(plan) };
+        let launcher = Launcher { start_time: asks.start_time, slice: id.clone() };
+        let known = inner.launchers.insert(asks.pid, launcher.clone()).is_some_and(|known| known == launcher);
+        if let Some(live) = inner.slices.get_mut(&id).filter(|live| live.record.ephemeral) {
+            let before = live.record.holder;
+            // Whom it waits for already is waited for until its end.
+            if before.is_none_or(|h| h.is(&asks) || !process::is_alive(h.pid, h.start_time)) {
+                live.record.holder = Some(Holder { launched: true, ..asks });
+            }
+            if live.record.holder != before {
+                inner.keep(&id);
+            }
+            if before.is_some_and(|h| h.is(&asks)) {
+                return Ok(plan);
+            }
+        }
+        if !known {
+            self.watch_holder(asks, id);
+        }
+        Ok(plan)
+    }
+
+    /// Waits for the end of a process that made an ephemeral slice, or launches a program in a slice.
+    pub(super) fn watch_holder(self: &Arc<Self>, holder: Holder, id: String) {
+        let node = Arc::clone(self);
+        let Holder { pid, start_time, .. } = holder;
+        let pidfd = open_pidfd(pid, start_time);
+        tokio::spawn(async move {
+            match pidfd {
+                Some(pidfd) => until_end(pidfd).await,
+                // It is gone, or there was no descriptor left to watch it with.
+                None => {
+                    while process::is_alive(pid, start_time) {
+                        tokio::time::sleep(Duration::from_secs(1)).await;
+                    }
+                }
+            }
+            let mut inner = node.lock();
+            if inner.launchers.get(&pid).is_some_and(|l| l.start_time == start_time && l.slice == id) {
+                inner.launchers.remove(&pid);
+            }
+            node.end_if_over(&mut inner, &id);
+        });
+    }
+
+    fn plan(&self, live: &Live) -> LaunchPlan {
+        let text = |path: std::path::PathBuf| path.display().to_string();
+        let library_dir = self.run.library_dir();
+        let library = text(library_dir.join(crate::gpu::STAND_IN));
+        // Within the slice devices are numbered from 0, as frameworks that read this variable expect; the stand-in says
+        // which ones they are. A program that may run without the daemon has nobody to translate for it.
+        let devices = &live.record.devices;
+        let visible: Vec<String> = match live.record.on_missing {
+            OnMissing::Refuse => (0..devices.len()).map(|index| index.to_string()).collect(),
+            OnMissing::Allow => devices.iter().map(|device| device.uuid.clone()).collect(),
+        };
+        let environment = [
+            ("LD_PRELOAD", library.clone()),
+            ("LD_LIBRARY_PATH", text(library_dir.clone())),
+            (wire::SOCKET_VARIABLE, text(live.files.socket())),
+            ("CLEAVE_SLICE", live.record.name.clone()),
+            ("CLEAVE_DRIVER_DIR", text(self.run.driver_dir())),
+            ("CUDA_VISIBLE_DEVICES", visible.join(",")),
+        ];
+        LaunchPlan {
+            id: live.record.id.clone(),
+            name: live.record.name.clone(),
+            library_dir: text(library_dir),
+            library,
+            socket_dir: text(live.files.socket_dir()),
+            driver_dir: text(self.run.driver_dir()),
+            real_libraries: self.driver.real.iter().map(|(n, p)| (n.clone(), p.display().to_string())).collect(),
+            covers: self.driver.covers.iter().map(|p| p.display().to_string()).collect(),
+            environment: environment.into_iter().map(|(k, v)| (k.to_owned(), v)).collect(),
+        }
+    }
+
+    /// The slice as a CDI spec.
+    pub fn cdi(&self, caller: &Caller, key: &str) -> Reply<serde_json::Value> {
+        let inner = self.lock();
+        Ok(self.cdi_spec(inner.seen(key, caller)?))
+    }
+
+    fn cdi_spec(&self, live: &Live) -> serde_json::Value {
+        let gpus: Vec<&GpuInfo> = live.gpus.iter().flatten().filter_map(|p| self.nvml.gpus().get(*p)).collect();
+        cdi::spec(&cdi::Parts {
+            plan: &self.plan(live),
+            socket_dir: &live.files.guest_dir().display().to_string(),
+            minors: gpus.iter().map(|g| g.minor).collect(),
+            driver_version: &self.nvml.driver_version(),
+            simulated: self.config.sim.is_some(),
+        })
+    }
+
+    pub(super) fn write_cdi(&self, inner: &mut Inner, record: &Record) {
+        let Some(dir) = &self.config.cdi_dir else { return };
+        let Some(live) = inner.slices.get(&record.id) else { return };
+        if let Err(error) = cdi::write(dir, &record.name, &self.cdi_spec(live)) {
+            let message = format!("containers can't use slice {}: its CDI spec can't be written: {error}", record.name);
+            inner.event("warning", Some(record), &message);
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! A slice's processes: they register, and are reaped when they have ended.
+use super::{Node, note_use, total};
+use crate::files::Reading;
+use crate::process::{self, until_end};
+use cleave_api::format_bytes;
+use cleave_ledger::{SLOTS, wire};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Longest wait for the driver to let go of a dead process's memory.
+const REAP: Duration = Duration::from_secs(2);
+
+/// A process of a slice.
+#[derive(Clone, Debug)]
+pub struct Member {
+    /// On the host.
+    pub pid: u32,
+    /// As it sees itself.
+    pub own_pid: u32,
+    /// With the id it names the process.
+    pub start_time: u64,
+    /// Its user.
+    pub uid: Option<u32>,
+    /// Its command line when it registered.
+    pub command: String,
+    /// RFC 3339.
+    pub since: String,
+    /// It is being reaped.
+    pub dead: bool,
+    /// What it ran when it registered; see [`process::Stat::image`].
+    pub image: [u64; 4],
+    /// Its slot at the last reading, and since when it is so.
+    pub last: (Reading, Instant),
+    /// Refusals reported.
+    pub denied_seen: u64,
+    /// Most memory on all devices together at any reading.
+    pub peak_bytes: u64,
+    /// Counts measurements on its own demand.
+    pub measured: u64,
+    /// Kills it; `None` if it was gone already when this daemon started.
+    pub pidfd: Option<Arc<OwnedFd>>,
+}
+
+/// The other end of a slice's socket.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// On the host.
+    pub pid: u32,
+    /// Its user.
+    pub uid: u32,
+    /// What `/proc` says.
+    pub stat: process::Stat,
+    /// The process.
+    pub pidfd: Arc<OwnedFd>,
+}
+
+impl Node {
+    /// Gives a process a slot: its number and the two descriptors, or the status to answer.
+    pub fn register(self: &Arc<Self>, id: &str, peer: &Peer, own_pid: u32) -> Result<(u32, OwnedFd, OwnedFd), u32> {
+        let mut inner = self.lock();
+        let Some(live) = inner.slices.get_mut(id).filter(|l| !l.deleting) else { return Err(wire::status::GONE) };
+        let Some(slot) = (0..SLOTS).find(|slot| !live.processes.contains_key(slot)) else {
+            return Err(wire::status::FULL);
+        };
+        let files = Arc::clone(&live.files);
+        let room = files.make_room(slot).and_then(|()| self.run.descriptors(&files));
+        let (policy, usage) = match room {
+            Ok(fds) => fds,
+            Err(error) => {
+                let record = live.record.clone();
+                let message = format!("no room for the account of process {}: {error}", peer.pid);
+                inner.event("warning", Some(&record), &message);
+                return Err(wire::status::NO_ROOM);
+            }
+        };
+        let namespace = process::pid_namespace(peer.pid).unwrap_or(0);
+        files.take(slot, peer.pid, own_pid, namespace, peer.stat.start_time);
+        let member = Member {
+            pid: peer.pid,
+            own_pid,
+            start_time: peer.stat.start_time,
+            uid: Some(peer.uid),
+            command: process::command(peer.pid).unwrap_or_default(),
+            since: process::now(),
+            dead: false,
+            image: peer.stat.image,
+            last: (Reading::default(), Instant::now()),
+            denied_seen: 0,
+            peak_bytes: 0,
+            measured: 0,
+            pidfd: Some(Arc::clone(&peer.pidfd)),
+        };
+        let message = format!("{} (pid {}) runs in slot {slot}", member.command, member.pid);
+        live.processes.insert(slot, member);
+        let first = !live.record.started;
+        live.record.started = true;
+        let record = live.record.clone();
+        if first {
+            inner.keep(id);
+        }
+        inner.event("process-started", Some(&record), &message);
+        drop(inner);
+        self.watch(id, slot, peer.pid, peer.stat.start_time, &peer.pidfd);
+        self.wake.notify_one();
+        Ok((slot as u32, policy, usage))
+    }
+
+    /// Takes a slot back whose descriptors never reached the process.
+    pub fn unregister(self: &Arc<Self>, id: &str, slot: u32, peer: &Peer) {
+        let mut inner = self.lock();
+        let Some(live) = inner.slices.get_mut(id) else { return };
+        let slot = slot as usize;
+        if live.processes.get(&slot).is_some_and(|m| m.pid == peer.pid && !m.dead) {
+            live.files.free(slot);
+            live.processes.remove(&slot);
+            self.end_if_over(&mut inner, id);
+        }
+    }
+
+    pub(super) fn watch(self: &Arc<Self>, id: &str, slot: usize, pid: u32, start_time: u64, pidfd: &OwnedFd) {
+        let Ok(pidfd) = pidfd.try_clone() else { return };
+        let (node, id) = (Arc::clone(self), id.to_owned());
+        tokio::spawn(async move {
+            until_end(pidfd).await;
+            node.ended(&id, slot, pid, start_time).await;
+        });
+    }
+
+    /// A process is gone: waits until the driver has let go of its memory, then frees its slot.
+    pub async fn ended(self: &Arc<Self>, id: &str, slot: usize, pid: u32, start_time: u64) {
+        let places: Vec<usize> = {
+            let mut inner = self.lock();
+            let Some(live) = inner.slices.get_mut(id) else { return };
+            let Some(member) = live.processes.get_mut(&slot) else { return };
+            if member.dead || (member.pid, member.start_time) != (pid, start_time) {
+                return;
+            }
+            member.dead = true;
+            live.files.mark_dead(slot);
+            live.gpus.iter().flatten().copied().collect()
+        };
+        let began = Instant::now();
+        let stuck = loop {
+            let holds = places.iter().find_map(|place| match self.nvml.processes(*place) {
+                Ok(list) => {
+                    let found = list.iter().find(|(p, bytes)| *p == pid && *bytes != Some(0))?;
+                    Some(format!("{} of GPU {place}", found.1.map_or("memory".into(), format_bytes)))
+                }
+                Err(error) => Some(format!("unknown memory of GPU {place} ({error})")),
+            });
+            match holds {
+                None => break None,
+                Some(held) if began.elapsed() >= REAP => break Some(held),
+                Some(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        };
+        let mut inner = self.lock();
+        let Some(live) = inner.slices.get_mut(id) else { return };
+        note_use(live);
+        let Some(member) = live.processes.remove(&slot) else { return };
+        let reading = live.files.read(slot);
+        let peak = member.peak_bytes.max(total(live, slot, &reading));
+        live.record.denied_total = live.record.denied_total.saturating_add(reading.denied);
+        live.record.launches_total = live.record.launches_total.saturating_add(reading.launches);
+        live.files.free(slot);
+        let again = live.processes.values().any(|m| m.pid == pid && m.start_time == start_time && !m.dead);
+        let record = live.record.clone();
+        if let Some(held) = stuck.filter(|_| !again) {
+            let message = format!("process {pid} is gone, but the driver still says that it has {held}");
+            inner.event("warning", Some(&record), &message);
+        }
+        let message = format!(
+            "{} (pid {pid}) ended: at most {} in use, {} allocations refused, {} launches",
+            member.command,
+            format_bytes(peak),
+            reading.denied,
+            reading.launches
+        );
+        inner.event("process-ended", Some(&record), &message);
+        inner.keep(id);
+        self.end_if_over(&mut inner, id);
+    }
+}

@@ -1,0 +1,214 @@
+//! The node: its slices and what is done with them. Rules are in `slice`, files in `files`; here they come together,
+//! one concern a module.
+//!
+//! One lock guards the slices. It is never held over a call that may block for long (NVML, a probe, waiting for a
+//! process to die), and the ledgers themselves need no lock.
+mod adopt;
+mod launch;
+mod measure;
+mod members;
+mod show;
+mod slices;
+
+pub use launch::Launcher;
+pub use measure::{difference, note_use, total};
+pub use members::{Member, Peer};
+
+use crate::config::Config;
+use crate::files::{RunDir, SliceFiles};
+use crate::gpu::{DriverFiles, Nvml};
+use crate::process;
+use crate::slice::{Holder, Record};
+use crate::store::{Store, StoreError};
+use cleave_api::{ErrorBody, ErrorCode};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::{Notify, watch};
+use tokio::task::AbortHandle;
+
+/// What a request's answer is, or why there is none.
+pub type Reply<T> = Result<T, ErrorBody>;
+
+/// Who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// User id.
+    pub uid: u32,
+    /// Process id, where it is on this machine.
+    pub pid: Option<u32>,
+    /// Root, the daemon's own user, or the holder of the token.
+    pub admin: bool,
+}
+
+/// The daemon's whole state.
+pub struct Node {
+    /// As it was started.
+    pub config: Config,
+    /// The GPUs.
+    pub nvml: Box<dyn Nvml>,
+    /// Where the real driver is.
+    pub driver: DriverFiles,
+    /// Where the files are.
+    pub run: RunDir,
+    /// RFC 3339.
+    pub started_at: String,
+    /// Rings when there is something to reconcile.
+    pub wake: Notify,
+    stop: watch::Sender<bool>,
+    inner: Mutex<Inner>,
+    /// When a probe of a GPU failed last.
+    probes: tokio::sync::Mutex<HashMap<usize, Instant>>,
+}
+
+/// What the lock guards.
+pub struct Inner {
+    /// By id.
+    pub slices: HashMap<String, Live>,
+    /// Ids by name.
+    names: HashMap<String, String>,
+    /// The database.
+    pub store: Store,
+    /// Programs that asked for a launch plan: they, and what they start, belong to a slice.
+    pub launchers: HashMap<u32, Launcher>,
+    /// When the last slice went; `None` while there is one.
+    idle_since: Option<Instant>,
+    had_slice: bool,
+}
+
+/// A slice that is there.
+pub struct Live {
+    /// What is kept of it.
+    pub record: Record,
+    /// Its files.
+    pub files: Arc<SliceFiles>,
+    /// Its processes by slot.
+    pub processes: BTreeMap<usize, Member>,
+    /// Place of each of its devices among the GPUs; `None` = not on this machine now.
+    pub gpus: Vec<Option<usize>>,
+    /// When a refusal was last reported.
+    pub denied_at: Option<Instant>,
+    /// When its usage file was last found cut or grown.
+    pub mended_at: Option<Instant>,
+    /// What listens on its sockets.
+    doors: [AbortHandle; 2],
+    deleting: bool,
+}
+
+/// Turns a fault of the database into an answer.
+pub fn store_fault(error: StoreError) -> ErrorBody {
+    let code = match error {
+        StoreError::Full => ErrorCode::Unavailable,
+        _ => ErrorCode::Internal,
+    };
+    ErrorBody::new(code, error.to_string(), "")
+}
+
+fn unknown_slice(key: &str) -> ErrorBody {
+    ErrorBody::new(
+        ErrorCode::NotFound,
+        format!("there is no slice \"{key}\""),
+        "`cleave slice list` shows what there is",
+    )
+}
+
+impl Caller {
+    /// The process that asks, where it is on this machine. One that is gone by now has no start time of its own.
+    fn process(&self) -> Option<Holder> {
+        let pid = self.pid.filter(|pid| *pid != 0)?;
+        Some(Holder { pid, start_time: process::stat(pid).map_or(0, |s| s.start_time), launched: false })
+    }
+
+    fn sees(&self, record: &Record) -> bool {
+        self.admin || self.uid == record.owner
+    }
+}
+
+impl Inner {
+    /// Writes an event down; a full disk costs the event, not the action.
+    pub fn event(&mut self, kind: &str, record: Option<&Record>, message: &str) {
+        let (slice, owner) = (record.map(|r| r.name.as_str()), record.map(|r| r.owner));
+        match kind {
+            "warning" | "bypass" => tracing::warn!(kind, slice, "{message}"),
+            _ => tracing::info!(kind, slice, "{message}"),
+        }
+        if let Err(error) = self.store.event(kind, slice, owner, message) {
+            tracing::warn!("an event is lost: {error}");
+        }
+    }
+
+    fn find(&self, key: &str) -> Option<&Live> {
+        self.slices.get(key).or_else(|| self.slices.get(self.names.get(key)?))
+    }
+
+    fn seen(&self, key: &str, caller: &Caller) -> Reply<&Live> {
+        self.find(key).filter(|l| caller.sees(&l.record)).ok_or_else(|| unknown_slice(key))
+    }
+
+    fn records(&self) -> Vec<&Record> {
+        self.slices.values().map(|l| &l.record).collect()
+    }
+
+    /// How many processes are in slices.
+    pub fn process_count(&self) -> usize {
+        self.slices.values().map(|l| l.processes.len()).sum()
+    }
+
+    /// Writes a slice's counts down.
+    pub fn keep(&self, id: &str) {
+        if let Some(Err(error)) = self.slices.get(id).map(|l| self.store.put(&l.record)) {
+            tracing::warn!("slice {id}: {error}");
+        }
+    }
+}
+
+impl Node {
+    /// A node without slices; [`Node::adopt`] brings back those of the database.
+    pub fn new(config: Config, nvml: Box<dyn Nvml>, driver: DriverFiles, run: RunDir, store: Store) -> Arc<Self> {
+        Arc::new(Self {
+            config,
+            nvml,
+            driver,
+            run,
+            started_at: process::now(),
+            wake: Notify::new(),
+            stop: watch::Sender::new(false),
+            inner: Mutex::new(Inner {
+                slices: HashMap::new(),
+                names: HashMap::new(),
+                store,
+                launchers: HashMap::new(),
+                idle_since: Some(Instant::now()),
+                had_slice: false,
+            }),
+            probes: tokio::sync::Mutex::new(HashMap::new()),
+        })
+    }
+
+    /// The lock.
+    pub fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends the daemon; its slices stay.
+    pub fn shut_down(&self) {
+        self.stop.send_replace(true);
+    }
+
+    /// Waits until the daemon is to end.
+    pub async fn stopped(&self) {
+        let _ = self.stop.subscribe().wait_for(|stop| *stop).await;
+    }
+
+    /// The GPU with this UUID.
+    pub fn place(&self, uuid: &str) -> Option<usize> {
+        self.nvml.gpus().iter().position(|g| g.uuid == uuid)
+    }
+
+    /// Whether a private daemon has nothing left to do.
+    pub fn is_over(&self) -> bool {
+        let inner = self.lock();
+        let patience = if inner.had_slice { Duration::from_secs(2) } else { Duration::from_secs(30) };
+        self.config.private && inner.idle_since.is_some_and(|since| since.elapsed() >= patience)
+    }
+}

@@ -1,0 +1,225 @@
+//! What is: the answers to questions.
+use super::{Caller, Inner, Live, Member, Node, Reply, store_fault};
+use crate::files::Reading;
+use crate::process;
+use crate::slice::{self, Record};
+use cleave_api::{Driver, Event, Gpu, Owner, Process, Slice, SliceDevice, Status};
+use cleave_ledger::{HOST, Kind};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::Ordering::SeqCst;
+
+impl Node {
+    pub(super) fn reserved(&self, inner: &Inner) -> HashMap<String, u64> {
+        let mut sums: HashMap<String, u64> = HashMap::new();
+        for device in inner.slices.values().flat_map(|l| &l.record.devices) {
+            let sum = sums.entry(device.uuid.clone()).or_default();
+            *sum = sum.saturating_add(device.limit_bytes);
+        }
+        sums
+    }
+
+    pub(super) fn show_record(&self, record: &Record, reserved: &HashMap<String, u64>) -> Slice {
+        let devices = record.devices.iter().map(|d| {
+            let gpu = self.place(&d.uuid).and_then(|p| self.nvml.gpus().get(p));
+            SliceDevice {
+                gpu: gpu.map_or(d.index, |g| g.index),
+                gpu_uuid: d.uuid.clone(),
+                limit_bytes: d.limit_bytes,
+                used_bytes: 0,
+                peak_bytes: d.peak_bytes,
+                used_for: BTreeMap::new(),
+                measured_bytes: 0,
+                busy_percent: None,
+            }
+        });
+        Slice {
+            id: record.id.clone(),
+            name: record.name.clone(),
+            owner: Owner { uid: record.owner, name: process::user_name(record.owner) },
+            created_at: record.created_at.clone(),
+            devices: devices.collect(),
+            compute_percent: record.compute_percent,
+            host_limit_bytes: record.host_limit_bytes,
+            host_used_bytes: 0,
+            processes: Vec::new(),
+            denied_total: record.denied_total,
+            launches_total: record.launches_total,
+            overcommitted: record.devices.iter().any(|d| {
+                let card =
+                    self.place(&d.uuid).and_then(|p| self.nvml.gpus().get(p)).map_or(u64::MAX, |g| g.memory_bytes);
+                reserved.get(&d.uuid).copied().unwrap_or(0) > card
+            }),
+            on_missing: record.on_missing,
+            ephemeral: record.ephemeral,
+            in_motion: false,
+        }
+    }
+
+    pub(super) fn show(&self, live: &Live, reserved: &HashMap<String, u64>) -> Slice {
+        let mut shown = self.show_record(&live.record, reserved);
+        let picture = live.files.picture(live.processes.keys().copied());
+        shown.in_motion = !picture.is_exact();
+        for (index, device) in shown.devices.iter_mut().enumerate() {
+            let policy = live.files.policy.devices.get(index);
+            device.busy_percent = policy.map(|d| d.busy_percent.load(SeqCst)).filter(|p| *p <= 100);
+            for (slot, reading) in live.processes.keys().zip(&picture.readings) {
+                device.measured_bytes = device.measured_bytes.saturating_add(live.files.adjust(*slot, index));
+                for kind in Kind::ALL {
+                    let bytes = reading.kind(index, kind);
+                    if bytes > 0 {
+                        let sum = device.used_for.entry(kind.name().into()).or_default();
+                        *sum = sum.saturating_add(bytes);
+                    }
+                }
+            }
+            device.used_bytes = picture.held(index).saturating_add_signed(device.measured_bytes);
+            device.peak_bytes = device.peak_bytes.max(device.used_bytes);
+        }
+        shown.host_used_bytes = picture.held(HOST);
+        for reading in &picture.readings {
+            shown.denied_total = shown.denied_total.saturating_add(reading.denied);
+            shown.launches_total = shown.launches_total.saturating_add(reading.launches);
+        }
+        shown.processes = live
+            .processes
+            .iter()
+            .zip(&picture.readings)
+            .map(|((slot, member), reading)| show_member(live, *slot, member, reading))
+            .collect();
+        shown
+    }
+
+    /// The slices that the caller sees.
+    pub fn list(&self, caller: &Caller) -> Vec<Slice> {
+        let inner = self.lock();
+        let reserved = self.reserved(&inner);
+        let mut all: Vec<Slice> =
+            inner.slices.values().filter(|l| caller.sees(&l.record)).map(|l| self.show(l, &reserved)).collect();
+        all.sort_by(|a, b| (&a.created_at, &a.name).cmp(&(&b.created_at, &b.name)));
+        all
+    }
+
+    /// One slice, by name or id.
+    pub fn get(&self, caller: &Caller, key: &str) -> Reply<Slice> {
+        let inner = self.lock();
+        let reserved = self.reserved(&inner);
+        Ok(self.show(inner.seen(key, caller)?, &reserved))
+    }
+
+    /// Every process in the slices that the caller sees.
+    pub fn processes(&self, caller: &Caller) -> Vec<Process> {
+        self.list(caller).into_iter().flat_map(|s| s.processes).collect()
+    }
+
+    /// The GPUs.
+    pub fn gpus(&self, caller: &Caller) -> Vec<Gpu> {
+        let states: Vec<_> = (0..self.nvml.gpus().len())
+            .map(|place| {
+                (
+                    self.nvml.memory(place).ok(),
+                    self.nvml.processes(place).unwrap_or_default(),
+                    self.nvml.utilization(place),
+                )
+            })
+            .collect();
+        let inner = self.lock();
+        let tracked: std::collections::HashSet<u32> =
+            inner.slices.values().flat_map(|l| l.processes.values().map(|m| m.pid)).collect();
+        self.nvml
+            .gpus()
+            .iter()
+            .zip(states)
+            .map(|(gpu, (memory, processes, busy_percent))| {
+                let on_it = |l: &&Live| l.record.devices.iter().any(|d| d.uuid == gpu.uuid);
+                let reserved = slice::reserved(inner.slices.values().map(|l| &l.record), &gpu.uuid);
+                let mut slices: Vec<String> = inner
+                    .slices
+                    .values()
+                    .filter(on_it)
+                    .filter(|l| caller.sees(&l.record))
+                    .map(|l| l.record.name.clone())
+                    .collect();
+                slices.sort();
+                Gpu {
+                    index: gpu.index,
+                    uuid: gpu.uuid.clone(),
+                    name: gpu.name.clone(),
+                    pci: gpu.pci.clone(),
+                    memory_bytes: gpu.memory_bytes,
+                    used_bytes: memory.map_or(0, |m| m.used),
+                    reserved_bytes: reserved.bytes,
+                    reserved_compute_percent: reserved.compute,
+                    untracked_bytes: processes
+                        .iter()
+                        .filter(|(pid, _)| !tracked.contains(pid))
+                        .fold(0, |sum, (_, bytes)| sum.saturating_add(bytes.unwrap_or(0))),
+                    context_bytes: self.cost(&inner.store, gpu).map(|c| c.context_bytes),
+                    busy_percent,
+                    slices,
+                    simulated: self.config.sim.is_some(),
+                }
+            })
+            .collect()
+    }
+
+    /// The daemon.
+    pub fn status(&self) -> Status {
+        let inner = self.lock();
+        Status {
+            version: env!("CARGO_PKG_VERSION").into(),
+            ledger_abi: cleave_ledger::ABI,
+            pid: std::process::id(),
+            started_at: self.started_at.clone(),
+            run_dir: self.config.run_dir.display().to_string(),
+            state_dir: self.config.state_dir.display().to_string(),
+            private: self.config.private,
+            driver: Driver {
+                version: self.nvml.driver_version(),
+                cuda_version: self.nvml.cuda_version(),
+                library_dir: self
+                    .driver
+                    .real
+                    .get("libcuda.so.1")
+                    .and_then(|p| p.parent())
+                    .map_or_else(String::new, |p| p.display().to_string()),
+                simulated: self.config.sim.clone(),
+            },
+            gpus: self.nvml.gpus().len(),
+            slices: inner.slices.len(),
+            processes: inner.process_count(),
+        }
+    }
+
+    /// Events after number `since`, of one slice if given, that the caller may see.
+    pub fn events(&self, caller: &Caller, since: u64, key: Option<&str>, limit: u32) -> Reply<Vec<Event>> {
+        let inner = self.lock();
+        // A slice that is gone keeps its events under its name; an id is only known while it is there.
+        let name = key.map(|key| inner.find(key).map_or_else(|| key.to_owned(), |l| l.record.name.clone()));
+        let owner = (!caller.admin).then_some(caller.uid);
+        inner.store.events(since, name.as_deref(), owner, limit).map_err(store_fault)
+    }
+}
+
+fn show_member(live: &Live, slot: usize, member: &Member, reading: &Reading) -> Process {
+    let stat = process::stat(member.pid).filter(|s| s.start_time == member.start_time);
+    Process {
+        pid: member.pid,
+        own_pid: member.own_pid,
+        slice: live.record.name.clone(),
+        uid: member.uid,
+        command: stat.and_then(|_| process::command(member.pid)).unwrap_or_else(|| member.command.clone()),
+        since: member.since.clone(),
+        used_bytes: (0..live.record.devices.len())
+            .map(|d| reading.held(d).saturating_add_signed(live.files.adjust(slot, d)))
+            .collect(),
+        launches: reading.launches,
+        denied: reading.denied,
+        state: match stat {
+            _ if member.dead => "exiting",
+            None => "exiting",
+            Some(stat) if matches!(stat.state, 'T' | 't') => "stopped",
+            Some(_) => "running",
+        }
+        .into(),
+    }
+}

@@ -1,0 +1,356 @@
+//! A slice's life: made, changed, deleted. What may be is decided in [`crate::slice`].
+use super::{Caller, Inner, Live, Node, Reply, store_fault, unknown_slice};
+use crate::cdi;
+use crate::files::SliceFiles;
+use crate::gpu::format_uuid;
+use crate::process;
+use crate::register::{self, Admits};
+use crate::slice::{self, Card, Record, RecordDevice};
+use cleave_api::{ErrorBody, ErrorCode, Slice, SliceChange, SliceSpec, format_bytes};
+use cleave_ledger::HOST;
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::task::AbortHandle;
+
+/// Longest wait for the processes of a slice that is deleted by force.
+const KILL: Duration = Duration::from_secs(10);
+
+impl Node {
+    /// Runs `f` with the cards and the slices' records.
+    fn with_cards<T>(&self, inner: &Inner, f: impl FnOnce(&[Card<'_>], &[&Record]) -> T) -> T {
+        let cards: Vec<Card<'_>> = self
+            .nvml
+            .gpus()
+            .iter()
+            .map(|info| Card { info, context_bytes: self.cost(&inner.store, info).map(|c| c.context_bytes) })
+            .collect();
+        f(&cards, &inner.records())
+    }
+
+    /// Makes a slice; with `dry_run` only says what it would be.
+    pub async fn create(self: &Arc<Self>, caller: &Caller, spec: SliceSpec, dry_run: bool) -> Reply<Slice> {
+        if !caller.admin {
+            return Err(forbidden("create slices"));
+        }
+        let owner = match &spec.owner {
+            None => caller.uid,
+            Some(text) => process::user_id(text).ok_or_else(|| {
+                ErrorBody::new(ErrorCode::NotFound, format!("there is no user \"{text}\""), "give a name or a number")
+            })?,
+        };
+        let admit = |inner: &Inner| {
+            let mut bytes = [0; 3];
+            let _ = rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::empty());
+            let name = format!("slice-{:02x}{:02x}{:02x}", bytes[0], bytes[1], bytes[2]);
+            self.with_cards(inner, |cards, records| {
+                let taken = |name: &str| inner.names.contains_key(name);
+                slice::admit(&spec, cards, records, process::machine_memory(), name, taken)
+            })
+        };
+        let first = admit(&self.lock())?;
+        if !dry_run {
+            for (place, _) in &first.devices {
+                self.measure_context(*place).await;
+            }
+        }
+        let mut inner = self.lock();
+        let admitted = admit(&inner)?;
+        let uuid = new_uuid().ok_or_else(|| ErrorBody::new(ErrorCode::Internal, "no random numbers", ""))?;
+        let record = Record {
+            id: format!("SLICE-{}", format_uuid(uuid)),
+            name: admitted.name,
+            owner,
+            created_at: process::now(),
+            devices: admitted
+                .devices
+                .iter()
+                .filter_map(|(place, limit_bytes)| {
+                    let gpu = self.nvml.gpus().get(*place)?;
+                    Some(RecordDevice {
+                        uuid: gpu.uuid.clone(),
+                        index: gpu.index,
+                        limit_bytes: *limit_bytes,
+                        peak_bytes: 0,
+                    })
+                })
+                .collect(),
+            compute_percent: admitted.compute_percent,
+            host_limit_bytes: admitted.host_limit_bytes,
+            on_missing: spec.on_missing,
+            ephemeral: spec.ephemeral,
+            holder: caller.process().filter(|_| spec.ephemeral),
+            ..Record::default()
+        };
+        if dry_run {
+            let reserved = self.reserved(&inner);
+            return Ok(self.show_record(&record, &reserved));
+        }
+        // First the row, then the files: a crash in between leaves a slice whose files are made at the next start.
+        inner.store.put(&record).map_err(store_fault)?;
+        let facts = self.facts(&inner.store, &record);
+        let made =
+            SliceFiles::create(&self.run, &record, &facts).and_then(|files| self.open_doors(record.clone(), files));
+        let live = match made {
+            Ok(live) => live,
+            Err(error) => {
+                let _ = inner.store.remove(&record.id);
+                let _ = std::fs::remove_dir_all(self.run.slice_dir(&record.id));
+                return Err(file_fault(&format!("slice \"{}\" can't be made", record.name), &error));
+            }
+        };
+        let shares: Vec<String> =
+            record.devices.iter().map(|d| format!("{} of GPU {}", format_bytes(d.limit_bytes), d.index)).collect();
+        self.insert(&mut inner, live);
+        inner.event("slice-created", Some(&record), &format!("slice {} has {}", record.name, shares.join(", ")));
+        self.write_cdi(&mut inner, &record);
+        if let Some(holder) = record.holder {
+            self.watch_holder(holder, record.id.clone());
+        }
+        let reserved = self.reserved(&inner);
+        inner.slices.get(&record.id).map(|l| self.show(l, &reserved)).ok_or_else(|| unknown_slice(&record.name))
+    }
+
+    pub(super) fn insert(&self, inner: &mut Inner, live: Live) {
+        inner.had_slice = true;
+        inner.idle_since = None;
+        inner.names.insert(live.record.name.clone(), live.record.id.clone());
+        inner.slices.insert(live.record.id.clone(), live);
+    }
+
+    /// Binds a slice's sockets and listens.
+    pub(super) fn open_doors(self: &Arc<Self>, record: Record, files: SliceFiles) -> io::Result<Live> {
+        let owners = register::listen(self, &record.id, Admits::User(record.owner), &files.socket())?;
+        let guests = register::listen(self, &record.id, Admits::Anyone, &files.guest_socket())
+            .inspect_err(|_| owners.abort())?;
+        let gpus = record.devices.iter().map(|d| self.place(&d.uuid)).collect();
+        Ok(Live {
+            record,
+            files: Arc::new(files),
+            processes: BTreeMap::new(),
+            gpus,
+            denied_at: None,
+            mended_at: None,
+            doors: [owners, guests],
+            deleting: false,
+        })
+    }
+
+    /// Changes a slice. A lower limit is written first and use is read after, so that no grant slips in between.
+    pub fn resize(&self, caller: &Caller, key: &str, change: SliceChange) -> Reply<Slice> {
+        let mut inner = self.lock();
+        let live = inner.seen(key, caller)?;
+        if !caller.admin {
+            return Err(forbidden("change slices"));
+        }
+        let id = live.record.id.clone();
+        let changed = self.with_cards(&inner, |cards, records| {
+            slice::change(&live.record, &change, cards, records, process::machine_memory())
+        })?;
+        let mut record = live.record.clone();
+        let mut wanted: Vec<(usize, u64)> = changed.limits.iter().copied().enumerate().collect();
+        if change.host_memory.is_some() {
+            wanted.push((HOST, changed.host_limit_bytes.unwrap_or(cleave_ledger::UNLIMITED)));
+        }
+        let files = Arc::clone(&live.files);
+        let before: Vec<(usize, u64)> = wanted.iter().map(|(d, bytes)| (*d, files.set_limit(*d, *bytes))).collect();
+        let restore = || {
+            for (device, bytes) in &before {
+                files.set_limit(*device, *bytes);
+            }
+            files.changed();
+        };
+        for ((device, limit), (_, old)) in wanted.iter().zip(&before) {
+            if limit >= old || change.force {
+                continue;
+            }
+            // What is being asked for was perhaps granted by the old limit: wait until it is decided.
+            let mut tries = 0;
+            let used = loop {
+                let (used, asked) = files.used(*device);
+                if used > *limit || asked == 0 || tries == 20 {
+                    break used;
+                }
+                tries += 1;
+                std::thread::sleep(Duration::from_millis(1));
+            };
+            if used > *limit {
+                restore();
+                let what = if *device == HOST {
+                    "of pinned host memory".to_owned()
+                } else {
+                    format!("on its device {device}")
+                };
+                return Err(ErrorBody::new(
+                    ErrorCode::Refused,
+                    format!(
+                        "slice \"{}\" uses {} {what}, more than the {} asked for; its limit stays {}",
+                        record.name,
+                        format_bytes(used),
+                        format_bytes(*limit),
+                        format_bytes(*old)
+                    ),
+                    "end a process first, or force it: nothing is taken away then, but nothing more is granted",
+                ));
+            }
+        }
+        files.changed();
+        let mut words = Vec::new();
+        for (device, bytes) in record.devices.iter_mut().zip(&changed.limits) {
+            if device.limit_bytes != *bytes {
+                words.push(format!(
+                    "GPU {}: {} instead of {}",
+                    device.index,
+                    format_bytes(*bytes),
+                    format_bytes(device.limit_bytes)
+                ));
+            }
+            device.limit_bytes = *bytes;
+        }
+        if record.compute_percent != changed.compute_percent {
+            words.push(format!("compute: {} %", changed.compute_percent.unwrap_or(100.0)));
+        }
+        if record.host_limit_bytes != changed.host_limit_bytes {
+            words.push(format!("pinned host memory: {}", changed.host_limit_bytes.map_or("any".into(), format_bytes)));
+        }
+        record.compute_percent = changed.compute_percent;
+        record.host_limit_bytes = changed.host_limit_bytes;
+        if let Err(error) = inner.store.put(&record) {
+            restore();
+            return Err(store_fault(error));
+        }
+        if let Some(live) = inner.slices.get_mut(&id) {
+            live.record = record.clone();
+        }
+        let message = if words.is_empty() { "as it was".into() } else { words.join(", ") };
+        inner.event("slice-resized", Some(&record), &format!("slice {}: {message}", record.name));
+        let reserved = self.reserved(&inner);
+        inner.slices.get(&id).map(|l| self.show(l, &reserved)).ok_or_else(|| unknown_slice(key))
+    }
+
+    /// Deletes a slice; with `force` its processes are killed first.
+    pub async fn delete(self: &Arc<Self>, caller: &Caller, key: &str, force: bool) -> Reply<()> {
+        let id = {
+            let mut inner = self.lock();
+            let live = inner.seen(key, caller)?;
+            let (id, count) = (live.record.id.clone(), live.processes.len());
+            if count > 0 && !force {
+                let pids: Vec<String> = live.processes.values().take(8).map(|m| m.pid.to_string()).collect();
+                return Err(ErrorBody::new(
+                    ErrorCode::Conflict,
+                    format!(
+                        "slice \"{}\" has {count} running process{} (pid {})",
+                        live.record.name,
+                        if count == 1 { "" } else { "es" },
+                        pids.join(", ")
+                    ),
+                    "end them first, or delete with --force, which kills them",
+                ));
+            }
+            if count == 0 {
+                return self.remove(&mut inner, &id, "deleted");
+            }
+            if let Some(live) = inner.slices.get_mut(&id) {
+                live.deleting = true;
+                for member in live.processes.values().filter(|m| !m.dead) {
+                    let Some(pidfd) = &member.pidfd else { continue };
+                    if let Err(error) = rustix::process::pidfd_send_signal(pidfd, rustix::process::Signal::KILL) {
+                        tracing::warn!("process {} can't be killed: {error}", member.pid);
+                    }
+                }
+            }
+            id
+        };
+        let began = Instant::now();
+        loop {
+            {
+                let mut inner = self.lock();
+                match inner.slices.get_mut(&id) {
+                    // An ephemeral slice has gone with its last process by itself.
+                    None => return Ok(()),
+                    Some(live) if live.processes.is_empty() => return self.remove(&mut inner, &id, "deleted by force"),
+                    Some(live) if began.elapsed() > KILL => {
+                        live.deleting = false;
+                        let pids: Vec<String> = live.processes.values().map(|m| m.pid.to_string()).collect();
+                        return Err(ErrorBody::new(
+                            ErrorCode::Conflict,
+                            format!(
+                                "slice \"{}\": process {} does not die within {} s",
+                                live.record.name,
+                                pids.join(", "),
+                                KILL.as_secs()
+                            ),
+                            "it hangs in the driver; the slice stays until it is gone",
+                        ));
+                    }
+                    Some(_) => {}
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Takes a slice without processes away: first the row, then the files.
+    pub(super) fn remove(&self, inner: &mut Inner, id: &str, how: &str) -> Reply<()> {
+        inner.store.remove(id).map_err(store_fault)?;
+        let Some(live) = inner.slices.remove(id) else { return Ok(()) };
+        inner.names.remove(&live.record.name);
+        inner.launchers.retain(|_, l| l.slice != id);
+        live.doors.iter().for_each(AbortHandle::abort);
+        if let Err(error) = live.files.remove() {
+            tracing::warn!("the files of slice {}: {error}", live.record.name);
+        }
+        if let Some(dir) = &self.config.cdi_dir {
+            cdi::remove(dir, &live.record.name);
+        }
+        if inner.slices.is_empty() {
+            inner.idle_since = Some(Instant::now());
+            self.wake.notify_one();
+        }
+        inner.event("slice-deleted", Some(&live.record), &format!("slice {} was {how}", live.record.name));
+        Ok(())
+    }
+
+    /// Deletes an ephemeral slice that nothing runs in any more, and that nobody is about to run something in.
+    pub(super) fn end_if_over(&self, inner: &mut Inner, id: &str) {
+        let Some(live) = inner.slices.get(id) else { return };
+        let nobody_comes = || live.record.holder.is_some_and(|h| !process::is_alive(h.pid, h.start_time));
+        let over = live.record.ephemeral
+            && live.processes.is_empty()
+            && !inner.launchers.values().any(|l| l.slice == id)
+            && (live.record.started || nobody_comes());
+        if over && let Err(error) = self.remove(inner, id, "deleted: nothing runs in it, and nobody launches anything")
+        {
+            tracing::warn!("{error}");
+        }
+    }
+}
+
+fn file_fault(what: &str, error: &io::Error) -> ErrorBody {
+    let full = matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT));
+    let hint = match error.raw_os_error() {
+        _ if full => "make room in the run directory, or start the daemon with another --run-dir",
+        Some(libc::EMFILE | libc::ENFILE) => "raise the daemon's limit of open files (LimitNOFILE=)",
+        Some(libc::EROFS) => "the run directory is read-only; start the daemon with another --run-dir",
+        _ => "",
+    };
+    let words = if full { "no room left on the device".into() } else { error.to_string() };
+    ErrorBody::new(ErrorCode::Unavailable, format!("{what}: {words}; nothing was made"), hint)
+}
+
+fn new_uuid() -> Option<[u8; 16]> {
+    let mut bytes = [0; 16];
+    rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::empty()).ok()?;
+    bytes[6] = bytes[6] & 0x0f | 0x40;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    Some(bytes)
+}
+
+fn forbidden(what: &str) -> ErrorBody {
+    ErrorBody::new(
+        ErrorCode::Forbidden,
+        format!("this user may not {what}"),
+        "root and the daemon's user may; root makes a slice for somebody with `cleave slice create --owner USER`, and its owner runs programs in it",
+    )
+}
