@@ -58,10 +58,9 @@ pub(crate) enum Hold {
 }
 
 /// Which processes the program sees.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Pids {
-    /// Its own and those that it starts; they end with it. Needs what mounts need; without, as `host`
-    #[default]
+    /// Its own and those that it starts, which end with it; needs what mounts need, and is `host` without
     Own,
     /// All of the machine
     Host,

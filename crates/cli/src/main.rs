@@ -216,9 +216,9 @@ struct RunOptions {
     /// How the stand-in takes the driver's place: by mounts (needs root; reaches absolute paths and `env -i` too), or by environment variables
     #[arg(long, value_enum, default_value_t)]
     hold: Hold,
-    /// Which processes the program sees: its own, which end with it, or the machine's
-    #[arg(long, value_enum, default_value_t)]
-    pids: Pids,
+    /// Which processes the program sees; `own` for a slice of its own if not given, else `host`
+    #[arg(long, value_enum)]
+    pids: Option<Pids>,
     /// Sum up what it used when it has ended, even if stderr is no terminal
     #[arg(long, overrides_with = "no_summary")]
     summary: bool,

@@ -216,3 +216,52 @@ fn mounts_that_can_not_be_completed_are_undone() {
     let output = fake.cleave().args(["run", "--hold", "mounts", "--", "sh", "-c", &script]).output().unwrap();
     assert_eq!(output.status.code(), Some(125));
 }
+
+/// Whether a program of these words runs on this machine.
+fn runs(words: &str) -> bool {
+    std::fs::read_dir("/proc").unwrap().filter_map(Result::ok).any(|entry| {
+        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).replace('\0', " ").trim() == words
+    })
+}
+
+/// Waits for what must come; the test's own time limit ends it otherwise.
+fn until(mut done: impl FnMut() -> bool) {
+    while !done() {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn a_program_sees_its_own_processes_and_they_end_with_it() {
+    let fake = Fake::new(&[]);
+    if !can_mount() {
+        eprintln!("skipped: PID namespaces: this process may make none");
+        return;
+    }
+    let unique = format!("sleep 1{:06}", std::process::id());
+    // What it leaves behind is gone when cleave is.
+    let script = format!("{unique} & cd /proc; ls -d [0-9]* | wc -l; echo $$");
+    let first = fake.cleave().args(["run", "--", "sh", "-c", &script]).output().unwrap();
+    assert_eq!(first.status.code(), Some(0), "{}", stderr(&first));
+    assert!(!runs(&unique), "a process of the slice is left");
+    // The first process, the shell, the sleep and what counts.
+    let said = stdout(&first);
+    let (seen, id) = said.trim().split_once('\n').unwrap();
+    assert!(seen.trim().parse::<u32>().unwrap() <= 5, "it sees {seen} processes");
+    // Programs in different namespaces that hand each other memory need different ids.
+    let second = fake.cleave().args(["run", "--", "sh", "-c", "echo $$"]).output().unwrap();
+    assert_ne!(stdout(&second).trim(), id);
+    // The machine's processes are there where they are asked for.
+    let script = "cd /proc; ls -d [0-9]* | wc -l";
+    let all = fake.cleave().args(["run", "--pids", "host", "--", "sh", "-c", script]).output().unwrap();
+    assert!(stdout(&all).trim().parse::<u32>().unwrap() > 5, "{}", stdout(&all));
+    // And when cleave is killed without a chance to do anything about it.
+    let mut cleave = fake.cleave();
+    let mut cleave = cleave.args(["run", "--", "sh", "-c", &format!("{unique}9 & wait")]).spawn().unwrap();
+    let unique = format!("{unique}9");
+    until(|| runs(&unique));
+    cleave.kill().unwrap();
+    cleave.wait().unwrap();
+    until(|| !runs(&unique));
+}

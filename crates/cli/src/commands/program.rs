@@ -2,7 +2,7 @@
 use super::Context;
 use crate::RunOptions;
 use crate::client::{Client, Result, segment};
-use crate::launch;
+use crate::launch::{self, Pids};
 use crate::output::{self, Named, grouped, percent};
 use cleave_api::{ErrorBody, ErrorCode, LaunchPlan, Slice, SliceSpec, format_bytes};
 use serde::Serialize;
@@ -22,7 +22,7 @@ pub(crate) fn run(context: &Context, spec: SliceSpec, options: &RunOptions) -> R
             gpus_of(&slice)
         ));
     }
-    let status = match start(context, &client, &slice.id, options) {
+    let status = match start(context, &client, &slice.id, options, Pids::Own) {
         Ok(status) => status,
         Err(error) => {
             let _ = client.delete(&format!("slices/{}?force=true", segment(&slice.id)));
@@ -41,7 +41,8 @@ pub(crate) fn run(context: &Context, spec: SliceSpec, options: &RunOptions) -> R
 /// Runs a program in a slice that exists.
 pub(crate) fn exec(context: &Context, slice: &str, options: &RunOptions) -> Result<i32> {
     let client = context.client()?;
-    let status = start(context, &client, slice, options)?;
+    // Programs of one slice may find each other by their ids.
+    let status = start(context, &client, slice, options, Pids::Host)?;
     launch::end_as(status)
 }
 
@@ -60,14 +61,20 @@ pub(super) fn create(context: &Context, spec: &SliceSpec) -> Result<(Client, Sli
     }
 }
 
-fn start(context: &Context, client: &Client, slice: &str, options: &RunOptions) -> Result<std::process::ExitStatus> {
+fn start(
+    context: &Context,
+    client: &Client,
+    slice: &str,
+    options: &RunOptions,
+    pids: Pids,
+) -> Result<std::process::ExitStatus> {
     let plan: LaunchPlan = client.post(&format!("slices/{}/launch", segment(slice)), &serde_json::json!({}))?;
     if context.verbose > 0 {
         anstream::eprintln!("debug: slice {} ({})", plan.name, plan.id);
     }
     let id = plan.id.clone();
     let started = Instant::now();
-    let status = launch::run(plan, options.hold, options.pids, context.verbose > 0, &options.program)?;
+    let status = launch::run(plan, options.hold, options.pids.unwrap_or(pids), context.verbose > 0, &options.program)?;
     if options.summary || (std::io::stderr().is_terminal() && !options.no_summary) {
         match client.get::<Slice>(&format!("slices/{}", segment(&id))) {
             Ok(slice) => anstream::eprintln!("{}", summary(&slice, started.elapsed().as_secs_f64())),
