@@ -35,6 +35,10 @@ class Node(Client):
         self.daemon = subprocess.Popen([*self.command, "daemon"], stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
         within(PATIENCE, "the daemon answers", self.answers)
 
+    def card_used(self):
+        """MiB in use on the card, as NVML says on the host."""
+        return self.json("gpus")["items"][0]["used_bytes"] >> 20
+
 
 def limits():
     """The engine's own limits may be above those of this machine, which not every root may raise."""
@@ -147,10 +151,12 @@ def two_containers_share_it():
         expect(said["got_mib"] == 4096 and said["pid"] == 1, f"{said}")
         with Held("/bin/escape", "alloc") as second:
             is_held(second.line(), 2048)
-            expect(4096 + 2048 <= node.used() <= QUOTA, f"{node.used()} charged")
+            used = node.used()
+            expect(4096 + 2048 <= used <= QUOTA, f"{used} charged")
             # Both are process 1 of their own; the host knows them apart, by its own ids.
             hosts = sorted([first.host_pid(), second.host_pid()])
             expect(node.pids() == hosts, f"{node.pids()} in the slice, {hosts} on the host")
+            expect(node.card_used() == used, f"{used} MiB charged, but {node.card_used()} used on the card")
 
 
 def nvml_shows_a_container_its_own_processes():
@@ -161,6 +167,15 @@ def nvml_shows_a_container_its_own_processes():
         for container in first, second:
             said = container.exec("/bin/nvml")
             expect(said == {"total_mib": QUOTA, "pids": [1]}, f"{said}")
+
+
+def what_opens_the_real_driver_itself_is_seen():
+    # It lies where the stand-in opens it, and no library can keep a program from doing the same.
+    with Held("/bin/escape", "alloc", "--lib", "/run/cleave/driver/libcuda.so.1") as container:
+        said, pid = container.line(), container.host_pid()
+        expect(said["error"] == 0 and not node.pids(), f"{said}, {node.pids()}")
+        seen = lambda: [event for event in node.json("events")["items"] if event["kind"] == "bypass" and str(pid) in event["message"]]
+        within(PATIENCE, "an event", seen)
 
 
 def a29_a_killed_container_leaves_nothing():
@@ -197,6 +212,7 @@ ROWS = [
     it_holds_in_a_forked_child,
     two_containers_share_it,
     nvml_shows_a_container_its_own_processes,
+    what_opens_the_real_driver_itself_is_seen,
     a29_a_killed_container_leaves_nothing,
     a_container_outlives_the_daemon,
 ]

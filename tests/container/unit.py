@@ -169,7 +169,7 @@ def stopped_it_leaves_programs_alone():
 
 def the_service_manager_is_told():
     with tempfile.TemporaryDirectory(dir="/run") as folder:
-        for name, shown_as in ((f"{folder}/notify", f"{folder}/notify"), ("\0cleave-test-notify", "@cleave-test-notify")):
+        for name, shown_as in ((f"{folder}/notify", f"{folder}/notify"), (f"\0{folder}", f"@{folder}")):
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
                 manager.bind(name)
                 manager.settimeout(PATIENCE)

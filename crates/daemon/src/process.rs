@@ -3,6 +3,7 @@ use crate::ffi::os;
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::Duration;
 
 /// A few fields of `/proc/PID/stat`.
@@ -98,6 +99,20 @@ pub fn uid(pid: u32) -> Option<u32> {
     fs::metadata(format!("/proc/{pid}")).ok().map(|m| m.uid())
 }
 
+/// What is mounted at `place` for it: the path within its file system.
+pub fn mounted_at(pid: u32, place: &Path) -> Option<String> {
+    parse_mounts(&fs::read_to_string(format!("/proc/{pid}/mountinfo")).ok()?, place)
+}
+
+fn parse_mounts(text: &str, place: &Path) -> Option<String> {
+    // The fourth field is the root of the mount, the fifth its place; the last mount lies over those before it.
+    let fields = text.lines().rev().map(|line| line.split(' ').skip(3));
+    fields
+        .filter_map(|mut f| Some((f.next()?, f.next()?)))
+        .find(|(_, at)| Path::new(at) == place)
+        .map(|(root, _)| root.into())
+}
+
 /// The inode of its PID namespace; `None` where we may not look.
 pub fn pid_namespace(pid: u32) -> Option<u32> {
     fs::metadata(format!("/proc/{pid}/ns/pid")).ok().and_then(|m| u32::try_from(m.ino()).ok())
@@ -186,6 +201,17 @@ mod tests {
         for bad in ["", "42", "42 (x)", "42 (x) S", "42 (x) S a b c"] {
             assert_eq!(parse_stat(bad), None);
         }
+    }
+
+    #[test]
+    fn the_uppermost_mount_at_a_place_is_found() {
+        let text = "30 1 0:5 / / rw - tmpfs tmpfs rw\n\
+                    31 30 0:9 /run/slices/SLICE-1/socket /run/cleave/slice ro,nosuid - tmpfs tmpfs rw\n\
+                    32 30 0:9 /run/slices/SLICE-2/socket /run/cleave/slice ro,nosuid - tmpfs tmpfs rw\n";
+        let at = |place: &str| parse_mounts(text, Path::new(place));
+        assert_eq!(at("/run/cleave/slice").as_deref(), Some("/run/slices/SLICE-2/socket"));
+        assert_eq!(at("/").as_deref(), Some("/"));
+        assert_eq!(at("/run/cleave"), None);
     }
 
     #[test]

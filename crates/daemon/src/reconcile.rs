@@ -3,8 +3,9 @@ use crate::files::{Reading, SliceFiles};
 use crate::node::{Live, Node, difference, note_use, total};
 use crate::process;
 use cleave_api::format_bytes;
-use cleave_ledger::DEVICES;
+use cleave_ledger::{DEVICES, wire};
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
@@ -258,8 +259,10 @@ fn origin(pid: u32, belongs: &HashMap<u32, (u64, String)>) -> Option<String> {
         }
         next = stat.parent;
     }
-    // What the program says of itself is no proof, but nobody gains by claiming to bypass.
-    let socket = process::variable(pid, cleave_ledger::wire::SOCKET_VARIABLE)?;
+    // In a container, and wherever `cleave run` may mount, the slice's socket folder is mounted. What else the program
+    // says of itself is no proof, but nobody gains by claiming to bypass.
+    let folder = Path::new(wire::SOCKET).parent()?;
+    let socket = process::mounted_at(pid, folder).or_else(|| process::variable(pid, wire::SOCKET_VARIABLE))?;
     socket.split('/').find(|part| part.starts_with("SLICE-")).map(str::to_owned)
 }
 
