@@ -21,7 +21,7 @@ use tokio::signal::unix::{SignalKind, signal};
 pub fn run(config: Config) -> anyhow::Result<()> {
     start_log();
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
-    raise_file_limit();
+    raise_file_limit(FILES);
     let prepared = Prepared::new(&config)?;
     let (nvml, driver) = find_gpus(&config, &prepared.run)?;
     run_with(config, prepared, nvml, driver)
@@ -202,11 +202,14 @@ fn start_log() {
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).try_init();
 }
 
-/// Each slice has a socket and a file, each process a pidfd and a connection.
-fn raise_file_limit() {
+/// Descriptors for 10 000 slices with eight processes each: a slice has two sockets and, once used, a file; a process has two
+/// pidfds and a connection.
+pub const FILES: u64 = 524_288;
+
+/// Allows this process to have `wanted` descriptors, or as many as it may.
+pub fn raise_file_limit(wanted: u64) {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let now = getrlimit(Resource::Nofile);
-    let wanted = 262_144;
     let most = now.maximum.map_or(wanted, |m| m.max(wanted));
     let higher = Rlimit { current: Some(wanted), maximum: Some(most) };
     if now.current.is_none_or(|c| c >= wanted) || setrlimit(Resource::Nofile, higher).is_ok() {
