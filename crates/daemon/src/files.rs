@@ -19,6 +19,7 @@ use std::mem::offset_of;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::sync::atomic::Ordering::SeqCst;
 
 const SLOT_BYTES: usize = size_of::<Slot>();
@@ -56,7 +57,8 @@ pub struct SliceFiles {
     id: String,
     /// The policy page.
     pub policy: PolicyPage,
-    usage: File,
+    /// Opened when the first process comes: thousands of slices without one cost no descriptors for it.
+    usage: OnceLock<File>,
 }
 
 /// What a slot said when it was read.
@@ -349,7 +351,7 @@ impl SliceFiles {
             fs::set_permissions(&temporary, fs::Permissions::from_mode(0o711))?;
             let page = PolicyPage::map(&policy)?;
             fs::rename(&temporary, &folder)?;
-            Ok(Self { folder: folder.clone(), id: record.id.clone(), policy: page, usage })
+            Ok(Self { folder: folder.clone(), id: record.id.clone(), policy: page, usage: OnceLock::new() })
         })();
         if made.is_err() {
             let _ = fs::remove_dir_all(&temporary);
@@ -360,26 +362,32 @@ impl SliceFiles {
     /// Opens the files that an earlier daemon left; `None` if they are not what this one would have made.
     pub fn open(run: &RunDir, record: &Record, facts: &[DeviceFacts]) -> Option<Self> {
         let folder = run.slice_dir(&record.id);
-        let both = || File::options().read(true).write(true).clone();
-        let policy = both().open(folder.join("policy")).ok()?;
-        let usage = both().open(folder.join("usage")).ok()?;
+        let policy = File::options().read(true).write(true).open(folder.join("policy")).ok()?;
         let page = PolicyPage::map(&policy).ok()?;
         let wanted = policy_of(record, facts, &run.driver_dir());
         let fixed = |p: &Policy| {
             let devices: Vec<_> = p.devices.iter().map(|d| (d.uuid, d.nvml_index)).collect();
             (p.slice_id, p.name, p.driver_dir, p.device_count, devices)
         };
-        if !page.is_ours() || fixed(&page) != fixed(&wanted) || make_doors(&folder, record.on_missing).is_err() {
+        let whole = folder.join("usage").is_file() && make_doors(&folder, record.on_missing).is_ok();
+        if !page.is_ours() || fixed(&page) != fixed(&wanted) || !whole {
             return None;
         }
-        let files = Self { folder, id: record.id.clone(), policy: page, usage };
+        let files = Self { folder, id: record.id.clone(), policy: page, usage: OnceLock::new() };
         // The database is what counts: a change that was not written down there was never acknowledged.
         for (index, device) in wanted.devices.iter().enumerate() {
             files.set_limit(index, device.limit.load(SeqCst));
         }
         files.learn(facts);
-        files.mend();
         Some(files)
+    }
+
+    fn usage(&self) -> io::Result<&File> {
+        if let Some(file) = self.usage.get() {
+            return Ok(file);
+        }
+        let file = File::options().read(true).write(true).open(self.folder.join("usage"))?;
+        Ok(self.usage.get_or_init(|| file))
     }
 
     /// Where the socket for the owner's processes goes.
@@ -456,7 +464,7 @@ impl SliceFiles {
         let mut bytes = [0; SLOT_BYTES];
         let mut done = 0;
         while let Some(rest) = bytes.get_mut(done..).filter(|r| !r.is_empty()) {
-            match self.usage.read_at(rest, (slot * SLOT_BYTES + done) as u64) {
+            match self.usage().and_then(|usage| usage.read_at(rest, (slot * SLOT_BYTES + done) as u64)) {
                 Ok(0) => break,
                 Ok(n) => done += n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -471,9 +479,10 @@ impl SliceFiles {
 
     /// Whether the usage file has its size; a tenant may have changed it. It is given the right size again.
     pub fn mend(&self) -> bool {
-        let right = rustix::fs::fstat(&self.usage).is_ok_and(|s| s.st_size.unsigned_abs() == USAGE_BYTES);
+        let Ok(usage) = self.usage() else { return true };
+        let right = usage.metadata().is_ok_and(|m| m.len() == USAGE_BYTES);
         if !right {
-            let _ = self.usage.set_len(USAGE_BYTES);
+            let _ = usage.set_len(USAGE_BYTES);
         }
         right
     }
@@ -482,7 +491,7 @@ impl SliceFiles {
     pub fn make_room(&self, slot: usize) -> io::Result<()> {
         self.mend();
         let offset = (slot * SLOT_BYTES) as u64;
-        Ok(rustix::fs::fallocate(&self.usage, FallocateFlags::empty(), offset, SLOT_BYTES as u64)?)
+        Ok(rustix::fs::fallocate(self.usage()?, FallocateFlags::empty(), offset, SLOT_BYTES as u64)?)
     }
 
     /// Clears the slot of a process that is gone, and frees it.
@@ -493,7 +502,8 @@ impl SliceFiles {
                 self.set_adjust(slot, device, 0);
             }
         }
-        if let Err(error) = self.usage.write_all_at(&self.read(slot).emptied(), (slot * SLOT_BYTES) as u64) {
+        let emptied = self.read(slot).emptied();
+        if let Err(error) = self.usage().and_then(|usage| usage.write_all_at(&emptied, (slot * SLOT_BYTES) as u64)) {
             tracing::warn!("slot {slot} of {} can't be cleared: {error}", self.id);
         }
         if let Some(book) = self.policy.book.get(slot) {
@@ -721,7 +731,7 @@ mod tests {
         bytes.extend(slot.launches.load(SeqCst).to_ne_bytes());
         bytes.extend(slot.graph_launches.load(SeqCst).to_ne_bytes());
         bytes.extend(slot.denied.load(SeqCst).to_ne_bytes());
-        files.usage.write_all_at(&bytes, (2 * SLOT_BYTES) as u64).unwrap();
+        files.usage().unwrap().write_all_at(&bytes, (2 * SLOT_BYTES) as u64).unwrap();
         let reading = files.read(2);
         assert_eq!((reading.held(0), reading.asked(0)), (4 << 20, 0));
         assert_eq!((reading.kind(0, Kind::Pool), reading.visible(0)), (3 << 20, 3 << 20));
@@ -739,7 +749,7 @@ mod tests {
         let (_dir, run) = run();
         let files = SliceFiles::create(&run, &record(), &[]).unwrap();
         let word = (7 * (UNITS_MASK + 1)) | 5;
-        files.usage.write_all_at(&word.to_ne_bytes(), offset_of!(Slot, accounts) as u64).unwrap();
+        files.usage().unwrap().write_all_at(&word.to_ne_bytes(), offset_of!(Slot, accounts) as u64).unwrap();
         files.free(0);
         let freed = files.read(0);
         assert_eq!((freed.held(0), freed.held[0]), (0, 8 * (UNITS_MASK + 1)));

@@ -1,5 +1,6 @@
 //! What `/proc` says of a process.
 use crate::ffi::os;
+use std::collections::HashMap;
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
@@ -143,9 +144,10 @@ pub fn started_at(start_time: u64) -> Option<String> {
     then.round(jiff::Unit::Millisecond).ok().map(|t| t.to_string())
 }
 
-/// A user's name.
-pub fn user_name(uid: u32) -> Option<String> {
-    find_user(&fs::read_to_string("/etc/passwd").ok()?, |_, id| id == uid).map(|(name, _)| name)
+/// The users' names by number; of two with one number, the first.
+pub fn user_names() -> HashMap<u32, String> {
+    let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    users(&passwd).map(|(name, uid)| (uid, name.to_owned())).rev().collect()
 }
 
 /// A user's number, from a name or a number.
@@ -153,15 +155,13 @@ pub fn user_id(text: &str) -> Option<u32> {
     if let Ok(uid) = text.parse() {
         return (uid != u32::MAX).then_some(uid);
     }
-    find_user(&fs::read_to_string("/etc/passwd").ok()?, |name, _| name == text).map(|(_, uid)| uid)
+    users(&fs::read_to_string("/etc/passwd").ok()?).find(|(name, _)| *name == text).map(|(_, uid)| uid)
 }
 
-fn find_user(passwd: &str, is_it: impl Fn(&str, u32) -> bool) -> Option<(String, u32)> {
-    passwd.lines().find_map(|line| {
+fn users(passwd: &str) -> impl DoubleEndedIterator<Item = (&str, u32)> {
+    passwd.lines().filter_map(|line| {
         let mut fields = line.split(':');
-        let name = fields.next()?;
-        let uid = fields.nth(1)?.parse().ok()?;
-        is_it(name, uid).then(|| (name.to_owned(), uid))
+        Some((fields.next()?, fields.nth(1)?.parse().ok()?))
     })
 }
 
@@ -229,7 +229,7 @@ mod tests {
         assert_eq!(link, format!("pid:[{}]", pid_namespace(pid).unwrap()));
         assert!(started_at(stat.start_time).unwrap().ends_with('Z'));
         assert_eq!(user_id("root"), Some(0));
-        assert_eq!(user_name(0).as_deref(), Some("root"));
+        assert_eq!(user_names()[&0], "root");
         assert_eq!(user_id("no-such-user"), None);
         assert!(machine_memory().unwrap() > 1 << 20);
     }

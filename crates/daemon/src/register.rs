@@ -15,7 +15,7 @@ use rustix::net::{
 };
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -38,6 +38,9 @@ pub enum Admits {
     Anyone,
 }
 
+/// Descriptors that no slice's socket may take.
+const SPARE: u64 = 256;
+
 /// Binds `path` and serves the slice `id` there until aborted.
 pub fn listen(node: &Arc<Node>, id: &str, admits: Admits, path: &Path) -> io::Result<AbortHandle> {
     match std::fs::remove_file(path) {
@@ -46,6 +49,12 @@ pub fn listen(node: &Arc<Node>, id: &str, admits: Admits, path: &Path) -> io::Re
     }
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    // The kernel gives out the lowest number that is free: beyond this one few are left, and the daemon must be able to
+    // answer, and its slices to take processes in.
+    let most = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+    if u64::from(socket.as_raw_fd().unsigned_abs()) + SPARE > most {
+        return Err(Errno::MFILE.into());
+    }
     bind(&socket, &SocketAddrUnix::new(path)?)?;
     open_to_all(path)?;
     listen_on(&socket, 128)?;

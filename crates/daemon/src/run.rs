@@ -10,6 +10,7 @@ use crate::serve;
 use crate::store::Store;
 use anyhow::Context;
 use cleave_api::{API_SOCKET, ErrorBody, ErrorCode};
+use fakegpu::install::{OWNERS, STATE};
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -21,7 +22,7 @@ use tokio::signal::unix::{SignalKind, signal};
 pub fn run(config: Config) -> anyhow::Result<()> {
     start_log();
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
-    raise_file_limit();
+    raise_file_limit(FILES);
     let prepared = Prepared::new(&config)?;
     let (nvml, driver) = find_gpus(&config, &prepared.run)?;
     run_with(config, prepared, nvml, driver)
@@ -94,7 +95,7 @@ fn simulate(dir: &Path, spec: &str) -> anyhow::Result<DriverFiles> {
     let library = dir.join("libfakegpu.so");
     let there = fs::read_to_string(&made_from).is_ok_and(|old| old == spec)
         && fs::read(&library).is_ok_and(|bytes| bytes == install::SIMULATED)
-        && dir.join("state").exists();
+        && dir.join(STATE).exists();
     if !there && let Err(error) = fakegpu::install(dir, spec, install::SIMULATED) {
         return Err(match error {
             fakegpu::Error::Spec(error) => {
@@ -105,7 +106,11 @@ fn simulate(dir: &Path, spec: &str) -> anyhow::Result<DriverFiles> {
     }
     fs::write(&made_from, spec).with_context(|| format!("no room in {}", dir.display()))?;
     // A slice's owner may be another user, and every program on a simulated GPU writes to what they share.
-    fs::set_permissions(dir.join("state"), fs::Permissions::from_mode(0o666))?;
+    for shared in [STATE, OWNERS] {
+        fs::set_permissions(dir.join(shared), fs::Permissions::from_mode(0o666))?;
+    }
+    // Memory that a process exports is a file of its own here.
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o1777))?;
     Ok(DriverFiles {
         real: LIBRARIES.iter().map(|name| ((*name).to_owned(), dir.join(name))).collect(),
         covers: Vec::new(),
@@ -202,11 +207,14 @@ fn start_log() {
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).try_init();
 }
 
-/// Each slice has a socket and a file, each process a pidfd and a connection.
-fn raise_file_limit() {
+/// Descriptors for 10 000 slices with eight processes each: a slice has two sockets and, once used, a file; a process has two
+/// pidfds and a connection.
+pub const FILES: u64 = 524_288;
+
+/// Allows this process to have `wanted` descriptors, or as many as it may.
+pub fn raise_file_limit(wanted: u64) {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let now = getrlimit(Resource::Nofile);
-    let wanted = 262_144;
     let most = now.maximum.map_or(wanted, |m| m.max(wanted));
     let higher = Rlimit { current: Some(wanted), maximum: Some(most) };
     if now.current.is_none_or(|c| c >= wanted) || setrlimit(Resource::Nofile, higher).is_ok() {

@@ -5,6 +5,7 @@ use crate::files::SliceFiles;
 use crate::process::{self, open_pidfd};
 use crate::slice::Record;
 use cleave_ledger::owner;
+use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
@@ -15,19 +16,21 @@ impl Node {
     /// nobody.
     pub fn adopt(self: &Arc<Self>) -> anyhow::Result<()> {
         let records = self.lock().store.slices()?;
+        let ids: HashSet<&str> = records.iter().map(|r| r.id.as_str()).collect();
+        let names: HashSet<&str> = records.iter().map(|r| r.name.as_str()).collect();
         for id in self.run.slice_ids()? {
-            if !records.iter().any(|r| r.id == id) {
+            if !ids.contains(id.as_str()) {
                 tracing::info!("removing the files of {id}, which is no slice");
                 let _ = std::fs::remove_dir_all(self.run.slice_dir(&id));
             }
         }
         if let Some(dir) = &self.config.cdi_dir {
-            cdi::clean(dir, |name| records.iter().any(|r| r.name == name));
+            cdi::clean(dir, |name| names.contains(name));
         }
-        for record in records {
-            if let Err(error) = self.adopt_slice(&record) {
+        for record in &records {
+            if let Err(error) = self.adopt_slice(record) {
                 let message = format!("slice {} can't be brought back: {error}", record.name);
-                self.lock().event("warning", Some(&record), &message);
+                self.lock().event("warning", Some(record), &message);
             }
         }
         let mut inner = self.lock();

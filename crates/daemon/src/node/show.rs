@@ -8,17 +8,32 @@ use cleave_ledger::{HOST, Kind};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::Ordering::SeqCst;
 
+/// What slices are shown against.
+pub(super) struct Around<'a> {
+    /// The sum of the quotas on each GPU.
+    reserved: HashMap<&'a str, u64>,
+    users: HashMap<u32, String>,
+}
+
 impl Node {
-    pub(super) fn reserved(&self, inner: &Inner) -> HashMap<String, u64> {
-        let mut sums: HashMap<String, u64> = HashMap::new();
+    /// For a list of slices.
+    fn around_all<'a>(&self, inner: &'a Inner) -> Around<'a> {
+        let mut reserved: HashMap<&str, u64> = HashMap::new();
         for device in inner.slices.values().flat_map(|l| &l.record.devices) {
-            let sum = sums.entry(device.uuid.clone()).or_default();
+            let sum = reserved.entry(&device.uuid).or_default();
             *sum = sum.saturating_add(device.limit_bytes);
         }
-        sums
+        Around { reserved, users: process::user_names() }
     }
 
-    pub(super) fn show_record(&self, record: &Record, reserved: &HashMap<String, u64>) -> Slice {
+    /// For one slice: of thousands, no more is looked at than its own GPUs need.
+    pub(super) fn around<'a>(&self, inner: &Inner, record: &'a Record) -> Around<'a> {
+        let sum = |uuid: &str| slice::reserved(inner.slices.values().map(|l| &l.record), uuid).bytes;
+        let reserved = record.devices.iter().map(|d| (d.uuid.as_str(), sum(&d.uuid))).collect();
+        Around { reserved, users: process::user_names() }
+    }
+
+    pub(super) fn show_record(&self, record: &Record, around: &Around<'_>) -> Slice {
         let devices = record.devices.iter().map(|d| {
             let gpu = self.place(&d.uuid).and_then(|p| self.nvml.gpus().get(p));
             SliceDevice {
@@ -35,7 +50,7 @@ impl Node {
         Slice {
             id: record.id.clone(),
             name: record.name.clone(),
-            owner: Owner { uid: record.owner, name: process::user_name(record.owner) },
+            owner: Owner { uid: record.owner, name: around.users.get(&record.owner).cloned() },
             created_at: record.created_at.clone(),
             devices: devices.collect(),
             compute_percent: record.compute_percent,
@@ -47,7 +62,7 @@ impl Node {
             overcommitted: record.devices.iter().any(|d| {
                 let card =
                     self.place(&d.uuid).and_then(|p| self.nvml.gpus().get(p)).map_or(u64::MAX, |g| g.memory_bytes);
-                reserved.get(&d.uuid).copied().unwrap_or(0) > card
+                around.reserved.get(d.uuid.as_str()).copied().unwrap_or(0) > card
             }),
             on_missing: record.on_missing,
             ephemeral: record.ephemeral,
@@ -55,8 +70,8 @@ impl Node {
         }
     }
 
-    pub(super) fn show(&self, live: &Live, reserved: &HashMap<String, u64>) -> Slice {
-        let mut shown = self.show_record(&live.record, reserved);
+    pub(super) fn show(&self, live: &Live, around: &Around<'_>) -> Slice {
+        let mut shown = self.show_record(&live.record, around);
         let picture = live.files.picture(live.processes.keys().copied());
         shown.in_motion = !picture.is_exact();
         for (index, device) in shown.devices.iter_mut().enumerate() {
@@ -92,9 +107,9 @@ impl Node {
     /// The slices that the caller sees.
     pub fn list(&self, caller: &Caller) -> Vec<Slice> {
         let inner = self.lock();
-        let reserved = self.reserved(&inner);
+        let around = self.around_all(&inner);
         let mut all: Vec<Slice> =
-            inner.slices.values().filter(|l| caller.sees(&l.record)).map(|l| self.show(l, &reserved)).collect();
+            inner.slices.values().filter(|l| caller.sees(&l.record)).map(|l| self.show(l, &around)).collect();
         all.sort_by(|a, b| (&a.created_at, &a.name).cmp(&(&b.created_at, &b.name)));
         all
     }
@@ -102,8 +117,8 @@ impl Node {
     /// One slice, by name or id.
     pub fn get(&self, caller: &Caller, key: &str) -> Reply<Slice> {
         let inner = self.lock();
-        let reserved = self.reserved(&inner);
-        Ok(self.show(inner.seen(key, caller)?, &reserved))
+        let live = inner.seen(key, caller)?;
+        Ok(self.show(live, &self.around(&inner, &live.record)))
     }
 
     /// Every process in the slices that the caller sees.

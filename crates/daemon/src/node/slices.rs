@@ -84,8 +84,8 @@ impl Node {
             ..Record::default()
         };
         if dry_run {
-            let reserved = self.reserved(&inner);
-            return Ok(self.show_record(&record, &reserved));
+            let around = self.around(&inner, &record);
+            return Ok(self.show_record(&record, &around));
         }
         // First the row, then the files: a crash in between leaves a slice whose files are made at the next start.
         inner.store.put(&record).map_err(store_fault)?;
@@ -108,8 +108,8 @@ impl Node {
         if let Some(holder) = record.holder {
             self.watch_holder(holder, record.id.clone());
         }
-        let reserved = self.reserved(&inner);
-        inner.slices.get(&record.id).map(|l| self.show(l, &reserved)).ok_or_else(|| unknown_slice(&record.name))
+        let around = self.around(&inner, &record);
+        inner.slices.get(&record.id).map(|l| self.show(l, &around)).ok_or_else(|| unknown_slice(&record.name))
     }
 
     pub(super) fn insert(&self, inner: &mut Inner, live: Live) {
@@ -225,8 +225,8 @@ impl Node {
         }
         let message = if words.is_empty() { "as it was".into() } else { words.join(", ") };
         inner.event("slice-resized", Some(&record), &format!("slice {}: {message}", record.name));
-        let reserved = self.reserved(&inner);
-        inner.slices.get(&id).map(|l| self.show(l, &reserved)).ok_or_else(|| unknown_slice(key))
+        let around = self.around(&inner, &record);
+        inner.slices.get(&id).map(|l| self.show(l, &around)).ok_or_else(|| unknown_slice(key))
     }
 
     /// Deletes a slice; with `force` its processes are killed first.

@@ -363,8 +363,16 @@ fn daemon_process() {
                     tls_key: dir.join("key.pem").exists().then(|| dir.join("key.pem")),
                 });
             }
+            ("files", most) => {
+                let most = Some(most.parse().unwrap());
+                let limit = rustix::process::Rlimit { current: most, maximum: most };
+                rustix::process::setrlimit(rustix::process::Resource::Nofile, limit).unwrap();
+            }
             other => panic!("{other:?}"),
         }
+    }
+    if !options.contains("files") {
+        crate::run::raise_file_limit(crate::run::FILES);
     }
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let _ = tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).try_init();
