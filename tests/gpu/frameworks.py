@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from harness import GIB, MIB, Failure, Held, Report, Skip, Slice, build, expect, run_program
+from harness import CLEAVE, GIB, GPU, MIB, Failure, Held, Report, Skip, Slice, build, expect, run_program
 
 HERE = Path(__file__).resolve().parent
 QUOTA = 10 * GIB
@@ -106,8 +106,6 @@ def torchrun():
 
 def cleave_run():
     """The command of the README: a slice made for one program."""
-    from harness import CLEAVE, GPU
-
     needs("torch")
     code, out, err = run_program(
         [CLEAVE, "run", "--gpu", GPU, "--memory", "10GiB", "--", PYTHON, "-c", "import torch; print(torch.cuda.mem_get_info()[1]); raise SystemExit(7)"], 100
@@ -123,28 +121,33 @@ def smi():
     if not tool:
         raise Skip("no nvidia-smi")
     escape = build(HERE / "escape.c")
-    with Slice("10GiB") as s, Held([escape, "alloc", "--ask", "1024", "--hold"]) as outside, Held(s.command(escape, "alloc", "--ask", "2048", "--hold")) as program:
-        other, own = outside.line(), program.line()
+    inside = f"""
+import json, subprocess
+program = subprocess.Popen([{escape!r}, "alloc", "--ask", "2048", "--hold"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+own = json.loads(program.stdout.readline())
+def smi(*arguments):
+    return subprocess.run([{tool!r}, *arguments], capture_output=True, text=True, timeout=30, check=True).stdout
+query = ["--format=csv,noheader,nounits"]
+print(json.dumps([own, smi("--query-gpu=memory.total,memory.used", *query), smi("--query-compute-apps=pid,used_memory", *query), smi()]))
+program.communicate()
+"""
+    with Held([escape, "alloc", "--ask", "1024", "--hold"]) as outside:
+        other = outside.line()
+        code, out, err = run_program([CLEAVE, "run", "--gpu", GPU, "--memory", "10GiB", "--", PYTHON, "-c", inside], 60)
+        expect(code == 0, f"exit {code}: {(err or out).strip()[-300:]}")
+        own, memory, apps, table = json.loads(out)
         expect(own["got_mib"] == 2048, f"the program in the slice: {own}")
-
-        def query(*arguments):
-            code, out, err = run_program(s.command(tool, *arguments, "--format=csv,noheader,nounits"), 30)
-            expect(code == 0, f"nvidia-smi {arguments[0]}: exit {code}: {(err or out).strip()[-300:]}")
-            return [[field.strip() for field in line.split(",")] for line in out.strip().splitlines()]
-
-        memory = query("--query-gpu=memory.total,memory.used,memory.free")
+        memory = [line.split(",") for line in memory.strip().splitlines()]
         expect(len(memory) == 1, f"shows {len(memory)} GPUs")
         same("nvidia-smi memory.total (MiB)", int(memory[0][0]), QUOTA // MIB)
         used = int(memory[0][1])
         expect(2048 < used < 2048 + 1024, f"memory.used {used} MiB with 2048 MiB and a context in use")
-        rows = query("--query-compute-apps=pid,used_memory")
+        rows = [line.split(",") for line in apps.strip().splitlines()]
         pids = [int(row[0]) for row in rows]
         expect(pids == [own["pid"]], f"lists {pids}; in the slice is {own['pid']}, outside {other['pid']}")
-        code, out, err = run_program(s.command(tool), 30)
-        expect(code == 0, f"plain nvidia-smi: exit {code}: {(err or out)[-300:]}")
-        expect("10240MiB" in out.replace(" ", ""), "the plain table does not show 10240MiB")
-        expect(str(other["pid"]) not in out.split(), "the plain table shows the process outside")
-        return f"total {memory[0][0]}, used {used} MiB, processes {pids} ({rows[0][1]} MiB)"
+        expect("10240MiB" in table.replace(" ", ""), "the plain table does not show 10240MiB")
+        expect(str(other["pid"]) not in table.split(), "the plain table shows the process outside")
+        return f"total {memory[0][0]}, used {used} MiB, processes {pids} ({rows[0][1].strip()} MiB)"
 
 
 TESTS = {

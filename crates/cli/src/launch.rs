@@ -5,7 +5,7 @@
 //! the stand-in over the driver's libraries in a mount namespace of its own where it may, sets the environment, and
 //! becomes the program. The program and what it starts have a PID namespace of their own where they have mounts of their
 //! own: they see nobody else's processes (`nvidia-smi` takes its list from the kernel, past every library), and nothing
-//! of them outlives `cleave`.
+//! of them outlives the program.
 use crate::client::Result;
 use crate::output;
 use clap::ValueEnum;
@@ -20,7 +20,8 @@ use signal_hook::iterator::exfiltrator::WithOrigin;
 use signal_hook::low_level::siginfo::Cause;
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::FileExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -57,12 +58,11 @@ pub(crate) enum Hold {
     Environment,
 }
 
-/// Which processes the program sees.
+/// Which processes the program sees: its own and those that it starts, which end with it, where mounts can be made; or all
+/// of the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Pids {
-    /// Its own and those that it starts, which end with it; needs what mounts need, and is `host` without
     Own,
-    /// All of the machine
     Host,
 }
 
@@ -95,7 +95,7 @@ pub(crate) fn run(plan: LaunchPlan, hold: Hold, pids: Pids, verbose: bool, progr
             scope.spawn(in_namespace).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
     });
-    let (first, child) = match started {
+    let (mut first, child) = match started {
         Some(Ok((first, child))) => (Some(first), Ok(child)),
         Some(Err(error)) => {
             if verbose {
@@ -107,6 +107,9 @@ pub(crate) fn run(plan: LaunchPlan, hold: Hold, pids: Pids, verbose: bool, progr
     };
     let mut child = child.map_err(|e| failed("start the program", &e))?;
     let pid = Pid::from_child(&child);
+    if let Some(first) = &mut first {
+        first.watch(pid).map_err(|e| failed("watch the program", &e))?;
+    }
     let handle = signals.handle();
     // The descriptor stays the child's even after another process has got its number.
     let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty());
@@ -130,8 +133,8 @@ pub(crate) fn run(plan: LaunchPlan, hold: Hold, pids: Pids, verbose: bool, progr
     Ok(status)
 }
 
-/// The first process of a PID namespace, with which the kernel ends all others there. It does nothing but wait for its
-/// standard input to be closed, which happens when this is dropped or when `cleave` dies, however it dies.
+/// The first process of a PID namespace, with which the kernel ends all others there. It ends when this is dropped; if
+/// `cleave` is killed, when the program ends.
 struct First(Child);
 
 impl First {
@@ -158,6 +161,16 @@ impl First {
     }
 }
 
+impl First {
+    /// Says which process the program is, on the machine.
+    fn watch(&mut self, program: Pid) -> io::Result<()> {
+        match &mut self.0.stdin {
+            Some(stdin) => writeln!(stdin, "{program}"),
+            None => Ok(()),
+        }
+    }
+}
+
 impl Drop for First {
     fn drop(&mut self) {
         drop(self.0.stdin.take());
@@ -177,7 +190,15 @@ pub(crate) fn first() -> i32 {
     let Ok(mut orphans) = signal_hook::iterator::Signals::new([number::SIGCHLD]) else { return 1 };
     anstream::println!();
     std::thread::spawn(|| {
+        let mut line = String::new();
+        let _ = io::stdin().read_line(&mut line);
+        // This `/proc` is still the machine's. Once the process is gone its open file can't be read, whoever has its id then.
+        let program = std::fs::File::open(format!("/proc/{}/stat", line.trim()));
+        // Its end is that of `cleave`, which outlives the program unless it is killed.
         let _ = io::copy(&mut io::stdin(), &mut io::sink());
+        while program.as_ref().is_ok_and(|file| file.read_at(&mut [0; 16], 0).is_ok()) {
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
         std::process::exit(0);
     });
     for _ in orphans.forever() {

@@ -216,7 +216,7 @@ struct RunOptions {
     /// How the stand-in takes the driver's place: by mounts (needs root; reaches absolute paths and `env -i` too), or by environment variables
     #[arg(long, value_enum, default_value_t)]
     hold: Hold,
-    /// Which processes the program sees; `own` for a slice of its own if not given, else `host`
+    /// Which processes the program sees: its own, which end with it (needs root), or the host's; own by default in a slice of its own, host in one that exists
     #[arg(long, value_enum)]
     pids: Option<Pids>,
     /// Sum up what it used when it has ended, even if stderr is no terminal

@@ -256,12 +256,17 @@ fn a_program_sees_its_own_processes_and_they_end_with_it() {
     let script = "cd /proc; ls -d [0-9]* | wc -l";
     let all = fake.cleave().args(["run", "--pids", "host", "--", "sh", "-c", script]).output().unwrap();
     assert!(stdout(&all).trim().parse::<u32>().unwrap() > 5, "{}", stdout(&all));
-    // And when cleave is killed without a chance to do anything about it.
+    // If cleave is killed, the program goes on, and what it leaves behind still goes with it.
+    let go_on = fake.dir.path().join("go-on");
+    let script = format!("{unique}9 & while ! test -e {}; do sleep 0.01; done; echo done", go_on.display());
     let mut cleave = fake.cleave();
-    let mut cleave = cleave.args(["run", "--", "sh", "-c", &format!("{unique}9 & wait")]).spawn().unwrap();
+    let mut cleave = cleave.args(["run", "--", "sh", "-c", &script]).stdout(Stdio::piped()).spawn().unwrap();
     let unique = format!("{unique}9");
     until(|| runs(&unique));
     cleave.kill().unwrap();
     cleave.wait().unwrap();
+    std::fs::write(go_on, "").unwrap();
+    let said = BufReader::new(cleave.stdout.take().unwrap()).lines().next();
+    assert_eq!(said.unwrap().unwrap(), "done");
     until(|| !runs(&unique));
 }
