@@ -1,5 +1,5 @@
 //! Pinned host memory, against the slice's optional quota of it.
-use super::member;
+use super::{current_context, current_device, member};
 use crate::process::Process;
 use crate::real::real;
 use crate::table::{Entry, Space};
@@ -16,9 +16,11 @@ fn pin(p: &Process, bytes: usize, call: &dyn Fn() -> CUresult, pointer: &dyn Fn(
     }
     let status = call();
     if status == error::SUCCESS {
-        let pointer = pointer();
+        let (pointer, context) = (pointer(), current_context(p));
+        // Goes with its context, which is on a device.
+        let device = current_device(p).unwrap_or(HOST) as u64;
         p.books(|books, _| {
-            books.table.insert(Space::Host, pointer, Entry::new(cost, 0, HOST, Kind::Managed));
+            books.table.insert(Space::Host, pointer, Entry::new(cost, device, HOST, Kind::Managed).in_context(context));
         });
     } else {
         p.release(HOST, Kind::Managed, cost);

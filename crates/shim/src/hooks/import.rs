@@ -1,7 +1,7 @@
 //! Memory of other owners, opened here: charged to the importer, unless a process of the same slice exported it and so
 //! pays for it already.
 use super::memory::charge;
-use super::{current_device, member, pages};
+use super::{current_context, current_device, member, pages};
 use crate::process::Process;
 use crate::real::{driver, real};
 use crate::table::{Entry, Space};
@@ -59,8 +59,9 @@ fn opened(p: &Process, pointer: u64, handle: &CUipcMemHandle) -> CUresult {
         real!(cuIpcCloseMemHandle(pointer: u64));
         return error::OUT_OF_MEMORY;
     }
+    let context = current_context(p);
     p.books(|books, _| {
-        books.table.insert(Space::Ipc, pointer, Entry::new(cost, 0, device, Kind::Import));
+        books.table.insert(Space::Ipc, pointer, Entry::new(cost, 0, device, Kind::Import).in_context(context));
     });
     error::SUCCESS
 }
@@ -122,8 +123,10 @@ pub unsafe extern "C" fn cuImportExternalMemory(memory: *mut Handle, description
     if status == error::SUCCESS {
         // SAFETY: the driver has written the caller's handle.
         let memory = unsafe { *memory } as u64;
+        let context = current_context(p);
         p.books(|books, _| {
-            books.table.insert(Space::External, memory, Entry::new(cost, 0, device, Kind::Import));
+            let entry = Entry::new(cost, 0, device, Kind::Import).in_context(context);
+            books.table.insert(Space::External, memory, entry);
         });
     } else {
         p.release(device, Kind::Import, cost);

@@ -28,8 +28,8 @@ pub use pool::*;
 
 use crate::process::Process;
 use crate::real::driver;
-use cleave_cuda::types::{CUresult, error};
-use core::ffi::c_void;
+use crate::table::Space;
+use cleave_cuda::types::{CUcontext, CUresult, CUstream, error};
 
 /// What the driver takes at a time: physical memory comes in pages of this size.
 pub const PAGE: u64 = 2 << 20;
@@ -67,14 +67,29 @@ pub fn current_device(p: &Process) -> Result<usize, CUresult> {
     p.device_of(ordinal).ok_or(error::NOT_PERMITTED)
 }
 
+/// The context in which work of `stream` runs: the stream's, or the calling thread's; 0 = none.
+pub fn context_of(stream: CUstream) -> u64 {
+    let mut context: CUcontext = core::ptr::null_mut();
+    let status = match stream as u64 {
+        3.. => driver!(cuStreamGetCtx(stream => CUstream, &raw mut context => *mut CUcontext)),
+        _ => driver!(cuCtxGetCurrent(&raw mut context => *mut CUcontext)),
+    };
+    if status == error::SUCCESS { context as u64 } else { 0 }
+}
+
+/// The slice's device of `context`, or the error to return.
+pub fn device_of_context(p: &Process, context: u64) -> Result<usize, CUresult> {
+    let known = p.books(|books, _| books.table.get(Space::Context, context).map(|entry| entry.device.into()));
+    known.map_or_else(|| current_device(p), Ok)
+}
+
 /// The calling thread's context as entries name it: 0 = a primary one.
-pub fn current_context(p: &Process) -> u16 {
+pub fn current_context(p: &Process) -> u32 {
     if p.explicit_contexts.load(core::sync::atomic::Ordering::Relaxed) == 0 {
         return 0;
     }
-    let mut context: *mut c_void = core::ptr::null_mut();
-    driver!(cuCtxGetCurrent(&raw mut context => *mut *mut c_void));
-    p.books(|books, _| books.context(context as u64))
+    let context = context_of(core::ptr::null_mut());
+    p.books(|books, _| books.table.get(Space::Context, context).map_or(0, |entry| entry.context))
 }
 
 /// Runs `f` for each CUDA ordinal of the slice.

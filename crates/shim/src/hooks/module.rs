@@ -1,9 +1,10 @@
 //! Modules and libraries. What their image says of their data is reserved while they load; the rest, their code, the
 //! driver alone knows, so it is measured right after, and a module that took the slice past its limit is unloaded again.
+use super::context::{heap_not_taken, heap_pending};
 use super::memory::charge;
 use super::{current_device, member, pages};
 use crate::image::static_bytes;
-use crate::process::Process;
+use crate::process::{self, Process};
 use crate::real::{driver, real};
 use crate::table::{Entry, Space};
 use cleave_cuda::types::{CUresult, Handle, error};
@@ -38,6 +39,18 @@ pub fn bring(p: &Process, bytes: u64, call: &dyn Fn() -> CUresult, undo: &dyn Fn
     status
 }
 
+/// As [`bring`], for what launches nothing: a heap that is charged is not taken by it.
+fn load(p: &Process, bytes: u64, call: &dyn Fn() -> CUresult, undo: &dyn Fn()) -> CUresult {
+    let Some(device) = current_device(p).ok().filter(|device| heap_pending(p, *device)) else {
+        return bring(p, bytes, call, undo);
+    };
+    p.measure(device);
+    let before = p.unaccounted(device);
+    let status = bring(p, bytes, call, undo);
+    heap_not_taken(p, device, p.unaccounted(device).saturating_sub(before));
+    status
+}
+
 fn measure_all(p: &Process) {
     super::for_each_ordinal(p, |_, device| {
         p.measure(device);
@@ -50,7 +63,7 @@ macro_rules! loading {
         pub unsafe extern "C" fn $name(module: *mut Handle, $image: $image_type $(, $argument: $type)*) -> CUresult {
             let call = || real!($name(module: *mut Handle, $image: $image_type $(, $argument: $type)*));
             let Some(p) = member!() else { return call() };
-            bring(p, $bytes, &call, &|| {
+            load(p, $bytes, &call, &|| {
                 // SAFETY: the driver has written the caller's handle.
                 let loaded = unsafe { *module };
                 driver!(cuModuleUnload(loaded => Handle));
@@ -84,7 +97,7 @@ fn load_library(p: &Process, library: *const Handle, bytes: u64, call: &dyn Fn()
     let status = if lazy() {
         call()
     } else {
-        bring(p, bytes, call, &|| {
+        load(p, bytes, call, &|| {
             driver!(cuLibraryUnload(loaded() => Handle));
         })
     };
@@ -135,7 +148,7 @@ fn unloaded(p: &Process) {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuModuleUnload(module: Handle) -> CUresult {
     let status = real!(cuModuleUnload(module: Handle));
-    if let (Some(p), error::SUCCESS) = (member!(), status) {
+    if let (Some(p), error::SUCCESS) = (process::member(), status) {
         unloaded(p);
     }
     status
@@ -143,13 +156,13 @@ pub unsafe extern "C" fn cuModuleUnload(module: Handle) -> CUresult {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuLibraryUnload(library: Handle) -> CUresult {
-    if let Some(p) = member!()
+    if let Some(p) = process::member()
         && p.books(|books, _| books.table.remove(Space::Library, library as u64)).is_some_and(|entry| entry.a == GONE)
     {
         return error::SUCCESS;
     }
     let status = real!(cuLibraryUnload(library: Handle));
-    if let (Some(p), error::SUCCESS) = (member!(), status) {
+    if let (Some(p), error::SUCCESS) = (process::member(), status) {
         unloaded(p);
     }
     status
@@ -185,7 +198,7 @@ macro_rules! asking {
             if before == GONE {
                 return error::INVALID_HANDLE;
             }
-            let status = bring(p, bytes, &call, &|| {
+            let status = load(p, bytes, &call, &|| {
                 if before != IN_USE {
                     driver!(cuLibraryUnload($library => Handle));
                     note(p, $library, GONE);
