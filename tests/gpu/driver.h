@@ -122,6 +122,7 @@ enum { CUDA_OUT_OF_MEMORY = 2, CU_FORMAT_FLOAT = 0x20, CU_FORMAT_BC7 = 0x9d };
       (CUgraphExec *, CUgraph, unsigned long long))                                                                      \
     X(GraphLaunch, "cuGraphLaunch", 10000, "cuGraphLaunch", (CUgraphExec, CUstream))                                     \
     X(ModuleLoadData, "cuModuleLoadData", 2000, "cuModuleLoadData", (CUmodule *, const void *))                          \
+    X(ModuleLoad, "cuModuleLoad", 2000, "cuModuleLoad", (CUmodule *, const char *))                                      \
     X(ModuleGetFunction, "cuModuleGetFunction", 2000, "cuModuleGetFunction", (CUfunction *, CUmodule, const char *))     \
     X(ModuleGetGlobal, "cuModuleGetGlobal", 3020, "cuModuleGetGlobal_v2", (CUdeviceptr *, size_t *, CUmodule, const char *)) \
     X(LibraryLoadData, "cuLibraryLoadData", 12000, "cuLibraryLoadData",                                                  \

@@ -335,6 +335,22 @@ static CUresult by_module(int i) {
     return launch(touch, NULL);
 }
 
+static CUresult by_module_file(int i) {
+    char path[] = "/tmp/escapeXXXXXX";
+    CUmodule module;
+    const char *text = global_ptx(i);
+    int fd = mkstemp(path);
+    if (fd < 0 || write(fd, text, strlen(text)) < 0) {
+        failed_at = "mkstemp";
+        return -1;
+    }
+    close(fd);
+    CUresult error = cu.ModuleLoad(&module, path);
+    unlink(path);
+    failed_at = "ModuleLoad";
+    return error;
+}
+
 static CUresult by_library(int i) {
     CUlibrary loaded;
     CUdeviceptr p = 0;
@@ -702,6 +718,7 @@ static const struct {
     {"v1-pitch", by_v1_pitch},
     {"v1-array", by_v1_array},
     {"module", by_module},
+    {"module-file", by_module_file},
     {"library", by_library},
     {"stack", by_stack},
     {"heap", by_heap},

@@ -54,6 +54,7 @@ DOORS = [
 ]
 INDIRECT = [
     ("modules with .global arrays", ["module", "--step", "512"], "nvml"),
+    ("module files with .global arrays", ["module-file", "--step", "512"], "nvml"),
     ("libraries with .global arrays", ["library", "--step", "512"], "nvml"),
     ("cuCtxSetLimit stack", ["stack", "--step", "1024"], "nvml"),
     ("cuCtxSetLimit malloc heap", ["heap"], "nvml"),

@@ -37,7 +37,7 @@ enum End {
 }
 
 /// Every path of escape.c.
-const PATHS: [(&str, End); 43] = [
+const PATHS: [(&str, End); 44] = [
     ("alloc", End::Refused),
     ("pitch", End::Refused),
     ("managed", End::Refused),
@@ -62,6 +62,7 @@ const PATHS: [(&str, End); 43] = [
     ("v1-pitch", End::Unsupported),
     ("v1-array", End::Unsupported),
     ("module", End::Refused),
+    ("module-file", End::Refused),
     ("library", End::Refused),
     // The first KiB of each thread comes with the context, and is counted by the program once more.
     ("stack", End::RefusedByCost),

@@ -16,6 +16,9 @@ pub const EINTR: isize = -4;
 pub const ECONNREFUSED: isize = -111;
 
 mod number {
+    pub const READ: usize = 0;
+    pub const OPEN: usize = 2;
+    pub const LSEEK: usize = 8;
     pub const WRITE: usize = 1;
     pub const CLOSE: usize = 3;
     pub const MMAP: usize = 9;
@@ -107,6 +110,44 @@ pub fn sleep_microseconds(microseconds: u64) {
 pub fn exists(path: &[u8]) -> bool {
     // SAFETY: access reads `path` up to its zero.
     path.ends_with(&[0]) && unsafe { call(number::ACCESS, [path.as_ptr() as usize, 0, 0, 0, 0, 0]) } == 0
+}
+
+/// Calls `f` with the contents of the file at `path`, a zero behind them, and their length; `None` if it can't be read.
+///
+/// # Safety
+/// `path` must end with a zero.
+pub unsafe fn with_file<R>(path: *const u8, f: impl FnOnce(*const u8, usize) -> R) -> Option<R> {
+    /// A pipe has no length, and must not keep this waiting.
+    const O_CLOEXEC_NONBLOCK: usize = 0x8_0800;
+    const SEEK_END: usize = 2;
+    // SAFETY: open reads `path` up to its zero.
+    let fd = i32::try_from(unsafe { call(number::OPEN, [path as usize, O_CLOEXEC_NONBLOCK, 0, 0, 0, 0]) }).ok()?;
+    if fd < 0 {
+        return None;
+    }
+    // SAFETY: touches no memory.
+    let seek = |to| unsafe { call(number::LSEEK, [fd as usize, 0, to, 0, 0, 0]) };
+    let length = usize::try_from(seek(SEEK_END)).unwrap_or(0);
+    seek(0);
+    // Read and not mapped: whoever cuts the file meanwhile would end this process.
+    let room = map(length.saturating_add(1), PROT_READ_WRITE, MAP_PRIVATE_ANONYMOUS_NORESERVE, -1);
+    let result = room.map(|room| {
+        let mut at = 0;
+        while at < length {
+            // SAFETY: read writes at most the rest of the room.
+            let got = unsafe { call(number::READ, [fd as usize, room as usize + at, length - at, 0, 0, 0]) };
+            match usize::try_from(got) {
+                Ok(got) if got > 0 => at += got,
+                _ => break,
+            }
+        }
+        let result = f(room, at);
+        // SAFETY: mapped above and no longer used.
+        unsafe { unmap(room, length + 1) };
+        result
+    });
+    close(fd);
+    result
 }
 
 /// A connection to the socket at `path` (no zero at its end), or the kernel's error number.

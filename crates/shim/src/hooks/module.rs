@@ -3,9 +3,10 @@
 use super::context::{heap_not_taken, heap_pending};
 use super::memory::charge;
 use super::{current_device, member, pages};
-use crate::image::static_bytes;
+use crate::image::{static_bytes, static_bytes_within};
 use crate::process::{self, Process};
 use crate::real::{driver, real};
+use crate::system;
 use crate::table::{Entry, Space};
 use cleave_cuda::types::{CUresult, Handle, error};
 use cleave_ledger::Kind;
@@ -57,6 +58,16 @@ fn measure_all(p: &Process) {
     });
 }
 
+/// Static data of the image in a file; 0 where it can't be read, as the driver is about to say.
+///
+/// # Safety
+/// `path` must be null or end with a zero.
+unsafe fn file_bytes(path: *const c_char) -> u64 {
+    // SAFETY: the caller's promise; `with_file` gives so many bytes, and a zero.
+    let read = || unsafe { system::with_file(path.cast(), |image, length| static_bytes_within(image, length)) };
+    if path.is_null() { 0 } else { read().unwrap_or(0) }
+}
+
 macro_rules! loading {
     ($($name:ident($image:ident: $image_type:ty $(, $argument:ident: $type:ty)*) of $bytes:expr),* $(,)?) => {$(
         #[unsafe(no_mangle)]
@@ -72,8 +83,8 @@ macro_rules! loading {
     )*};
 }
 loading!(
-    // A file is not read twice for this.
-    cuModuleLoad(path: *const c_char) of 0,
+    // SAFETY: the caller's path, which ends with a zero.
+    cuModuleLoad(path: *const c_char) of unsafe { file_bytes(path) },
     // SAFETY: the caller's image, which the driver is about to load.
     cuModuleLoadData(image: *const c_void) of unsafe { static_bytes(image.cast()) },
     cuModuleLoadDataEx(image: *const c_void, count: u32, options: *mut i32, values: *mut *mut c_void)
@@ -137,7 +148,8 @@ macro_rules! loading_library {
 loading_library!(
     // SAFETY: the caller's image, which the driver is about to load.
     cuLibraryLoadData of unsafe { static_bytes(image.cast()) }, image: *const c_void,
-    cuLibraryLoadFromFile of 0, path: *const c_char,
+    // SAFETY: the caller's path, which ends with a zero.
+    cuLibraryLoadFromFile of unsafe { file_bytes(path) }, path: *const c_char,
 );
 
 fn unloaded(p: &Process) {
