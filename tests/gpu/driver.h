@@ -97,6 +97,7 @@ enum { CUDA_OUT_OF_MEMORY = 2, CU_FORMAT_FLOAT = 0x20, CU_FORMAT_BC7 = 0x9d };
     X(MemAddressReserve, "cuMemAddressReserve", 10020, "cuMemAddressReserve",                                            \
       (CUdeviceptr *, size_t, size_t, CUdeviceptr, unsigned long long))                                                  \
     X(MemMap, "cuMemMap", 10020, "cuMemMap", (CUdeviceptr, size_t, size_t, CUmemHandle, unsigned long long))             \
+    X(MemUnmap, "cuMemUnmap", 10020, "cuMemUnmap", (CUdeviceptr, size_t))                                                \
     X(MemSetAccess, "cuMemSetAccess", 10020, "cuMemSetAccess", (CUdeviceptr, size_t, const CUaccess *, size_t))          \
     X(MemExport, "cuMemExportToShareableHandle", 10020, "cuMemExportToShareableHandle",                                  \
       (void *, CUmemHandle, int, unsigned long long))                                                                    \

@@ -122,12 +122,15 @@ static CUresult create_handle(CUmemHandle *handle, int exportable) {
     return 0;
 }
 
+static CUdeviceptr mapped;
+
 static CUresult map_handle(CUmemHandle handle) {
     CUdeviceptr p = 0;
     CUaccess access = {{1, device}, 3};
     CHECK(MemAddressReserve, &p, step * MIB, 0, 0, 0);
     CHECK(MemMap, p, step * MIB, 0, handle, 0);
     CHECK(MemSetAccess, p, step * MIB, &access, 1);
+    mapped = p;
     return 0;
 }
 
@@ -147,6 +150,16 @@ static CUresult by_create_release(int i) {
         return error;
     CHECK(MemRelease, handle);
     return 0;
+}
+
+/* And after an attempt to unmap half of it, which the driver refuses. */
+static CUresult by_create_unmap(int i) {
+    CUresult error = by_create_release(i);
+    if (!error && !cu.MemUnmap(mapped, step / 2 * MIB)) {
+        failed_at = "MemUnmap of half a mapping was accepted";
+        return -1;
+    }
+    return error;
 }
 
 /* The memory lives on in an exported file descriptor after the handle is released. */
@@ -702,6 +715,7 @@ static const struct {
     {"pool-hoard", by_pool_hoard},
     {"create", by_create},
     {"create-release", by_create_release},
+    {"create-unmap", by_create_unmap},
     {"create-export", by_create_export},
     {"create-reimport", by_create_reimport},
     {"array", by_array},
@@ -820,6 +834,9 @@ int main(int count, char **argument) {
         fflush(stdout);
         fork();
     }
+    int child_frees = !strcmp(path, "fork-free"); /* a child that only lets go of things does not use the card */
+    if (child_frees)
+        path = "alloc";
     CUresult (*one)(int) = NULL;
     for (size_t i = 0; i < sizeof PATHS / sizeof *PATHS; i++)
         if (!strcmp(PATHS[i].name, path))
@@ -829,6 +846,20 @@ int main(int count, char **argument) {
         return 2;
     }
     CUresult error = start();
+    if (child_frees) {
+        int ready[2];
+        char byte = 0;
+        if (pipe(ready))
+            return 2;
+        if (!fork()) {
+            cu.MemFree(1);
+            if (write(ready[1], &byte, 1) == 1)
+                hold();
+            _exit(0);
+        }
+        if (read(ready[0], &byte, 1) != 1)
+            return 2;
+    }
     for (int i = 0; !error && got < ask && i < MAX_STEPS; i++) {
         size_t before = got;
         error = one(i);

@@ -37,6 +37,7 @@ DIRECT = [
 LIFETIME = [
     ("pools that keep what is freed", ["pool-hoard", "--step", "1024"], "nvml"),
     ("VMM: map, release the handle", ["create-release"], "got"),
+    ("VMM: map, release, unmap half", ["create-unmap"], "got"),
     ("VMM: export, release the handle", ["create-export"], "nvml"),
     ("VMM: export, release, import, map", ["create-reimport"], "nvml"),
 ]

@@ -37,7 +37,7 @@ enum End {
 }
 
 /// Every path of escape.c.
-const PATHS: [(&str, End); 44] = [
+const PATHS: [(&str, End); 45] = [
     ("alloc", End::Refused),
     ("pitch", End::Refused),
     ("managed", End::Refused),
@@ -46,6 +46,7 @@ const PATHS: [(&str, End); 44] = [
     ("pool-hoard", End::Refused),
     ("create", End::Refused),
     ("create-release", End::Refused),
+    ("create-unmap", End::Refused),
     ("create-export", End::Refused),
     ("create-reimport", End::Refused),
     ("array", End::Refused),
@@ -216,6 +217,18 @@ fn a_forked_child_is_held_beside_its_parent() {
     card.is_within("fork", got);
     program.end();
     card.settles("fork");
+}
+
+#[test]
+fn a_forked_child_that_only_frees_is_no_member() {
+    let card = Card::new();
+    let mut program = card.start(&["fork-free", "--ask", "256"]);
+    let said = program.line();
+    assert_eq!((number(&said["error"]), number(&said["got_mib"])), (0, 256), "{said}");
+    let processes = card.place.show("a")["processes"].clone();
+    assert_eq!(processes.as_array().unwrap().len(), 1, "{processes}");
+    program.end();
+    card.settles("fork-free");
 }
 
 /// Pinned host memory is held where the slice has a limit for it.

@@ -152,9 +152,15 @@ fn start() -> Result<Option<&'static Process>, ()> {
         let size = size_of::<Process>();
         let flags = system::MAP_PRIVATE_ANONYMOUS_NORESERVE;
         let mapped = system::map(size, system::PROT_READ_WRITE, flags, -1).ok_or(())?;
-        system::wipe_on_fork(mapped, size);
+        let wiped = system::wipe_on_fork(mapped, size);
         // Zeros are a valid `Process`: every field is an integer, an atomic, a null pointer or a `bool` that is false.
         let mapped: *mut Process = mapped.cast();
+        if !wiped {
+            // A child would take itself for its parent, and both write one account.
+            let stage = refuse(b"the kernel can't wipe memory on fork (Linux 4.14 can)");
+            // SAFETY: mapped just now, and seen by nobody.
+            unsafe { (*mapped).stage.store(stage as u32, Ordering::Relaxed) };
+        }
         address = match PROCESS.compare_exchange(null_mut(), mapped, Ordering::AcqRel, Ordering::Acquire) {
             Ok(_) => mapped,
             Err(other) => {

@@ -37,6 +37,7 @@ mod number {
     pub const KILL: usize = 62;
     pub const ACCESS: usize = 21;
     pub const FUTEX: usize = 202;
+    pub const CLOCK_GETTIME: usize = 228;
 }
 
 /// # Safety
@@ -204,6 +205,7 @@ struct MessageHeader {
 pub fn receive(fd: i32, message: &mut [u8]) -> Option<[i32; 2]> {
     const MSG_CMSG_CLOEXEC: usize = 0x4000_0000;
     let mut control = [0u64; 8];
+    let started = seconds();
     loop {
         let mut vector = [message.as_mut_ptr() as usize, message.len()];
         let mut header = MessageHeader {
@@ -217,7 +219,8 @@ pub fn receive(fd: i32, message: &mut [u8]) -> Option<[i32; 2]> {
         };
         // SAFETY: recvmsg writes at most the lengths given in the header.
         let got = unsafe { call(number::RECVMSG, [fd as usize, &raw mut header as usize, MSG_CMSG_CLOEXEC, 0, 0, 0]) };
-        if got == EINTR {
+        // The socket's own 10 s start anew with each try.
+        if got == EINTR && seconds() < started + 10 {
             continue;
         }
         if got != message.len() as isize {
@@ -230,6 +233,15 @@ pub fn receive(fd: i32, message: &mut [u8]) -> Option<[i32; 2]> {
         }
         return Some(fds);
     }
+}
+
+/// Seconds of a clock that never goes back.
+fn seconds() -> u64 {
+    const MONOTONIC: usize = 1;
+    let mut time = [0u64; 2];
+    // SAFETY: clock_gettime writes two words.
+    unsafe { call(number::CLOCK_GETTIME, [MONOTONIC, time.as_mut_ptr() as usize, 0, 0, 0, 0]) };
+    time[0]
 }
 
 /// Waits until `word` is no longer `value`, or somebody wakes this thread.

@@ -32,6 +32,8 @@ pub enum Space {
     Library = 11,
     /// Number of a physical allocation that only an exported file descriptor keeps: `b` = one more than it.
     Exported = 12,
+    /// Address of a mapping that is being taken away; as [`Space::Mapping`].
+    Unmapping = 14,
     /// Context; `a` = bytes charged for it, `b` = local memory per thread charged in it, 0 = the driver's default.
     Context = 13,
 }
@@ -282,6 +284,7 @@ fn space(key: u64) -> Option<Space> {
         11 => Space::Library,
         12 => Space::Exported,
         13 => Space::Context,
+        14 => Space::Unmapping,
         _ => return None,
     })
 }

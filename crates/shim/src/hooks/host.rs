@@ -1,6 +1,6 @@
 //! Pinned host memory, against the slice's optional quota of it.
 use super::{current_context, current_device, member};
-use crate::process::Process;
+use crate::process::{self, Process};
 use crate::real::real;
 use crate::table::{Entry, Space};
 use cleave_cuda::types::{CUresult, error};
@@ -73,7 +73,7 @@ macro_rules! releasing {
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn $name(pointer: *mut c_void) -> CUresult {
             let call = || real!($name(pointer: *mut c_void));
-            let Some(p) = member!() else { return call() };
+            let Some(p) = process::member() else { return call() };
             unpin(p, pointer as u64, &call)
         }
     )*};

@@ -1,6 +1,6 @@
 //! Allocations that the driver places itself: linear memory, managed memory, arrays.
 use super::{PAGE, SMALL, current_context, current_device, member, pages, physical, pool};
-use crate::process::Process;
+use crate::process::{self, Process};
 use crate::real::real;
 use crate::table::{Entry, Space};
 use cleave_cuda::types::{CUDA_ARRAY_DESCRIPTOR, CUDA_ARRAY3D_DESCRIPTOR, CUresult, Handle, error};
@@ -185,13 +185,13 @@ pub unsafe extern "C" fn cuMemAllocManaged(pointer: *mut u64, bytes: usize, flag
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemFree_v2(pointer: u64) -> CUresult {
-    let Some(p) = member!() else { return real!(cuMemFree_v2(pointer: u64)) };
+    let Some(p) = process::member() else { return real!(cuMemFree_v2(pointer: u64)) };
     free(p, pointer, &|| real!(cuMemFree_v2(pointer: u64)))
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemFree(pointer: u32) -> CUresult {
-    let Some(p) = member!() else { return real!(cuMemFree(pointer: u32)) };
+    let Some(p) = process::member() else { return real!(cuMemFree(pointer: u32)) };
     free(p, pointer.into(), &|| real!(cuMemFree(pointer: u32)))
 }
 
@@ -371,12 +371,12 @@ pub unsafe extern "C" fn cuMipmappedArrayCreate(
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuArrayDestroy(handle: Handle) -> CUresult {
-    let Some(p) = member!() else { return real!(cuArrayDestroy(handle: Handle)) };
+    let Some(p) = process::member() else { return real!(cuArrayDestroy(handle: Handle)) };
     destroy_array(p, handle, &|| real!(cuArrayDestroy(handle: Handle)))
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMipmappedArrayDestroy(handle: Handle) -> CUresult {
-    let Some(p) = member!() else { return real!(cuMipmappedArrayDestroy(handle: Handle)) };
+    let Some(p) = process::member() else { return real!(cuMipmappedArrayDestroy(handle: Handle)) };
     destroy_array(p, handle, &|| real!(cuMipmappedArrayDestroy(handle: Handle)))
 }

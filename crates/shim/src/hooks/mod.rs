@@ -1,7 +1,8 @@
 //! The hooked entry points, by what they are about. Each has the name and prototype of the driver's own.
 //!
 //! The shape is always the same: reserve, call the driver, then keep the charge or give it back. Frees go the other way
-//! round: the driver first, the ledger after, so that the account is never below the truth. What the driver frees
+//! round: the driver first, the ledger after, so that the account is never below the truth; but the entry is taken out of
+//! the table before, because the address may be another thread's right after. What the driver frees
 //! without being asked, or takes without saying how much, is measured.
 mod context;
 mod device;
