@@ -50,10 +50,18 @@ typedef struct {
     size_t access_count, bytes;
     CUdeviceptr pointer;
 } CUallocNode;
+typedef struct {
+    CUfunction function;
+    unsigned grid[3], block[3], shared;
+    void **parameters, **extra;
+    CUfunction kernel;
+    CUcontext context;
+} CUkernelNode;
+_Static_assert(sizeof(CUkernelNode) == 72, "CUDA_KERNEL_NODE_PARAMS_v2");
 _Static_assert(sizeof(CUallocationProp) == 32, "CUmemAllocationProp");
 _Static_assert(sizeof(CUpoolProps) == 88, "CUmemPoolProps");
 
-enum { CUDA_OUT_OF_MEMORY = 2, CU_FORMAT_FLOAT = 0x20 };
+enum { CUDA_OUT_OF_MEMORY = 2, CU_FORMAT_FLOAT = 0x20, CU_FORMAT_BC7 = 0x9d };
 
 /* X(field, name asked of cuGetProcAddress, version asked for, exported name, parameters) */
 #define DRIVER_CALLS(X)                                                                                                  \
@@ -62,6 +70,7 @@ enum { CUDA_OUT_OF_MEMORY = 2, CU_FORMAT_FLOAT = 0x20 };
     X(DeviceTotalMem, "cuDeviceTotalMem", 3020, "cuDeviceTotalMem_v2", (size_t *, CUdevice))                             \
     X(DeviceGetAttribute, "cuDeviceGetAttribute", 2000, "cuDeviceGetAttribute", (int *, int, CUdevice))                  \
     X(PrimaryCtxRetain, "cuDevicePrimaryCtxRetain", 7000, "cuDevicePrimaryCtxRetain", (CUcontext *, CUdevice))           \
+    X(PrimaryCtxReset, "cuDevicePrimaryCtxReset", 11000, "cuDevicePrimaryCtxReset_v2", (CUdevice))                         \
     X(CtxSetCurrent, "cuCtxSetCurrent", 4000, "cuCtxSetCurrent", (CUcontext))                                            \
     X(CtxCreate, "cuCtxCreate", 3020, "cuCtxCreate_v2", (CUcontext *, unsigned, CUdevice))                               \
     X(CtxSynchronize, "cuCtxSynchronize", 2000, "cuCtxSynchronize", (void))                                              \
@@ -88,6 +97,7 @@ enum { CUDA_OUT_OF_MEMORY = 2, CU_FORMAT_FLOAT = 0x20 };
     X(MemAddressReserve, "cuMemAddressReserve", 10020, "cuMemAddressReserve",                                            \
       (CUdeviceptr *, size_t, size_t, CUdeviceptr, unsigned long long))                                                  \
     X(MemMap, "cuMemMap", 10020, "cuMemMap", (CUdeviceptr, size_t, size_t, CUmemHandle, unsigned long long))             \
+    X(MemUnmap, "cuMemUnmap", 10020, "cuMemUnmap", (CUdeviceptr, size_t))                                                \
     X(MemSetAccess, "cuMemSetAccess", 10020, "cuMemSetAccess", (CUdeviceptr, size_t, const CUaccess *, size_t))          \
     X(MemExport, "cuMemExportToShareableHandle", 10020, "cuMemExportToShareableHandle",                                  \
       (void *, CUmemHandle, int, unsigned long long))                                                                    \
@@ -104,15 +114,22 @@ enum { CUDA_OUT_OF_MEMORY = 2, CU_FORMAT_FLOAT = 0x20 };
     X(GraphCreate, "cuGraphCreate", 10000, "cuGraphCreate", (CUgraph *, unsigned))                                       \
     X(GraphAddMemAllocNode, "cuGraphAddMemAllocNode", 11040, "cuGraphAddMemAllocNode",                                   \
       (CUgraphNode *, CUgraph, const CUgraphNode *, size_t, CUallocNode *))                                              \
+    X(GraphAddKernelNode, "cuGraphAddKernelNode", 12000, "cuGraphAddKernelNode_v2",                                      \
+      (CUgraphNode *, CUgraph, const CUgraphNode *, size_t, const CUkernelNode *))                                       \
+    X(GraphExecKernelNodeSetParams, "cuGraphExecKernelNodeSetParams", 12000, "cuGraphExecKernelNodeSetParams_v2",        \
+      (CUgraphExec, CUgraphNode, const CUkernelNode *))                                                                  \
+    X(GraphExecUpdate, "cuGraphExecUpdate", 12000, "cuGraphExecUpdate_v2", (CUgraphExec, CUgraph, void *))               \
     X(GraphInstantiate, "cuGraphInstantiateWithFlags", 11040, "cuGraphInstantiateWithFlags",                             \
       (CUgraphExec *, CUgraph, unsigned long long))                                                                      \
     X(GraphLaunch, "cuGraphLaunch", 10000, "cuGraphLaunch", (CUgraphExec, CUstream))                                     \
     X(ModuleLoadData, "cuModuleLoadData", 2000, "cuModuleLoadData", (CUmodule *, const void *))                          \
+    X(ModuleLoad, "cuModuleLoad", 2000, "cuModuleLoad", (CUmodule *, const char *))                                      \
     X(ModuleGetFunction, "cuModuleGetFunction", 2000, "cuModuleGetFunction", (CUfunction *, CUmodule, const char *))     \
     X(ModuleGetGlobal, "cuModuleGetGlobal", 3020, "cuModuleGetGlobal_v2", (CUdeviceptr *, size_t *, CUmodule, const char *)) \
     X(LibraryLoadData, "cuLibraryLoadData", 12000, "cuLibraryLoadData",                                                  \
       (CUlibrary *, const void *, int *, void **, unsigned, int *, void **, unsigned))                                   \
     X(LibraryGetGlobal, "cuLibraryGetGlobal", 12000, "cuLibraryGetGlobal", (CUdeviceptr *, size_t *, CUlibrary, const char *)) \
+    X(LibraryGetKernel, "cuLibraryGetKernel", 12000, "cuLibraryGetKernel", (CUfunction *, CUlibrary, const char *))      \
     X(LaunchKernel, "cuLaunchKernel", 4000, "cuLaunchKernel",                                                            \
       (CUfunction, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, CUstream, void **, void **))    \
     X(IpcGetMemHandle, "cuIpcGetMemHandle", 4010, "cuIpcGetMemHandle", (CUipcHandle *, CUdeviceptr))                     \

@@ -122,12 +122,15 @@ static CUresult create_handle(CUmemHandle *handle, int exportable) {
     return 0;
 }
 
+static CUdeviceptr mapped;
+
 static CUresult map_handle(CUmemHandle handle) {
     CUdeviceptr p = 0;
     CUaccess access = {{1, device}, 3};
     CHECK(MemAddressReserve, &p, step * MIB, 0, 0, 0);
     CHECK(MemMap, p, step * MIB, 0, handle, 0);
     CHECK(MemSetAccess, p, step * MIB, &access, 1);
+    mapped = p;
     return 0;
 }
 
@@ -147,6 +150,16 @@ static CUresult by_create_release(int i) {
         return error;
     CHECK(MemRelease, handle);
     return 0;
+}
+
+/* And after an attempt to unmap half of it, which the driver refuses. */
+static CUresult by_create_unmap(int i) {
+    CUresult error = by_create_release(i);
+    if (!error && !cu.MemUnmap(mapped, step / 2 * MIB)) {
+        failed_at = "MemUnmap of half a mapping was accepted";
+        return -1;
+    }
+    return error;
 }
 
 /* The memory lives on in an exported file descriptor after the handle is released. */
@@ -181,6 +194,14 @@ static CUresult by_array(int i) {
     (void)i;
     CUarray a;
     CUarray2D d = {16384, step * MIB / 16 / 16384, CU_FORMAT_FLOAT, 4};
+    CHECK(ArrayCreate, &a, &d);
+    return 0;
+}
+
+static CUresult by_array_compressed(int i) {
+    (void)i;
+    CUarray a;
+    CUarray2D d = {16384, step * MIB / 16384, CU_FORMAT_BC7, 4};
     CHECK(ArrayCreate, &a, &d);
     return 0;
 }
@@ -327,6 +348,22 @@ static CUresult by_module(int i) {
     return launch(touch, NULL);
 }
 
+static CUresult by_module_file(int i) {
+    char path[] = "/tmp/escapeXXXXXX";
+    CUmodule module;
+    const char *text = global_ptx(i);
+    int fd = mkstemp(path);
+    if (fd < 0 || write(fd, text, strlen(text)) < 0) {
+        failed_at = "mkstemp";
+        return -1;
+    }
+    close(fd);
+    CUresult error = cu.ModuleLoad(&module, path);
+    unlink(path);
+    failed_at = "ModuleLoad";
+    return error;
+}
+
 static CUresult by_library(int i) {
     CUlibrary loaded;
     CUdeviceptr p = 0;
@@ -338,10 +375,14 @@ static CUresult by_library(int i) {
     return 0;
 }
 
+/* Stacks of `mib` in all. */
+static size_t per_thread(size_t mib) {
+    return mib * MIB / (size_t)threads_resident / 16 * 16;
+}
+
 /* A stack of n KiB is kept for every thread that the device can hold at a time. */
 static CUresult by_stack(int i) {
-    size_t per_thread = (size_t)(i + 1) * step * MIB / (size_t)threads_resident / 16 * 16;
-    CHECK(CtxSetLimit, 0 /* stack size */, per_thread);
+    CHECK(CtxSetLimit, 0 /* stack size */, per_thread((size_t)(i + 1) * step));
     return launch(empty, NULL);
 }
 
@@ -390,24 +431,115 @@ static CUresult by_printf(int i) {
     return launch(function, NULL);
 }
 
-/* Local memory, like stack, is kept for every resident thread from the first launch that needs it. */
-static CUresult by_local(int i) {
+/* A kernel whose threads have this much local memory. */
+static char *local_ptx(size_t bytes) {
     static char ptx[1024];
-    CUfunction function;
-    CUresult error;
-    CUdeviceptr out = 0;
-    unsigned at = 5;
-    void *arguments[] = {&out, &at};
-    size_t per_thread = (size_t)(i + 1) * step * MIB / (size_t)threads_resident / 16 * 16;
     snprintf(ptx, sizeof ptx,
              ".version 6.0\n.target sm_50\n.address_size 64\n.visible .entry local(.param .u64 out, .param .u32 at) {\n"
              ".local .align 16 .b8 room[%zu]; .reg .b64 a, b, o, x; .reg .b32 i, v; .reg .pred p;\n"
              "ld.param.u64 o, [out]; ld.param.u32 i, [at]; mov.u64 a, room; cvt.u64.u32 x, i; add.u64 b, a, x; add.u64 a, b, x;\n"
              "st.local.u8 [a], i; ld.local.u8 v, [b]; setp.ne.u64 p, o, 0; @p st.global.u8 [o], v; ret; }\n",
-             per_thread);
-    if ((error = entry(ptx, "local", &function)))
+             bytes);
+    return ptx;
+}
+
+static CUdeviceptr nowhere;
+static unsigned place = 5;
+static void *local_arguments[] = {&nowhere, &place};
+
+/* Local memory, like stack, is kept for every resident thread from the first launch that needs it. */
+static CUresult by_local(int i) {
+    CUfunction function;
+    CUresult error = entry(local_ptx(per_thread((size_t)(i + 1) * step)), "local", &function);
+    return error ? error : launch(function, local_arguments);
+}
+
+/* What a lower limit has given back is allocated; then the limit is raised again, or the kernel that needs it runs again. */
+static CUresult again_after(CUfunction function) {
+    CUdeviceptr p = 0;
+    CHECK(CtxSetLimit, 0, 1024);
+    CHECK(MemAlloc, &p, ask / 2 * MIB);
+    got = ask / 2;
+    if (function)
+        return launch(function, local_arguments);
+    CHECK(CtxSetLimit, 0, per_thread(ask / 2));
+    return 0;
+}
+
+static CUresult by_stack_again(int i) {
+    (void)i;
+    CHECK(CtxSetLimit, 0, per_thread(ask / 2));
+    return again_after(NULL);
+}
+
+static CUresult by_local_again(int i) {
+    (void)i;
+    CUfunction function;
+    CUresult error = entry(local_ptx(per_thread(ask / 2)), "local", &function);
+    if (error || (error = launch(function, local_arguments)))
         return error;
-    return launch(function, arguments);
+    return again_after(function);
+}
+
+/* The same kernels, put into a graph by hand. */
+static CUresult local_node(size_t mib, CUgraph *graph, CUkernelNode *node) {
+    CUgraphNode made;
+    memset(node, 0, sizeof *node);
+    CUresult error = entry(local_ptx(per_thread(mib)), "local", &node->function);
+    if (error)
+        return error;
+    node->grid[0] = node->grid[1] = node->grid[2] = node->block[0] = node->block[1] = node->block[2] = 1;
+    node->parameters = local_arguments;
+    CHECK(GraphCreate, graph, 0);
+    CHECK(GraphAddKernelNode, &made, *graph, NULL, 0, node);
+    return 0;
+}
+
+static CUresult by_graph_local(int i) {
+    CUgraph graph;
+    CUkernelNode node;
+    CUresult error = local_node((size_t)(i + 1) * step, &graph, &node);
+    return error ? error : run_graph(graph);
+}
+
+/* An executable graph of an empty kernel, which then gets others. */
+static CUgraphExec executable;
+static CUgraphNode only;
+
+static CUresult run_empty(void) {
+    CUgraph graph;
+    CUkernelNode node = {.function = empty, .grid = {1, 1, 1}, .block = {1, 1, 1}};
+    CHECK(GraphCreate, &graph, 0);
+    CHECK(GraphAddKernelNode, &only, graph, NULL, 0, &node);
+    CHECK(GraphInstantiate, &executable, graph, 0);
+    return 0;
+}
+
+static CUresult run_executable(void) {
+    CHECK(GraphLaunch, executable, stream);
+    CHECK(StreamSynchronize, stream);
+    return 0;
+}
+
+static CUresult by_graph_set(int i) {
+    CUgraph graph;
+    CUkernelNode node;
+    CUresult error;
+    if ((!i && (error = run_empty())) || (error = local_node((size_t)(i + 1) * step, &graph, &node)))
+        return error;
+    CHECK(GraphExecKernelNodeSetParams, executable, only, &node);
+    return run_executable();
+}
+
+static CUresult by_graph_update(int i) {
+    CUgraph graph;
+    CUkernelNode node;
+    void *result[3];
+    CUresult error;
+    if ((!i && (error = run_empty())) || (error = local_node((size_t)(i + 1) * step, &graph, &node)))
+        return error;
+    CHECK(GraphExecUpdate, executable, graph, result);
+    return run_executable();
 }
 
 /* Each context takes some hundreds of MiB. What they take is for NVML to say. */
@@ -420,6 +552,56 @@ static CUresult by_contexts(int i) {
     CHECK(ModuleLoadData, &module, EMPTY_PTX);
     CHECK(ModuleGetFunction, &empty, module, "empty");
     return launch(empty, NULL);
+}
+
+/* Each context has stacks of its own. */
+static CUresult by_context_stacks(int i) {
+    CUcontext context;
+    (void)i;
+    CHECK(CtxCreate, &context, 0, device);
+    CHECK(CtxSetLimit, 0, per_thread(10 * step));
+    return 0;
+}
+
+/* A library's kernel has one handle, and needs its local memory in each context. */
+static CUresult by_context_kernels(int i) {
+    static CUlibrary loaded;
+    static CUfunction kernel;
+    CUcontext context;
+    if (!i) {
+        CHECK(LibraryLoadData, &loaded, local_ptx(per_thread(10 * step)), NULL, NULL, 0, NULL, NULL, 0);
+        CHECK(LibraryGetKernel, &kernel, loaded, "local");
+    }
+    CHECK(CtxCreate, &context, 0, device);
+    return launch(kernel, local_arguments);
+}
+
+/* The heap is charged until it is taken; an allocation of its size beside it is another matter. */
+static CUresult by_heap_beside(int i) {
+    CUdeviceptr p = 0;
+    size_t heap = ask / 4, taken = heap - 8; /* a context has 8 MiB of it */
+    if (i == 0) {
+        CHECK(CtxSetLimit, 2 /* heap size */, heap * MIB);
+        got += taken;
+        CHECK(MemAlloc, &p, taken * MIB);
+        got += taken;
+        CHECK(ModuleLoadData, &(CUmodule){0}, EMPTY_PTX);
+        return launch(empty, NULL);
+    }
+    CHECK(MemAlloc, &p, step * MIB);
+    return 0;
+}
+
+/* What was pinned goes with its context. */
+static CUresult by_host_reset(int i) {
+    void *p;
+    CUcontext context;
+    (void)i;
+    CHECK(MemAllocHost, &p, step * MIB);
+    CHECK(PrimaryCtxReset, device);
+    CHECK(PrimaryCtxRetain, &context, device);
+    CHECK(CtxSetCurrent, context);
+    return 0;
 }
 
 static atomic_size_t storm_got;
@@ -533,9 +715,11 @@ static const struct {
     {"pool-hoard", by_pool_hoard},
     {"create", by_create},
     {"create-release", by_create_release},
+    {"create-unmap", by_create_unmap},
     {"create-export", by_create_export},
     {"create-reimport", by_create_reimport},
     {"array", by_array},
+    {"array-compressed", by_array_compressed},
     {"array3d", by_array3d},
     {"mipmap", by_mipmap},
     {"graph-node", by_graph_node},
@@ -543,16 +727,26 @@ static const struct {
     {"host", by_host},
     {"hostalloc", by_hostalloc},
     {"hostregister", by_hostregister},
+    {"host-reset", by_host_reset},
     {"v1-alloc", by_v1_alloc},
     {"v1-pitch", by_v1_pitch},
     {"v1-array", by_v1_array},
     {"module", by_module},
+    {"module-file", by_module_file},
     {"library", by_library},
     {"stack", by_stack},
     {"heap", by_heap},
+    {"heap-beside", by_heap_beside},
     {"printf", by_printf},
     {"local", by_local},
+    {"stack-again", by_stack_again},
+    {"local-again", by_local_again},
+    {"graph-local", by_graph_local},
+    {"graph-set", by_graph_set},
+    {"graph-update", by_graph_update},
     {"contexts", by_contexts},
+    {"context-stacks", by_context_stacks},
+    {"context-kernels", by_context_kernels},
     {"threads", by_threads},
     {"ipc-export", by_ipc_export},
     {"ipc-import", by_ipc_import},
@@ -640,6 +834,9 @@ int main(int count, char **argument) {
         fflush(stdout);
         fork();
     }
+    int child_frees = !strcmp(path, "fork-free"); /* a child that only lets go of things does not use the card */
+    if (child_frees)
+        path = "alloc";
     CUresult (*one)(int) = NULL;
     for (size_t i = 0; i < sizeof PATHS / sizeof *PATHS; i++)
         if (!strcmp(PATHS[i].name, path))
@@ -649,6 +846,20 @@ int main(int count, char **argument) {
         return 2;
     }
     CUresult error = start();
+    if (child_frees) {
+        int ready[2];
+        char byte = 0;
+        if (pipe(ready))
+            return 2;
+        if (!fork()) {
+            cu.MemFree(1);
+            if (write(ready[1], &byte, 1) == 1)
+                hold();
+            _exit(0);
+        }
+        if (read(ready[0], &byte, 1) != 1)
+            return 2;
+    }
     for (int i = 0; !error && got < ask && i < MAX_STEPS; i++) {
         size_t before = got;
         error = one(i);

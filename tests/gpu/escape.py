@@ -29,6 +29,7 @@ DIRECT = [
     ("cuMemCreate and map", ["create"], "got"),
     ("cuArrayCreate", ["array"], "got"),
     ("cuArray3DCreate", ["array3d"], "got"),
+    ("cuArrayCreate, block-compressed", ["array-compressed"], "got"),
     ("cuMipmappedArrayCreate", ["mipmap"], "got"),
     ("cuGraphAddMemAllocNode", ["graph-node"], "got"),
     ("captured cuMemAllocAsync", ["capture"], "got"),
@@ -36,6 +37,7 @@ DIRECT = [
 LIFETIME = [
     ("pools that keep what is freed", ["pool-hoard", "--step", "1024"], "nvml"),
     ("VMM: map, release the handle", ["create-release"], "got"),
+    ("VMM: map, release, unmap half", ["create-unmap"], "got"),
     ("VMM: export, release the handle", ["create-export"], "nvml"),
     ("VMM: export, release, import, map", ["create-reimport"], "nvml"),
 ]
@@ -53,11 +55,20 @@ DOORS = [
 ]
 INDIRECT = [
     ("modules with .global arrays", ["module", "--step", "512"], "nvml"),
+    ("module files with .global arrays", ["module-file", "--step", "512"], "nvml"),
     ("libraries with .global arrays", ["library", "--step", "512"], "nvml"),
     ("cuCtxSetLimit stack", ["stack", "--step", "1024"], "nvml"),
     ("cuCtxSetLimit malloc heap", ["heap"], "nvml"),
     ("cuCtxSetLimit printf buffer", ["printf"], "nvml"),
     ("kernel with large local memory", ["local", "--step", "1024"], "nvml"),
+    ("stack limit raised, lowered and raised", ["stack-again"], "nvml"),
+    ("stack limit lowered under a known kernel", ["local-again"], "nvml"),
+    ("kernel node with large local memory", ["graph-local", "--step", "1024"], "nvml"),
+    ("cuGraphExecKernelNodeSetParams", ["graph-set", "--step", "1024"], "nvml"),
+    ("cuGraphExecUpdate", ["graph-update", "--step", "1024"], "nvml"),
+    ("stacks of several contexts", ["context-stacks", "--step", "256"], "nvml"),
+    ("one library kernel in several contexts", ["context-kernels", "--step", "256"], "nvml"),
+    ("an allocation of the heap's size beside it", ["heap-beside"], "nvml"),
     ("many contexts", ["contexts", "--step", "256", "--ask", "10240"], "nvml"),
     ("16 threads", ["threads"], "got"),
 ]

@@ -45,7 +45,16 @@ fn globals_of_ptx_are_summed() {
         (".global .align 1 .b8 a[6] = {104, 101, 108, 108, 111, 0};\n.global .b8 b[1048576];", 1_048_582),
         (".global .u32 a = 7;", 4),
         (".global .attribute(.managed) .align 4 .b8 a[4096];", 4096),
+        (".global .align 16 .b128 a[3];", 48),
+        (".global .f16x2 a[3];", 12),
+        (".global .b8 a [1000], b [3] [5] ;", 1015),
+        (".global .u32 a, b[2] = {1, 2}, c[4];", 28),
+        (".global .u64 a = generic(b) + 4, c;", 16),
+        (".global .attribute(.unified(1, 2)) .b8 a[0x10];", 16),
+        ("/* .global .b8 a[7]; */ .global .b8 a[5]; // .global .b8 b[3];", 5),
+        (".file 1 \"; .global .b8 a[9];\"\n.global .b8 a[5];", 5),
         // What is no declaration.
+        (".visible .entry k(.param .u64 .ptr .global .align 4 a, .param .u32 b) { ret; }", 0),
         (".shared .align 16 .b8 a[4096];", 0),
         (".visible .entry k() { ld.global.u32 r, [a]; st.global.u32 [a], 1; cvta.to.global.u64 x, y; ret; }", 0),
         ("// .globl k\n.visible .entry k() { ret; }", 0),
@@ -227,6 +236,31 @@ fn the_largest_image_of_a_container_counts() {
     assert_eq!(bytes_of(&wrapper), 1024);
     wrapper[8..16].fill(0);
     assert_eq!(bytes_of(&wrapper), 0);
+}
+
+/// A file may tell anything of itself; nothing beyond it is read.
+#[test]
+fn files_are_read_within_their_length() {
+    let of = |file: &[u8]| {
+        let with_zero = [file, &[0]].concat();
+        // SAFETY: so many bytes, and a zero.
+        unsafe { image::static_bytes_within(with_zero.as_ptr(), file.len()) }
+    };
+    let whole = elf(&[(2, 1000), (2, 24)]);
+    assert_eq!(of(&whole), 1024);
+    assert_eq!(of(&container(&[whole.clone()])), 1024);
+    assert_eq!(of(b".global .b8 a[77];"), 77);
+    assert_eq!(of(b""), 0);
+    for length in 0..whole.len() {
+        assert!(of(&whole[..length]) <= 1024, "{length}");
+    }
+    let mut far = whole;
+    far[0x28..0x30].copy_from_slice(&(u64::MAX - 9).to_le_bytes());
+    assert_eq!(of(&far), 0);
+    // A pointer in a file points nowhere.
+    let mut wrapper = 0x4662_43b1u32.to_le_bytes().to_vec();
+    wrapper.extend([1; 20]);
+    assert_eq!(of(&wrapper), 0);
 }
 
 #[test]

@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use std::collections::{HashMap, HashSet};
 use table::{Entry, Space, Table};
 
-const SPACES: [Space; 11] = [
+const SPACES: [Space; 12] = [
     Space::Linear,
     Space::Chunk,
     Space::Handle,
@@ -26,6 +26,7 @@ const SPACES: [Space; 11] = [
     Space::Graph,
     Space::Host,
     Space::Library,
+    Space::Context,
 ];
 
 /// A table that is unmapped by nobody: a process has one for life, and a test a few.
@@ -42,12 +43,12 @@ fn open() -> Table {
 }
 
 fn entry(a: u64) -> Entry {
-    Entry::new(a, !a, (a % 16) as usize, Kind::Linear).in_context((a % 1000) as u16)
+    Entry::new(a, !a, (a % 16) as usize, Kind::Linear).in_context((a % 1000) as u32)
 }
 
 /// Whether `found` is what `entry(a)` made.
 fn is(found: &Entry, a: u64) -> bool {
-    (found.a, found.b, found.count, found.device, found.context) == (a, !a, 1, (a % 16) as u8, (a % 1000) as u16)
+    (found.a, found.b, found.count, found.device, found.context) == (a, !a, 1, (a % 16) as u8, (a % 1000) as u32)
 }
 
 #[derive(Clone, Debug)]
@@ -104,7 +105,7 @@ fn it_is_a_map() {
                 Step::Change(s, v, a) => {
                     let known = model.get_mut(&(s, v)).map(|known| *known = a);
                     let found = table.get(SPACES[s], v).map(|e| {
-                        (e.a, e.b, e.device, e.context) = (a, !a, (a % 16) as u8, (a % 1000) as u16);
+                        (e.a, e.b, e.device, e.context) = (a, !a, (a % 16) as u8, (a % 1000) as u32);
                     });
                     prop_assert_eq!(known, found);
                 }

@@ -28,12 +28,16 @@ enum End {
     Unsupported,
     /// Pinned host memory: without a limit of its own here.
     Host,
+    /// Pinned host memory that is let go of in each step.
+    HostAgain,
+    /// Half of what is asked for, and a refusal.
+    Half,
     /// Needs two processes: has a test of its own.
     Pair,
 }
 
 /// Every path of escape.c.
-const PATHS: [(&str, End); 33] = [
+const PATHS: [(&str, End); 45] = [
     ("alloc", End::Refused),
     ("pitch", End::Refused),
     ("managed", End::Refused),
@@ -42,9 +46,11 @@ const PATHS: [(&str, End); 33] = [
     ("pool-hoard", End::Refused),
     ("create", End::Refused),
     ("create-release", End::Refused),
+    ("create-unmap", End::Refused),
     ("create-export", End::Refused),
     ("create-reimport", End::Refused),
     ("array", End::Refused),
+    ("array-compressed", End::Refused),
     ("array3d", End::Refused),
     ("mipmap", End::Refused),
     ("graph-node", End::Refused),
@@ -52,17 +58,27 @@ const PATHS: [(&str, End); 33] = [
     ("host", End::Host),
     ("hostalloc", End::Host),
     ("hostregister", End::Host),
+    ("host-reset", End::HostAgain),
     ("v1-alloc", End::Unsupported),
     ("v1-pitch", End::Unsupported),
     ("v1-array", End::Unsupported),
     ("module", End::Refused),
+    ("module-file", End::Refused),
     ("library", End::Refused),
     // The first KiB of each thread comes with the context, and is counted by the program once more.
     ("stack", End::RefusedByCost),
     ("heap", End::RefusedWhole),
+    ("heap-beside", End::Refused),
     ("printf", End::NotSimulated),
     ("local", End::RefusedByCost),
+    ("stack-again", End::Half),
+    ("local-again", End::Half),
+    ("graph-local", End::RefusedByCost),
+    ("graph-set", End::RefusedByCost),
+    ("graph-update", End::RefusedByCost),
     ("contexts", End::RefusedByCost),
+    ("context-stacks", End::RefusedByCost),
+    ("context-kernels", End::RefusedByCost),
     ("threads", End::Refused),
     ("ipc-export", End::Pair),
     ("ipc-import", End::Pair),
@@ -141,6 +157,7 @@ fn no_path_leads_past_the_quota() {
                 let asked = number(&said["asked_mib"]);
                 match end {
                     End::RefusedByCost => assert_eq!(error, OUT_OF_MEMORY, "{said}"),
+                    End::Half => assert_eq!((error, got), (OUT_OF_MEMORY, asked / 2), "{said}"),
                     End::RefusedWhole => assert_eq!((error, got), (OUT_OF_MEMORY, 0), "{said}"),
                     End::Unsupported => assert_eq!((error, got), (NOT_SUPPORTED, 0), "{said}"),
                     _ => assert_eq!((error, got), (0, asked), "{said}"),
@@ -202,6 +219,18 @@ fn a_forked_child_is_held_beside_its_parent() {
     card.settles("fork");
 }
 
+#[test]
+fn a_forked_child_that_only_frees_is_no_member() {
+    let card = Card::new();
+    let mut program = card.start(&["fork-free", "--ask", "256"]);
+    let said = program.line();
+    assert_eq!((number(&said["error"]), number(&said["got_mib"])), (0, 256), "{said}");
+    let processes = card.place.show("a")["processes"].clone();
+    assert_eq!(processes.as_array().unwrap().len(), 1, "{processes}");
+    program.end();
+    card.settles("fork-free");
+}
+
 /// Pinned host memory is held where the slice has a limit for it.
 #[test]
 fn pinned_memory_is_held_to_its_own_limit() {
@@ -216,6 +245,11 @@ fn pinned_memory_is_held_to_its_own_limit() {
         program.end();
         within(PATIENCE, path, || card.place.is_empty("h"));
     }
+    let mut program =
+        card.place.start("h", &[card.escape.as_str(), "host-reset", "--ask", "2048", "--step", "64", "--hold"]);
+    let said = program.line();
+    assert_eq!((number(&said["error"]), number(&said["got_mib"])), (0, 2048), "{said}");
+    assert_eq!(card.place.used("h").1, 0, "{said}");
 }
 
 /// What one process of a slice exports, another may import or not; together they are held to the quota.

@@ -48,18 +48,29 @@ pub mod index {
     pub const cuEventSynchronize: usize = 130;
     pub const cuGetProcAddress: usize = 166;
     pub const cuGetProcAddress_v2: usize = 167;
+    pub const cuGraphAddKernelNode: usize = 178;
+    pub const cuGraphAddKernelNode_v2: usize = 179;
     pub const cuGraphAddMemAllocNode: usize = 180;
     pub const cuGraphAddNode: usize = 184;
     pub const cuGraphAddNode_v2: usize = 185;
     pub const cuGraphAddNode_v3: usize = 186;
     pub const cuGraphExecDestroy: usize = 202;
+    pub const cuGraphExecKernelNodeSetParams: usize = 210;
+    pub const cuGraphExecKernelNodeSetParams_v2: usize = 211;
+    pub const cuGraphExecNodeSetParams: usize = 214;
+    pub const cuGraphExecUpdate: usize = 215;
+    pub const cuGraphExecUpdate_v2: usize = 216;
     pub const cuGraphInstantiate: usize = 228;
     pub const cuGraphInstantiateWithFlags: usize = 229;
     pub const cuGraphInstantiateWithParams: usize = 230;
     pub const cuGraphInstantiateWithParams_ptsz: usize = 231;
     pub const cuGraphInstantiate_v2: usize = 232;
+    pub const cuGraphKernelNodeSetParams: usize = 238;
+    pub const cuGraphKernelNodeSetParams_v2: usize = 239;
     pub const cuGraphLaunch: usize = 240;
     pub const cuGraphLaunch_ptsz: usize = 241;
+    pub const cuGraphNodeSetParams: usize = 260;
+    pub const cuGraphNodeSetParams_v2: usize = 261;
     pub const cuGraphUpload: usize = 266;
     pub const cuGraphUpload_ptsz: usize = 267;
     pub const cuGreenCtxCreate: usize = 285;
@@ -160,7 +171,7 @@ pub mod index {
 }
 
 /// The CUDA names that must never be handed out as they are: number and export.
-pub static REPLACED: [(u16, Export); 114] = [
+pub static REPLACED: [(u16, Export); 125] = [
     (0, Export(crate::hooks::cuArray3DCreate as *const c_void)),
     (1, Export(crate::hooks::cuArray3DCreate_v2 as *const c_void)),
     (4, Export(crate::hooks::cuArrayCreate as *const c_void)),
@@ -195,18 +206,29 @@ pub static REPLACED: [(u16, Export); 114] = [
     (130, Export(crate::hooks::cuEventSynchronize as *const c_void)),
     (166, Export(crate::hooks::cuGetProcAddress as *const c_void)),
     (167, Export(crate::hooks::cuGetProcAddress_v2 as *const c_void)),
+    (178, Export(crate::hooks::cuGraphAddKernelNode as *const c_void)),
+    (179, Export(crate::hooks::cuGraphAddKernelNode_v2 as *const c_void)),
     (180, Export(crate::hooks::cuGraphAddMemAllocNode as *const c_void)),
     (184, Export(crate::hooks::cuGraphAddNode as *const c_void)),
     (185, Export(crate::hooks::cuGraphAddNode_v2 as *const c_void)),
     (186, Export(crate::hooks::cuGraphAddNode_v3 as *const c_void)),
     (202, Export(crate::hooks::cuGraphExecDestroy as *const c_void)),
+    (210, Export(crate::hooks::cuGraphExecKernelNodeSetParams as *const c_void)),
+    (211, Export(crate::hooks::cuGraphExecKernelNodeSetParams_v2 as *const c_void)),
+    (214, Export(crate::hooks::cuGraphExecNodeSetParams as *const c_void)),
+    (215, Export(crate::hooks::cuGraphExecUpdate as *const c_void)),
+    (216, Export(crate::hooks::cuGraphExecUpdate_v2 as *const c_void)),
     (228, Export(crate::hooks::cuGraphInstantiate as *const c_void)),
     (229, Export(crate::hooks::cuGraphInstantiateWithFlags as *const c_void)),
     (230, Export(crate::hooks::cuGraphInstantiateWithParams as *const c_void)),
     (231, Export(crate::hooks::cuGraphInstantiateWithParams_ptsz as *const c_void)),
     (232, Export(crate::hooks::cuGraphInstantiate_v2 as *const c_void)),
+    (238, Export(crate::hooks::cuGraphKernelNodeSetParams as *const c_void)),
+    (239, Export(crate::hooks::cuGraphKernelNodeSetParams_v2 as *const c_void)),
     (240, Export(crate::hooks::cuGraphLaunch as *const c_void)),
     (241, Export(crate::hooks::cuGraphLaunch_ptsz as *const c_void)),
+    (260, Export(crate::hooks::cuGraphNodeSetParams as *const c_void)),
+    (261, Export(crate::hooks::cuGraphNodeSetParams_v2 as *const c_void)),
     (266, Export(crate::hooks::cuGraphUpload as *const c_void)),
     (267, Export(crate::hooks::cuGraphUpload_ptsz as *const c_void)),
     (285, Export(crate::hooks::cuGreenCtxCreate as *const c_void)),
@@ -439,8 +461,6 @@ pass!(cuGraphAddEventWaitNode, 174);
 pass!(cuGraphAddExternalSemaphoresSignalNode, 175);
 pass!(cuGraphAddExternalSemaphoresWaitNode, 176);
 pass!(cuGraphAddHostNode, 177);
-pass!(cuGraphAddKernelNode, 178);
-pass!(cuGraphAddKernelNode_v2, 179);
 pass!(cuGraphAddMemFreeNode, 181);
 pass!(cuGraphAddMemcpyNode, 182);
 pass!(cuGraphAddMemsetNode, 183);
@@ -466,13 +486,8 @@ pass!(cuGraphExecExternalSemaphoresWaitNodeSetParams, 206);
 pass!(cuGraphExecGetFlags, 207);
 pass!(cuGraphExecGetId, 208);
 pass!(cuGraphExecHostNodeSetParams, 209);
-pass!(cuGraphExecKernelNodeSetParams, 210);
-pass!(cuGraphExecKernelNodeSetParams_v2, 211);
 pass!(cuGraphExecMemcpyNodeSetParams, 212);
 pass!(cuGraphExecMemsetNodeSetParams, 213);
-pass!(cuGraphExecNodeSetParams, 214);
-pass!(cuGraphExecUpdate, 215);
-pass!(cuGraphExecUpdate_v2, 216);
 pass!(cuGraphExternalSemaphoresSignalNodeGetParams, 217);
 pass!(cuGraphExternalSemaphoresSignalNodeSetParams, 218);
 pass!(cuGraphExternalSemaphoresWaitNodeGetParams, 219);
@@ -489,8 +504,6 @@ pass!(cuGraphKernelNodeGetAttribute, 234);
 pass!(cuGraphKernelNodeGetParams, 235);
 pass!(cuGraphKernelNodeGetParams_v2, 236);
 pass!(cuGraphKernelNodeSetAttribute, 237);
-pass!(cuGraphKernelNodeSetParams, 238);
-pass!(cuGraphKernelNodeSetParams_v2, 239);
 pass!(cuGraphMemAllocNodeGetParams, 242);
 pass!(cuGraphMemFreeNodeGetParams, 243);
 pass!(cuGraphMemcpyNodeGetParams, 244);
@@ -509,8 +522,6 @@ pass!(cuGraphNodeGetParams, 256);
 pass!(cuGraphNodeGetToolsId, 257);
 pass!(cuGraphNodeGetType, 258);
 pass!(cuGraphNodeSetEnabled, 259);
-pass!(cuGraphNodeSetParams, 260);
-pass!(cuGraphNodeSetParams_v2, 261);
 pass!(cuGraphReleaseUserObject, 262);
 pass!(cuGraphRemoveDependencies, 263);
 pass!(cuGraphRemoveDependencies_v2, 264);

@@ -27,8 +27,6 @@ enum Stage {
 
 /// Most pools that are charged by their own figures.
 pub const POOLS: usize = 64;
-/// Most explicit contexts whose memory is accounted to them.
-pub const CONTEXTS: usize = 64;
 /// Most CUDA device ordinals.
 pub const ORDINALS: usize = 64;
 /// Kernels known to need no more local memory than every thread has.
@@ -47,31 +45,19 @@ pub struct Pool {
     pub charged: u64,
 }
 
-/// An explicit context.
-#[derive(Clone, Copy)]
-pub struct Context {
-    pub handle: u64,
-    pub device: u8,
-    /// Bytes charged for the context itself.
-    pub charged: u64,
-}
-
 /// What only one thread at a time may touch. All zeros is the state of a new process.
 pub struct Books {
     pub table: Table,
     pub pools: [Pool; POOLS],
     pub pool_count: usize,
-    pub contexts: [Context; CONTEXTS],
-    /// Bytes charged for each device's primary context; 0 = it is not active.
+    /// Each device's primary context; 0 = it is not active.
     pub primary: [u64; DEVICES],
-    /// Local memory per thread that is charged on each device, in bytes; 0 = the driver's default of 1024.
-    pub stack: [u64; DEVICES],
-    /// Bytes charged for it, beyond the default.
-    pub stack_charged: [u64; DEVICES],
+    /// The number of the explicit context made last.
+    pub last_context: u32,
     /// Bytes charged for the heap of device-side `malloc` that the driver will take with the first kernel that uses it.
     pub heap_pending: [u64; DEVICES],
-    /// What NVML showed for this process when that was charged.
-    pub heap_mark: [u64; DEVICES],
+    /// What NVML showed beyond this process's account when that was charged.
+    pub heap_mark: [i64; DEVICES],
     /// Bytes charged for graphs' memory on each device.
     pub graph_charged: [u64; DEVICES],
     /// The number that the next physical allocation gets.
@@ -99,6 +85,10 @@ pub struct Process {
     pub graph_memory: AtomicU32,
     /// Physical memory was exported.
     pub exports: AtomicU32,
+    /// A kernel that needs more local memory than every thread has was seen.
+    pub local_memory: AtomicU32,
+    /// Contexts that exist, or are being made.
+    contexts: AtomicU32,
     /// Explicit contexts that exist.
     pub explicit_contexts: AtomicU32,
     kernels: [AtomicU64; KERNELS],
@@ -162,9 +152,15 @@ fn start() -> Result<Option<&'static Process>, ()> {
         let size = size_of::<Process>();
         let flags = system::MAP_PRIVATE_ANONYMOUS_NORESERVE;
         let mapped = system::map(size, system::PROT_READ_WRITE, flags, -1).ok_or(())?;
-        system::wipe_on_fork(mapped, size);
+        let wiped = system::wipe_on_fork(mapped, size);
         // Zeros are a valid `Process`: every field is an integer, an atomic, a null pointer or a `bool` that is false.
         let mapped: *mut Process = mapped.cast();
+        if !wiped {
+            // A child would take itself for its parent, and both write one account.
+            let stage = refuse(b"the kernel can't wipe memory on fork (Linux 4.14 can)");
+            // SAFETY: mapped just now, and seen by nobody.
+            unsafe { (*mapped).stage.store(stage as u32, Ordering::Relaxed) };
+        }
         address = match PROCESS.compare_exchange(null_mut(), mapped, Ordering::AcqRel, Ordering::Acquire) {
             Ok(_) => mapped,
             Err(other) => {
@@ -467,9 +463,44 @@ impl Process {
         self.kernels[kernel_place(kernel)].load(Ordering::Relaxed) == kernel
     }
 
-    /// Notes that `kernel` needs no more local memory than is charged.
-    pub fn know_kernel(&self, kernel: u64) {
-        self.kernels[kernel_place(kernel)].store(kernel, Ordering::Relaxed);
+    /// As [`Process::knows_kernel`], where that depends on the context.
+    pub fn knows_kernel_in(&self, kernel: u64, context: u64) -> bool {
+        self.several_contexts() && self.knows_kernel(in_context(kernel, context))
+    }
+
+    /// Notes that `kernel` needs no more local memory than is charged in `context`.
+    pub fn know_kernel(&self, kernel: u64, context: u64) {
+        let known = if self.several_contexts() { in_context(kernel, context) } else { kernel };
+        let place = &self.kernels[kernel_place(known)];
+        place.store(known, Ordering::SeqCst);
+        // A second context may have come just now.
+        if known == kernel && self.several_contexts() {
+            place.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Notes that a context is about to be made. A library's kernel has one handle in all of them, and its local memory is
+    /// taken in each: with the second, what is known of a kernel is no longer known for every context.
+    pub fn context_comes(&self) {
+        if self.contexts.fetch_add(1, Ordering::SeqCst) > 0 {
+            self.forget_kernels();
+        }
+    }
+
+    /// Notes that a context is gone, or was not made.
+    pub fn context_goes(&self) {
+        self.contexts.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    fn several_contexts(&self) -> bool {
+        self.contexts.load(Ordering::SeqCst) > 1
+    }
+
+    /// What NVML shows for this process beyond its account of `device`, as last measured.
+    pub fn unaccounted(&self, device: usize) -> i64 {
+        let slot = self.slot.load(Ordering::Relaxed) as usize;
+        let adjust = self.policy().book.get(slot).and_then(|book| book.adjust.get(device));
+        adjust.map_or(0, |adjust| adjust.load(Ordering::SeqCst))
     }
 
     /// Forgets what is known of kernels: their addresses may be used again after a module was unloaded.
@@ -480,16 +511,14 @@ impl Process {
     }
 }
 
+/// What a kernel is known as that is known in one context only. Addresses have 48 bits: it is no other kernel's.
+fn in_context(kernel: u64, context: u64) -> u64 {
+    kernel ^ context.rotate_left(17)
+}
+
 #[inline]
 fn kernel_place(kernel: u64) -> usize {
     (kernel.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 52) as usize % KERNELS
-}
-
-impl Books {
-    /// The explicit context `handle`: its place, plus one, as entries name it; 0 = a primary context.
-    pub fn context(&self, handle: u64) -> u16 {
-        self.contexts.iter().position(|c| c.handle == handle).map_or(0, |place| place as u16 + 1)
-    }
 }
 
 /// Sends a request and waits for its answer.

@@ -16,6 +16,9 @@ pub const EINTR: isize = -4;
 pub const ECONNREFUSED: isize = -111;
 
 mod number {
+    pub const READ: usize = 0;
+    pub const OPEN: usize = 2;
+    pub const LSEEK: usize = 8;
     pub const WRITE: usize = 1;
     pub const CLOSE: usize = 3;
     pub const MMAP: usize = 9;
@@ -34,6 +37,7 @@ mod number {
     pub const KILL: usize = 62;
     pub const ACCESS: usize = 21;
     pub const FUTEX: usize = 202;
+    pub const CLOCK_GETTIME: usize = 228;
 }
 
 /// # Safety
@@ -109,6 +113,44 @@ pub fn exists(path: &[u8]) -> bool {
     path.ends_with(&[0]) && unsafe { call(number::ACCESS, [path.as_ptr() as usize, 0, 0, 0, 0, 0]) } == 0
 }
 
+/// Calls `f` with the contents of the file at `path`, a zero behind them, and their length; `None` if it can't be read.
+///
+/// # Safety
+/// `path` must end with a zero.
+pub unsafe fn with_file<R>(path: *const u8, f: impl FnOnce(*const u8, usize) -> R) -> Option<R> {
+    /// A pipe has no length, and must not keep this waiting.
+    const O_CLOEXEC_NONBLOCK: usize = 0x8_0800;
+    const SEEK_END: usize = 2;
+    // SAFETY: open reads `path` up to its zero.
+    let fd = i32::try_from(unsafe { call(number::OPEN, [path as usize, O_CLOEXEC_NONBLOCK, 0, 0, 0, 0]) }).ok()?;
+    if fd < 0 {
+        return None;
+    }
+    // SAFETY: touches no memory.
+    let seek = |to| unsafe { call(number::LSEEK, [fd as usize, 0, to, 0, 0, 0]) };
+    let length = usize::try_from(seek(SEEK_END)).unwrap_or(0);
+    seek(0);
+    // Read and not mapped: whoever cuts the file meanwhile would end this process.
+    let room = map(length.saturating_add(1), PROT_READ_WRITE, MAP_PRIVATE_ANONYMOUS_NORESERVE, -1);
+    let result = room.map(|room| {
+        let mut at = 0;
+        while at < length {
+            // SAFETY: read writes at most the rest of the room.
+            let got = unsafe { call(number::READ, [fd as usize, room as usize + at, length - at, 0, 0, 0]) };
+            match usize::try_from(got) {
+                Ok(got) if got > 0 => at += got,
+                _ => break,
+            }
+        }
+        let result = f(room, at);
+        // SAFETY: mapped above and no longer used.
+        unsafe { unmap(room, length + 1) };
+        result
+    });
+    close(fd);
+    result
+}
+
 /// A connection to the socket at `path` (no zero at its end), or the kernel's error number.
 pub fn connect(path: &[u8]) -> Result<i32, isize> {
     let mut address = [0u8; 110];
@@ -163,6 +205,7 @@ struct MessageHeader {
 pub fn receive(fd: i32, message: &mut [u8]) -> Option<[i32; 2]> {
     const MSG_CMSG_CLOEXEC: usize = 0x4000_0000;
     let mut control = [0u64; 8];
+    let started = seconds();
     loop {
         let mut vector = [message.as_mut_ptr() as usize, message.len()];
         let mut header = MessageHeader {
@@ -176,7 +219,8 @@ pub fn receive(fd: i32, message: &mut [u8]) -> Option<[i32; 2]> {
         };
         // SAFETY: recvmsg writes at most the lengths given in the header.
         let got = unsafe { call(number::RECVMSG, [fd as usize, &raw mut header as usize, MSG_CMSG_CLOEXEC, 0, 0, 0]) };
-        if got == EINTR {
+        // The socket's own 10 s start anew with each try.
+        if got == EINTR && seconds() < started + 10 {
             continue;
         }
         if got != message.len() as isize {
@@ -189,6 +233,15 @@ pub fn receive(fd: i32, message: &mut [u8]) -> Option<[i32; 2]> {
         }
         return Some(fds);
     }
+}
+
+/// Seconds of a clock that never goes back.
+fn seconds() -> u64 {
+    const MONOTONIC: usize = 1;
+    let mut time = [0u64; 2];
+    // SAFETY: clock_gettime writes two words.
+    unsafe { call(number::CLOCK_GETTIME, [MONOTONIC, time.as_mut_ptr() as usize, 0, 0, 0, 0]) };
+    time[0]
 }
 
 /// Waits until `word` is no longer `value`, or somebody wakes this thread.

@@ -32,6 +32,10 @@ pub enum Space {
     Library = 11,
     /// Number of a physical allocation that only an exported file descriptor keeps: `b` = one more than it.
     Exported = 12,
+    /// Address of a mapping that is being taken away; as [`Space::Mapping`].
+    Unmapping = 14,
+    /// Context; `a` = bytes charged for it, `b` = local memory per thread charged in it, 0 = the driver's default.
+    Context = 13,
 }
 
 /// An entry. What `a`, `b` and `count` mean depends on the space; `device` and `owner` say where it counts.
@@ -50,8 +54,8 @@ pub struct Entry {
     pub device: u8,
     /// A [`cleave_ledger::Kind`] as a number.
     pub kind: u8,
-    /// 0 = the device's primary context, else one more than the place of an explicit context.
-    pub context: u16,
+    /// 0 = the device's primary context, else the number of an explicit one.
+    pub context: u32,
 }
 
 const CAPACITY: u32 = 1 << 22;
@@ -279,6 +283,8 @@ fn space(key: u64) -> Option<Space> {
         10 => Space::Host,
         11 => Space::Library,
         12 => Space::Exported,
+        13 => Space::Context,
+        14 => Space::Unmapping,
         _ => return None,
     })
 }
@@ -290,7 +296,7 @@ impl Entry {
     }
 
     /// The entry as of something that goes with `context`.
-    pub fn in_context(self, context: u16) -> Self {
+    pub fn in_context(self, context: u32) -> Self {
         Self { context, ..self }
     }
 }

@@ -1,17 +1,17 @@
 //! Contexts: each costs what the daemon measured on this card, plus the stacks that its limits ask for; what it holds
 //! goes with it.
 use super::memory::{charge, kind};
-use super::{current_device, member, pages};
-use crate::process::{Context, Process};
+use super::{context_of, current_device, member, pages};
+use crate::process::{self, Books, Process};
 use crate::real::{driver, real};
-use crate::table::Space;
+use crate::table::{Entry, Space};
 use cleave_cuda::types::{CUcontext, CUresult, Handle, error};
 use cleave_ledger::Kind;
 use core::ffi::c_void;
 use core::sync::atomic::Ordering;
 
 /// Local memory that the driver gives every thread unless told otherwise, in bytes.
-const STACK: u64 = 1024;
+pub const STACK: u64 = 1024;
 
 fn active(ordinal: i32) -> bool {
     let (mut flags, mut active) = (0u32, 0i32);
@@ -23,27 +23,73 @@ fn cost(p: &Process, device: usize) -> u64 {
     p.policy().devices.get(device).map_or(0, |d| d.context_bytes.load(Ordering::Relaxed))
 }
 
-/// Gives back what was allocated in context `which` of `device`: the driver frees it with the context.
+/// Gives back what was charged for a context that is gone, and for what was in it: the driver frees it with the context.
 #[inline(never)]
-fn drop_contents(p: &Process, device: usize, which: u16) {
+fn drop_context(p: &Process, gone: &Entry) {
+    let device = usize::from(gone.device);
     p.books(|books, ledger| {
         books.table.drain(|space, entry| {
-            let held = matches!(space, Space::Linear | Space::Chunk | Space::Array);
-            let gone = held && usize::from(entry.device) == device && entry.context == which;
-            if gone {
-                ledger.release(device, kind(entry), entry.a);
+            let (held, of) = match space {
+                Space::Linear | Space::Chunk | Space::Array | Space::Ipc | Space::External => {
+                    (true, entry.device.into())
+                }
+                // Counts on the host, and goes with the context of its device all the same.
+                Space::Host => (true, entry.b as usize),
+                _ => (false, 0),
+            };
+            let dropped = held && of == device && entry.context == gone.context;
+            if dropped {
+                ledger.release(entry.device.into(), kind(entry), entry.a);
             }
-            gone
+            dropped
         });
-        // Stacks are accounted to the device as a whole, and go with its primary context.
-        if which == 0
-            && let (Some(stack), Some(charged)) = (books.stack.get_mut(device), books.stack_charged.get_mut(device))
-        {
-            ledger.release(device, Kind::Context, *charged);
-            (*stack, *charged) = (0, 0);
-        }
+        ledger.release(device, Kind::Context, gone.a.saturating_add(stack_cost(p, device, gone.b)));
     });
+    p.context_goes();
     p.forget_kernels();
+    p.measure(device);
+}
+
+/// Runs `call`, which makes the primary context of `device` active if it is not: charges it then. `handle` tells the
+/// context afterwards, `undo` lets it go where its cost was not known and the slice may not have it.
+fn activate(
+    p: &Process,
+    device: usize,
+    ordinal: i32,
+    call: &dyn Fn() -> CUresult,
+    handle: &dyn Fn() -> u64,
+    undo: &dyn Fn(),
+) -> CUresult {
+    if p.books(|books, _| books.primary.get(device).is_some_and(|handle| *handle != 0)) {
+        return call();
+    }
+    let bytes = if active(ordinal) { 0 } else { cost(p, device) };
+    if !charge(p, device, Kind::Context, bytes) {
+        return error::OUT_OF_MEMORY;
+    }
+    p.context_comes();
+    let status = call();
+    let noted = status == error::SUCCESS && {
+        let handle = handle();
+        p.books(|books, _| match books.primary.get_mut(device) {
+            Some(place) if *place == 0 && handle != 0 => {
+                *place = handle;
+                books.table.insert(Space::Context, handle, Entry::new(bytes, 0, device, Kind::Context));
+                true
+            }
+            // Another thread was first.
+            _ => false,
+        })
+    };
+    if !noted {
+        p.context_goes();
+        p.release(device, Kind::Context, bytes);
+    } else if bytes == 0 && p.measured_over(device) {
+        undo();
+        primary_gone(p, ordinal);
+        return error::OUT_OF_MEMORY;
+    }
+    status
 }
 
 #[unsafe(no_mangle)]
@@ -54,31 +100,10 @@ pub unsafe extern "C" fn cuDevicePrimaryCtxRetain(context: *mut CUcontext, ordin
         // Not this slice's, or no device at all: the driver tells which.
         return if exists(ordinal) { error::NOT_PERMITTED } else { call() };
     };
-    if p.books(|books, _| books.primary.get(device).is_some_and(|charged| *charged > 0)) || active(ordinal) {
-        return call();
-    }
-    let bytes = cost(p, device);
-    if !charge(p, device, Kind::Context, bytes) {
-        return error::OUT_OF_MEMORY;
-    }
-    let status = call();
-    let keep = status == error::SUCCESS
-        && p.books(|books, _| match books.primary.get_mut(device) {
-            // Marked even where the cost is not known, so that it is charged once.
-            Some(place) if *place == 0 => {
-                *place = bytes.max(1);
-                true
-            }
-            _ => false,
-        });
-    if !keep {
-        p.release(device, Kind::Context, bytes);
-    } else if bytes == 0 && p.measured_over(device) {
+    // SAFETY: the driver has written the caller's handle.
+    activate(p, device, ordinal, &call, &|| unsafe { *context } as u64, &|| {
         real!(cuDevicePrimaryCtxRelease_v2(ordinal: i32));
-        primary_gone(p, ordinal);
-        return error::OUT_OF_MEMORY;
-    }
-    status
+    })
 }
 
 fn exists(ordinal: i32) -> bool {
@@ -92,11 +117,12 @@ fn primary_gone(p: &Process, ordinal: i32) {
     if active(ordinal) {
         return;
     }
-    let charged = p.books(|books, _| books.primary.get_mut(device).map(core::mem::take).unwrap_or(0));
-    if charged > 0 {
-        drop_contents(p, device, 0);
-        p.release(device, Kind::Context, if charged == 1 { 0 } else { charged });
-        p.measure(device);
+    let gone = p.books(|books, _| {
+        let handle = books.primary.get_mut(device).map(core::mem::take)?;
+        books.table.remove(Space::Context, handle)
+    });
+    if let Some(gone) = gone {
+        drop_context(p, &gone);
     }
 }
 
@@ -105,7 +131,7 @@ macro_rules! primary {
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn $name(ordinal: i32) -> CUresult {
             let status = real!($name(ordinal: i32));
-            if let Some(p) = member!() {
+            if let Some(p) = process::member() {
                 primary_gone(p, ordinal);
             }
             status
@@ -122,17 +148,19 @@ fn create(p: &Process, context: *mut CUcontext, ordinal: i32, call: &dyn Fn() ->
     if !charge(p, device, Kind::Context, bytes) {
         return error::OUT_OF_MEMORY;
     }
+    p.context_comes();
     let status = call();
     if status != error::SUCCESS {
+        p.context_goes();
         p.release(device, Kind::Context, bytes);
         return status;
     }
     // SAFETY: the driver has written the caller's handle.
     let handle = unsafe { *context } as u64;
     p.books(|books, _| {
-        if let Some(place) = books.contexts.iter_mut().find(|place| place.handle == 0) {
-            *place = Context { handle, device: device as u8, charged: bytes };
-        }
+        books.last_context = books.last_context.wrapping_add(1).max(1);
+        let entry = Entry::new(bytes, 0, device, Kind::Context).in_context(books.last_context);
+        books.table.insert(Space::Context, handle, entry);
     });
     p.explicit_contexts.fetch_add(1, Ordering::Relaxed);
     if bytes == 0 {
@@ -181,34 +209,33 @@ pub unsafe extern "C" fn cuCtxCreate_v4(
     create(p, context, ordinal, &call)
 }
 
-fn destroyed(p: &Process, context: CUcontext) {
+fn destroy(p: &Process, context: CUcontext, call: &dyn Fn() -> CUresult) -> CUresult {
+    // Taken out first: afterwards the handle may be another context's. A primary one is not destroyed so.
     let gone = p.books(|books, _| {
-        let which = books.context(context as u64);
-        let place = books.contexts.get_mut(usize::from(which).checked_sub(1)?)?;
-        let gone = *place;
-        *place = Context { handle: 0, device: 0, charged: 0 };
-        Some((which, gone))
+        books.table.get(Space::Context, context as u64).filter(|entry| entry.context != 0)?;
+        books.table.remove(Space::Context, context as u64)
     });
-    if let Some((which, gone)) = gone {
-        let device = usize::from(gone.device);
-        drop_contents(p, device, which);
-        p.release(device, Kind::Context, gone.charged);
-        p.explicit_contexts.fetch_sub(1, Ordering::Relaxed);
-        p.measure(device);
+    let status = call();
+    if let Some(gone) = gone {
+        if status == error::SUCCESS {
+            p.explicit_contexts.fetch_sub(1, Ordering::Relaxed);
+            drop_context(p, &gone);
+        } else {
+            p.books(|books, _| {
+                books.table.insert(Space::Context, context as u64, gone);
+            });
+        }
     }
+    status
 }
 
 macro_rules! destroying {
     ($($name:ident),*) => {$(
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn $name(context: CUcontext) -> CUresult {
-            let status = real!($name(context: CUcontext));
-            if let (Some(p), error::SUCCESS) = (member!(), status)
-                && !context.is_null()
-            {
-                destroyed(p, context);
-            }
-            status
+            let call = || real!($name(context: CUcontext));
+            let Some(p) = process::member() else { return call() };
+            destroy(p, context, &call)
         }
     )*};
 }
@@ -221,73 +248,122 @@ pub unsafe extern "C" fn cuGreenCtxCreate(
     ordinal: i32,
     flags: u32,
 ) -> CUresult {
-    if let Some(p) = member!()
-        && p.device_of(ordinal).is_none()
-        && exists(ordinal)
-    {
-        return error::NOT_PERMITTED;
-    }
-    let status = real!(cuGreenCtxCreate(context: *mut Handle, resource: Handle, ordinal: i32, flags: u32));
-    if let (Some(p), error::SUCCESS) = (member!(), status)
-        && let Some(device) = p.device_of(ordinal)
-        && p.measured_over(device)
-    {
+    let call = || real!(cuGreenCtxCreate(context: *mut Handle, resource: Handle, ordinal: i32, flags: u32));
+    let Some(p) = member!() else { return call() };
+    let Some(device) = p.device_of(ordinal) else {
+        return if exists(ordinal) { error::NOT_PERMITTED } else { call() };
+    };
+    let destroy = || {
         // SAFETY: the driver has written the caller's handle.
         let made = unsafe { *context };
         real!(cuGreenCtxDestroy(made: Handle));
+    };
+    // It makes the primary context active, and keeps it so (measured on driver 580).
+    let status = activate(p, device, ordinal, &call, &|| primary_handle(ordinal), &destroy);
+    if status == error::SUCCESS && p.measured_over(device) {
+        destroy();
+        primary_gone(p, ordinal);
         p.measure(device);
         return error::OUT_OF_MEMORY;
     }
     status
 }
 
+/// The primary context, which is active.
+fn primary_handle(ordinal: i32) -> u64 {
+    let mut handle: CUcontext = core::ptr::null_mut();
+    let place = &raw mut handle;
+    let status = real!(cuDevicePrimaryCtxRetain(place: *mut CUcontext, ordinal: i32));
+    if status == error::SUCCESS {
+        real!(cuDevicePrimaryCtxRelease_v2(ordinal: i32));
+    }
+    handle as u64
+}
+
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuGreenCtxDestroy(context: Handle) -> CUresult {
     let status = real!(cuGreenCtxDestroy(context: Handle));
-    if let (Some(p), error::SUCCESS) = (member!(), status) {
-        super::for_each_ordinal(p, |_, device| {
+    if let (Some(p), error::SUCCESS) = (process::member(), status) {
+        super::for_each_ordinal(p, |ordinal, device| {
+            primary_gone(p, ordinal);
             p.measure(device);
         });
     }
     status
 }
 
-/// Charges local memory of `bytes` for every thread that the device can hold, if that is more than is charged already.
-/// `None` if the slice may not have it; else what was added, to be given back if the driver then fails.
-pub fn charge_stack(p: &Process, device: usize, bytes: u64) -> Option<u64> {
+/// What local memory of `bytes` for every thread that the device can hold costs, beyond what each context has.
+fn stack_cost(p: &Process, device: usize, bytes: u64) -> u64 {
     let factor = p.policy().devices.get(device).map_or(0, |d| d.stack_factor);
-    let now = p.books(|books, _| books.stack.get(device).copied().unwrap_or(0)).max(STACK);
+    bytes.saturating_sub(STACK).saturating_mul(factor)
+}
+
+/// Local memory per thread that is charged in `context`. One that is not known shares the device's primary one.
+fn stack_of(books: &mut Books, device: usize, context: u64) -> Option<&mut u64> {
+    let known = books.table.get(Space::Context, context).is_some();
+    let context = if known { context } else { *books.primary.get(device)? };
+    books.table.get(Space::Context, context).map(|entry| &mut entry.b)
+}
+
+/// Charges local memory of `bytes` for every thread of `context`, if that is more than is charged there already. `None`
+/// if the slice may not have it; else what was added, to be given back if the driver then fails.
+pub fn charge_stack(p: &Process, device: usize, context: u64, bytes: u64) -> Option<u64> {
     // The driver rounds a thread's local memory up; measured steps are 16 bytes.
     let wanted = bytes.div_ceil(16).saturating_mul(16);
-    if wanted <= now {
+    if wanted <= STACK {
         return Some(0);
     }
-    let more = (wanted - now).saturating_mul(factor);
-    if !charge(p, device, Kind::Context, more) {
-        return None;
-    }
-    p.books(|books, _| {
-        if let (Some(stack), Some(charged)) = (books.stack.get_mut(device), books.stack_charged.get_mut(device)) {
-            *stack = wanted;
-            *charged = charged.saturating_add(more);
+    let missing = |now: u64| stack_cost(p, device, wanted).saturating_sub(stack_cost(p, device, now));
+    let now = || p.books(|books, _| stack_of(books, device, context).map(|stack| *stack));
+    loop {
+        // Without a context the driver says so; one of a device whose primary one was never seen is measured.
+        let Some(before) = now() else { return Some(0) };
+        let asked = missing(before);
+        if charge(p, device, Kind::Context, asked) {
+            return p.books(|books, ledger| {
+                let stack = stack_of(books, device, context);
+                // Another thread may have been first with the same kernel.
+                let more = stack.map_or(0, |stack| {
+                    let more = missing(*stack).min(asked);
+                    *stack = (*stack).max(wanted);
+                    more
+                });
+                ledger.release(device, Kind::Context, asked - more);
+                Some(more)
+            });
         }
-    });
-    Some(more)
+        if now().is_none_or(|now| now <= before) {
+            return None;
+        }
+    }
 }
 
 /// Takes back what [`charge_stack`] added.
-pub fn uncharge_stack(p: &Process, device: usize, more: u64) {
+pub fn uncharge_stack(p: &Process, device: usize, context: u64, more: u64) {
     if more == 0 {
         return;
     }
     let factor = p.policy().devices.get(device).map_or(1, |d| d.stack_factor.max(1));
     p.books(|books, ledger| {
-        if let (Some(stack), Some(charged)) = (books.stack.get_mut(device), books.stack_charged.get_mut(device)) {
+        if let Some(stack) = stack_of(books, device, context) {
             *stack = stack.saturating_sub(more / factor);
-            *charged = charged.saturating_sub(more);
             ledger.release(device, Kind::Context, more);
         }
     });
+}
+
+/// After the limit of `context` was lowered to `bytes`: the driver has given back what is above it at once (measured on
+/// driver 580), and takes it again with the next kernel that needs it.
+fn lower_stack(p: &Process, device: usize, context: u64, bytes: u64) {
+    let wanted = bytes.div_ceil(16).saturating_mul(16).max(STACK);
+    p.books(|books, ledger| {
+        if let Some(stack) = stack_of(books, device, context).filter(|stack| **stack > wanted) {
+            let less = stack_cost(p, device, *stack).saturating_sub(stack_cost(p, device, wanted));
+            *stack = wanted;
+            ledger.release(device, Kind::Context, less);
+        }
+    });
+    p.forget_kernels();
 }
 
 #[unsafe(no_mangle)]
@@ -305,12 +381,14 @@ pub unsafe extern "C" fn cuCtxSetLimit(limit: i32, value: usize) -> CUresult {
         p.measure(device);
         return status;
     }
-    let Some(more) = charge_stack(p, device, value as u64) else { return error::OUT_OF_MEMORY };
+    let context = context_of(core::ptr::null_mut());
+    let Some(more) = charge_stack(p, device, context, value as u64) else { return error::OUT_OF_MEMORY };
     let status = call();
     if status != error::SUCCESS {
-        uncharge_stack(p, device, more);
+        uncharge_stack(p, device, context, more);
+    } else if more == 0 {
+        lower_stack(p, device, context, value as u64);
     }
-    // A lower limit may have given memory back.
     p.measure(device);
     status
 }
@@ -328,7 +406,7 @@ fn set_heap(p: &Process, device: usize, bytes: u64, call: &dyn Fn() -> CUresult)
     let status = call();
     let now = if status == error::SUCCESS { pending } else { before };
     // Where nobody can measure, nothing later proves that the heap was taken: it stays charged.
-    let mark = p.measure(device).unwrap_or(u64::MAX);
+    let mark = p.measure(device).map_or(i64::MAX, |_| p.unaccounted(device));
     p.books(|books, ledger| {
         ledger.release(device, Kind::Managed, before.max(pending) - now);
         if let (Some(place), Some(at)) = (books.heap_pending.get_mut(device), books.heap_mark.get_mut(device)) {
@@ -339,18 +417,32 @@ fn set_heap(p: &Process, device: usize, bytes: u64, call: &dyn Fn() -> CUresult)
 }
 
 /// After a kernel ran for the first time: if the driver has taken the heap by now, it is measured and no longer pending.
+/// What NVML shows beyond the account tells: an allocation is in both.
 pub fn heap_taken(p: &Process, device: usize) {
-    let pending = p.books(|books, _| books.heap_pending.get(device).copied().unwrap_or(0));
-    if pending == 0 {
+    if !heap_pending(p, device) || p.measure(device).is_none() {
         return;
     }
-    let Some(now) = p.measure(device) else { return };
+    let now = p.unaccounted(device);
     p.books(|books, ledger| {
         if let (Some(place), Some(mark)) = (books.heap_pending.get_mut(device), books.heap_mark.get(device))
-            && now >= mark.saturating_add(*place)
+            && now >= mark.saturating_add_unsigned(*place)
         {
             ledger.release(device, Kind::Managed, *place);
             *place = 0;
+        }
+    });
+}
+
+/// Whether a heap is charged that the driver has not taken.
+pub fn heap_pending(p: &Process, device: usize) -> bool {
+    p.books(|books, _| books.heap_pending.get(device).is_some_and(|pending| *pending > 0))
+}
+
+/// Notes that what NVML shows beyond the account grew by `bytes`, and not because of the heap.
+pub fn heap_not_taken(p: &Process, device: usize, bytes: i64) {
+    p.books(|books, _| {
+        if let Some(mark) = books.heap_mark.get_mut(device) {
+            *mark = mark.saturating_add(bytes);
         }
     });
 }

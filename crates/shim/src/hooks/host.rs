@@ -1,6 +1,6 @@
 //! Pinned host memory, against the slice's optional quota of it.
-use super::member;
-use crate::process::Process;
+use super::{current_context, current_device, member};
+use crate::process::{self, Process};
 use crate::real::real;
 use crate::table::{Entry, Space};
 use cleave_cuda::types::{CUresult, error};
@@ -16,9 +16,11 @@ fn pin(p: &Process, bytes: usize, call: &dyn Fn() -> CUresult, pointer: &dyn Fn(
     }
     let status = call();
     if status == error::SUCCESS {
-        let pointer = pointer();
+        let (pointer, context) = (pointer(), current_context(p));
+        // Goes with its context, which is on a device.
+        let device = current_device(p).unwrap_or(HOST) as u64;
         p.books(|books, _| {
-            books.table.insert(Space::Host, pointer, Entry::new(cost, 0, HOST, Kind::Managed));
+            books.table.insert(Space::Host, pointer, Entry::new(cost, device, HOST, Kind::Managed).in_context(context));
         });
     } else {
         p.release(HOST, Kind::Managed, cost);
@@ -71,7 +73,7 @@ macro_rules! releasing {
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn $name(pointer: *mut c_void) -> CUresult {
             let call = || real!($name(pointer: *mut c_void));
-            let Some(p) = member!() else { return call() };
+            let Some(p) = process::member() else { return call() };
             unpin(p, pointer as u64, &call)
         }
     )*};

@@ -1,8 +1,8 @@
 //! Memory of other owners, opened here: charged to the importer, unless a process of the same slice exported it and so
 //! pays for it already.
 use super::memory::charge;
-use super::{current_device, member, pages};
-use crate::process::Process;
+use super::{current_context, current_device, member, pages};
+use crate::process::{self, Process};
 use crate::real::{driver, real};
 use crate::table::{Entry, Space};
 use cleave_cuda::types::{CUipcMemHandle, CUresult, Handle, error};
@@ -59,8 +59,9 @@ fn opened(p: &Process, pointer: u64, handle: &CUipcMemHandle) -> CUresult {
         real!(cuIpcCloseMemHandle(pointer: u64));
         return error::OUT_OF_MEMORY;
     }
+    let context = current_context(p);
     p.books(|books, _| {
-        books.table.insert(Space::Ipc, pointer, Entry::new(cost, 0, device, Kind::Import));
+        books.table.insert(Space::Ipc, pointer, Entry::new(cost, 0, device, Kind::Import).in_context(context));
     });
     error::SUCCESS
 }
@@ -82,18 +83,30 @@ opening!(cuIpcOpenMemHandle, cuIpcOpenMemHandle_v2);
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuIpcCloseMemHandle(pointer: u64) -> CUresult {
-    let status = real!(cuIpcCloseMemHandle(pointer: u64));
-    if let (Some(p), error::SUCCESS) = (member!(), status) {
-        let gone = p.books(|books, _| match books.table.get(Space::Ipc, pointer) {
-            Some(entry) if entry.count > 1 => {
-                entry.count -= 1;
-                None
-            }
-            Some(_) => books.table.remove(Space::Ipc, pointer),
-            None => None,
-        });
-        if let Some(entry) = gone {
-            p.release(entry.device.into(), Kind::Import, entry.a);
+    let call = || real!(cuIpcCloseMemHandle(pointer: u64));
+    let Some(p) = process::member() else { return call() };
+    // Taken out first: once the driver has closed the last one, the address may be another's.
+    let entry = p.books(|books, _| {
+        let mut entry = books.table.remove(Space::Ipc, pointer)?;
+        let last = entry.count <= 1;
+        if !last {
+            entry.count -= 1;
+            books.table.insert(Space::Ipc, pointer, entry);
+        }
+        entry.count = 1;
+        Some((entry, last))
+    });
+    let status = call();
+    if let Some((entry, last)) = entry {
+        match status {
+            error::SUCCESS if last => p.release(entry.device.into(), Kind::Import, entry.a),
+            error::SUCCESS => {}
+            _ => p.books(|books, _| match books.table.get(Space::Ipc, pointer) {
+                Some(known) => known.count += 1,
+                None => {
+                    books.table.insert(Space::Ipc, pointer, entry);
+                }
+            }),
         }
     }
     status
@@ -122,8 +135,10 @@ pub unsafe extern "C" fn cuImportExternalMemory(memory: *mut Handle, description
     if status == error::SUCCESS {
         // SAFETY: the driver has written the caller's handle.
         let memory = unsafe { *memory } as u64;
+        let context = current_context(p);
         p.books(|books, _| {
-            books.table.insert(Space::External, memory, Entry::new(cost, 0, device, Kind::Import));
+            let entry = Entry::new(cost, 0, device, Kind::Import).in_context(context);
+            books.table.insert(Space::External, memory, entry);
         });
     } else {
         p.release(device, Kind::Import, cost);
@@ -133,7 +148,7 @@ pub unsafe extern "C" fn cuImportExternalMemory(memory: *mut Handle, description
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDestroyExternalMemory(memory: *mut c_void) -> CUresult {
-    let entry = match member!() {
+    let entry = match process::member() {
         Some(p) => p.books(|books, _| books.table.remove(Space::External, memory as u64)).map(|entry| (p, entry)),
         None => None,
     };

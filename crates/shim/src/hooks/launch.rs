@@ -1,46 +1,51 @@
 //! Launches: counted, and local memory is charged before a kernel that needs more than every thread has runs for the
 //! first time. A kernel that is known costs one look into a small cache.
-use super::context::{charge_stack, heap_taken, uncharge_stack};
+use super::context::{STACK, charge_stack, heap_taken, uncharge_stack};
 use super::module::{bring, pending_data};
-use super::{current_device, member};
-use crate::process;
+use super::{context_of, device_of_context, member};
+use crate::process::{self, Process};
 use crate::real::{driver, real};
 use cleave_cuda::types::{CUresult, CUstream, Handle, error};
 use core::ffi::c_void;
+use core::ptr::null_mut;
 use core::sync::atomic::Ordering;
 
 const LOCAL_SIZE_BYTES: i32 = 3;
 
 /// Runs `call`, the launch of `kernel`.
 #[inline]
-fn launch(kernel: Handle, call: impl Fn() -> CUresult) -> CUresult {
+fn launch(kernel: Handle, stream: impl Fn() -> CUstream, call: impl Fn() -> CUresult) -> CUresult {
     if let Some(p) = process::member() {
         p.slot().launches.fetch_add(1, Ordering::Relaxed);
         if p.knows_kernel(kernel as u64) {
             return call();
         }
     }
-    first(kernel, &call)
+    first(kernel, stream(), &call)
 }
 
 #[cold]
-fn first(kernel: Handle, call: &dyn Fn() -> CUresult) -> CUresult {
+fn first(kernel: Handle, stream: CUstream, call: &dyn Fn() -> CUresult) -> CUresult {
     let Some(p) = member!() else { return call() };
-    let device = match current_device(p) {
+    let context = context_of(stream);
+    if p.knows_kernel_in(kernel as u64, context) {
+        return call();
+    }
+    let device = match device_of_context(p, context) {
         Ok(device) => device,
         Err(error::NOT_PERMITTED) => return error::NOT_PERMITTED,
         Err(_) => return call(),
     };
-    let Some(more) = charge_stack(p, device, local_bytes(kernel)) else { return error::OUT_OF_MEMORY };
+    let Some(more) = charge_stack(p, device, context, local_bytes(p, kernel)) else { return error::OUT_OF_MEMORY };
     // A library's data comes to the device with the first of its kernels.
     let status = match pending_data(p, kernel) {
         0 => call(),
         bytes => bring(p, bytes, call, &|| {}),
     };
     if status == error::SUCCESS {
-        p.know_kernel(kernel as u64);
+        p.know_kernel(kernel as u64, context);
     } else {
-        uncharge_stack(p, device, more);
+        uncharge_stack(p, device, context, more);
     }
     if more > 0 {
         p.measure(device);
@@ -50,7 +55,7 @@ fn first(kernel: Handle, call: &dyn Fn() -> CUresult) -> CUresult {
 }
 
 /// Local memory that each thread of `kernel` needs. The handle may be a function's or a library kernel's.
-fn local_bytes(kernel: Handle) -> u64 {
+pub fn local_bytes(p: &Process, kernel: Handle) -> u64 {
     let mut bytes = 0;
     let status = driver!(cuFuncGetAttribute(&raw mut bytes => *mut i32, LOCAL_SIZE_BYTES => i32, kernel => Handle));
     if status != error::SUCCESS {
@@ -59,33 +64,37 @@ fn local_bytes(kernel: Handle) -> u64 {
         driver!(cuKernelGetAttribute(
             &raw mut bytes => *mut i32, LOCAL_SIZE_BYTES => i32, kernel => Handle, ordinal => i32));
     }
-    u64::try_from(bytes).unwrap_or(0)
+    let bytes = u64::try_from(bytes).unwrap_or(0);
+    if bytes > STACK {
+        p.local_memory.store(1, Ordering::Relaxed);
+    }
+    bytes
 }
 
 macro_rules! launching {
-    ($($name:ident($kernel:ident $(, $argument:ident: $type:ty)*)),* $(,)?) => {$(
+    ($($name:ident($kernel:ident $(, $argument:ident: $type:ty)*) on $stream:expr),* $(,)?) => {$(
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn $name($kernel: Handle $(, $argument: $type)*) -> CUresult {
-            launch($kernel, || real!($name($kernel: Handle $(, $argument: $type)*)))
+            launch($kernel, || $stream, || real!($name($kernel: Handle $(, $argument: $type)*)))
         }
     )*};
 }
 launching!(
     cuLaunchKernel(
         kernel, gx: u32, gy: u32, gz: u32, bx: u32, by: u32, bz: u32, shared: u32, stream: CUstream,
-        parameters: *mut *mut c_void, extra: *mut *mut c_void),
+        parameters: *mut *mut c_void, extra: *mut *mut c_void) on stream,
     cuLaunchKernel_ptsz(
         kernel, gx: u32, gy: u32, gz: u32, bx: u32, by: u32, bz: u32, shared: u32, stream: CUstream,
-        parameters: *mut *mut c_void, extra: *mut *mut c_void),
+        parameters: *mut *mut c_void, extra: *mut *mut c_void) on stream,
     cuLaunchCooperativeKernel(
         kernel, gx: u32, gy: u32, gz: u32, bx: u32, by: u32, bz: u32, shared: u32, stream: CUstream,
-        parameters: *mut *mut c_void),
+        parameters: *mut *mut c_void) on stream,
     cuLaunchCooperativeKernel_ptsz(
         kernel, gx: u32, gy: u32, gz: u32, bx: u32, by: u32, bz: u32, shared: u32, stream: CUstream,
-        parameters: *mut *mut c_void),
-    cuLaunch(kernel),
-    cuLaunchGrid(kernel, width: i32, height: i32),
-    cuLaunchGridAsync(kernel, width: i32, height: i32, stream: CUstream),
+        parameters: *mut *mut c_void) on stream,
+    cuLaunch(kernel) on null_mut(),
+    cuLaunchGrid(kernel, width: i32, height: i32) on null_mut(),
+    cuLaunchGridAsync(kernel, width: i32, height: i32, stream: CUstream) on stream,
 );
 
 macro_rules! launching_ex {
@@ -97,7 +106,9 @@ macro_rules! launching_ex {
             parameters: *mut *mut c_void,
             extra: *mut *mut c_void,
         ) -> CUresult {
-            launch(kernel, || {
+            // SAFETY: the caller's configuration: the stream is at this place (`CUlaunchConfig`).
+            let stream = || unsafe { config.cast::<CUstream>().add(4).read() };
+            launch(kernel, stream, || {
                 real!($name(
                     config: *const c_void, kernel: Handle, parameters: *mut *mut c_void, extra: *mut *mut c_void))
             })

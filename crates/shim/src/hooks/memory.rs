@@ -1,6 +1,6 @@
 //! Allocations that the driver places itself: linear memory, managed memory, arrays.
 use super::{PAGE, SMALL, current_context, current_device, member, pages, physical, pool};
-use crate::process::Process;
+use crate::process::{self, Process};
 use crate::real::real;
 use crate::table::{Entry, Space};
 use cleave_cuda::types::{CUDA_ARRAY_DESCRIPTOR, CUDA_ARRAY3D_DESCRIPTOR, CUresult, Handle, error};
@@ -185,14 +185,34 @@ pub unsafe extern "C" fn cuMemAllocManaged(pointer: *mut u64, bytes: usize, flag
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemFree_v2(pointer: u64) -> CUresult {
-    let Some(p) = member!() else { return real!(cuMemFree_v2(pointer: u64)) };
+    let Some(p) = process::member() else { return real!(cuMemFree_v2(pointer: u64)) };
     free(p, pointer, &|| real!(cuMemFree_v2(pointer: u64)))
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemFree(pointer: u32) -> CUresult {
-    let Some(p) = member!() else { return real!(cuMemFree(pointer: u32)) };
+    let Some(p) = process::member() else { return real!(cuMemFree(pointer: u32)) };
     free(p, pointer.into(), &|| real!(cuMemFree(pointer: u32)))
+}
+
+/// What an array of this format is made of (measured on driver 580): the side of a block in texels, and the bytes of one.
+fn texels(format: i32, channels: u32) -> (u64, u64) {
+    let channel = match format {
+        0x01 | 0x08 => 1,
+        0x02 | 0x09 | 0x10 => 2,
+        0x03 | 0x0a | 0x20 => 4,
+        // BC1 and BC4; BC2, BC3, BC5, BC6 and BC7.
+        0x91 | 0x92 | 0x97 | 0x98 => return (4, 8),
+        0x93..=0x9e => return (4, 16),
+        // Normalised integers, 8 and 16 bits: of one, two and four channels. Ten bits a colour and two of alpha.
+        0xc0 | 0xc6 => return (1, 1),
+        0xc1 | 0xc3 | 0xc7 | 0xc9 => return (1, 2),
+        0xc2 | 0xc4 | 0xc8 | 0xca | 0x50 => return (1, 4),
+        0xc5 | 0xcb => return (1, 8),
+        // Planar and packed formats: no texel is larger than four channels of 32 bits.
+        _ => return (1, 16),
+    };
+    (1, channel * u64::from(channels.max(1)))
 }
 
 /// Most bytes that an array of this description takes: rows of whole 64 bytes, in blocks of 8 to 128 rows (measured to
@@ -202,23 +222,17 @@ fn array_bytes(d: &CUDA_ARRAY3D_DESCRIPTOR, levels: u32) -> u64 {
     if d.flags & SPARSE_OR_DEFERRED != 0 {
         return 0;
     }
-    let channel = match d.format {
-        0x01 | 0x08 => 1,
-        0x02 | 0x09 | 0x10 => 2,
-        0x03 | 0x0a | 0x20 => 4,
-        // Block-compressed, planar and packed formats: no element is larger.
-        _ => 16,
-    };
-    let element = u64::from(channel as u32).saturating_mul(u64::from(d.num_channels.max(1)));
+    let (block, element) = texels(d.format, d.num_channels);
     let mut total = 0u64;
     for level in 0..levels.clamp(1, 32) {
         let width = (d.width as u64 >> level).max(1);
         let height = (d.height as u64 >> level).max(1);
         const LAYERED_OR_CUBE: u32 = 1 | 4;
         let depth = if d.flags & LAYERED_OR_CUBE != 0 { d.depth as u64 } else { d.depth as u64 >> level }.max(1);
-        let row = width.saturating_mul(element).div_ceil(64).saturating_mul(64);
-        let block = height.div_ceil(8).next_power_of_two().min(16) * 8;
-        let rows = height.div_ceil(block).saturating_mul(block);
+        let (columns, rows) = (width.div_ceil(block), height.div_ceil(block));
+        let row = columns.saturating_mul(element).div_ceil(64).saturating_mul(64);
+        let tile = rows.div_ceil(8).next_power_of_two().min(16) * 8;
+        let rows = rows.div_ceil(tile).saturating_mul(tile);
         total = total.saturating_add(row.saturating_mul(rows).saturating_mul(depth));
     }
     pages(total)
@@ -357,12 +371,12 @@ pub unsafe extern "C" fn cuMipmappedArrayCreate(
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuArrayDestroy(handle: Handle) -> CUresult {
-    let Some(p) = member!() else { return real!(cuArrayDestroy(handle: Handle)) };
+    let Some(p) = process::member() else { return real!(cuArrayDestroy(handle: Handle)) };
     destroy_array(p, handle, &|| real!(cuArrayDestroy(handle: Handle)))
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMipmappedArrayDestroy(handle: Handle) -> CUresult {
-    let Some(p) = member!() else { return real!(cuMipmappedArrayDestroy(handle: Handle)) };
+    let Some(p) = process::member() else { return real!(cuMipmappedArrayDestroy(handle: Handle)) };
     destroy_array(p, handle, &|| real!(cuMipmappedArrayDestroy(handle: Handle)))
 }

@@ -1,7 +1,8 @@
 //! The hooked entry points, by what they are about. Each has the name and prototype of the driver's own.
 //!
 //! The shape is always the same: reserve, call the driver, then keep the charge or give it back. Frees go the other way
-//! round: the driver first, the ledger after, so that the account is never below the truth. What the driver frees
+//! round: the driver first, the ledger after, so that the account is never below the truth; but the entry is taken out of
+//! the table before, because the address may be another thread's right after. What the driver frees
 //! without being asked, or takes without saying how much, is measured.
 mod context;
 mod device;
@@ -28,8 +29,8 @@ pub use pool::*;
 
 use crate::process::Process;
 use crate::real::driver;
-use cleave_cuda::types::{CUresult, error};
-use core::ffi::c_void;
+use crate::table::Space;
+use cleave_cuda::types::{CUcontext, CUresult, CUstream, error};
 
 /// What the driver takes at a time: physical memory comes in pages of this size.
 pub const PAGE: u64 = 2 << 20;
@@ -67,14 +68,29 @@ pub fn current_device(p: &Process) -> Result<usize, CUresult> {
     p.device_of(ordinal).ok_or(error::NOT_PERMITTED)
 }
 
+/// The context in which work of `stream` runs: the stream's, or the calling thread's; 0 = none.
+pub fn context_of(stream: CUstream) -> u64 {
+    let mut context: CUcontext = core::ptr::null_mut();
+    let status = match stream as u64 {
+        3.. => driver!(cuStreamGetCtx(stream => CUstream, &raw mut context => *mut CUcontext)),
+        _ => driver!(cuCtxGetCurrent(&raw mut context => *mut CUcontext)),
+    };
+    if status == error::SUCCESS { context as u64 } else { 0 }
+}
+
+/// The slice's device of `context`, or the error to return.
+pub fn device_of_context(p: &Process, context: u64) -> Result<usize, CUresult> {
+    let known = p.books(|books, _| books.table.get(Space::Context, context).map(|entry| entry.device.into()));
+    known.map_or_else(|| current_device(p), Ok)
+}
+
 /// The calling thread's context as entries name it: 0 = a primary one.
-pub fn current_context(p: &Process) -> u16 {
+pub fn current_context(p: &Process) -> u32 {
     if p.explicit_contexts.load(core::sync::atomic::Ordering::Relaxed) == 0 {
         return 0;
     }
-    let mut context: *mut c_void = core::ptr::null_mut();
-    driver!(cuCtxGetCurrent(&raw mut context => *mut *mut c_void));
-    p.books(|books, _| books.context(context as u64))
+    let context = context_of(core::ptr::null_mut());
+    p.books(|books, _| books.table.get(Space::Context, context).map_or(0, |entry| entry.context))
 }
 
 /// Runs `f` for each CUDA ordinal of the slice.

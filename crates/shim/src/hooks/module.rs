@@ -1,10 +1,12 @@
 //! Modules and libraries. What their image says of their data is reserved while they load; the rest, their code, the
 //! driver alone knows, so it is measured right after, and a module that took the slice past its limit is unloaded again.
+use super::context::{heap_not_taken, heap_pending};
 use super::memory::charge;
 use super::{current_device, member, pages};
-use crate::image::static_bytes;
-use crate::process::Process;
+use crate::image::{static_bytes, static_bytes_within};
+use crate::process::{self, Process};
 use crate::real::{driver, real};
+use crate::system;
 use crate::table::{Entry, Space};
 use cleave_cuda::types::{CUresult, Handle, error};
 use cleave_ledger::Kind;
@@ -38,10 +40,32 @@ pub fn bring(p: &Process, bytes: u64, call: &dyn Fn() -> CUresult, undo: &dyn Fn
     status
 }
 
+/// As [`bring`], for what launches nothing: a heap that is charged is not taken by it.
+fn load(p: &Process, bytes: u64, call: &dyn Fn() -> CUresult, undo: &dyn Fn()) -> CUresult {
+    let Some(device) = current_device(p).ok().filter(|device| heap_pending(p, *device)) else {
+        return bring(p, bytes, call, undo);
+    };
+    p.measure(device);
+    let before = p.unaccounted(device);
+    let status = bring(p, bytes, call, undo);
+    heap_not_taken(p, device, p.unaccounted(device).saturating_sub(before));
+    status
+}
+
 fn measure_all(p: &Process) {
     super::for_each_ordinal(p, |_, device| {
         p.measure(device);
     });
+}
+
+/// Static data of the image in a file; 0 where it can't be read, as the driver is about to say.
+///
+/// # Safety
+/// `path` must be null or end with a zero.
+unsafe fn file_bytes(path: *const c_char) -> u64 {
+    // SAFETY: the caller's promise; `with_file` gives so many bytes, and a zero.
+    let read = || unsafe { system::with_file(path.cast(), |image, length| static_bytes_within(image, length)) };
+    if path.is_null() { 0 } else { read().unwrap_or(0) }
 }
 
 macro_rules! loading {
@@ -50,7 +74,7 @@ macro_rules! loading {
         pub unsafe extern "C" fn $name(module: *mut Handle, $image: $image_type $(, $argument: $type)*) -> CUresult {
             let call = || real!($name(module: *mut Handle, $image: $image_type $(, $argument: $type)*));
             let Some(p) = member!() else { return call() };
-            bring(p, $bytes, &call, &|| {
+            load(p, $bytes, &call, &|| {
                 // SAFETY: the driver has written the caller's handle.
                 let loaded = unsafe { *module };
                 driver!(cuModuleUnload(loaded => Handle));
@@ -59,8 +83,8 @@ macro_rules! loading {
     )*};
 }
 loading!(
-    // A file is not read twice for this.
-    cuModuleLoad(path: *const c_char) of 0,
+    // SAFETY: the caller's path, which ends with a zero.
+    cuModuleLoad(path: *const c_char) of unsafe { file_bytes(path) },
     // SAFETY: the caller's image, which the driver is about to load.
     cuModuleLoadData(image: *const c_void) of unsafe { static_bytes(image.cast()) },
     cuModuleLoadDataEx(image: *const c_void, count: u32, options: *mut i32, values: *mut *mut c_void)
@@ -84,7 +108,7 @@ fn load_library(p: &Process, library: *const Handle, bytes: u64, call: &dyn Fn()
     let status = if lazy() {
         call()
     } else {
-        bring(p, bytes, call, &|| {
+        load(p, bytes, call, &|| {
             driver!(cuLibraryUnload(loaded() => Handle));
         })
     };
@@ -124,7 +148,8 @@ macro_rules! loading_library {
 loading_library!(
     // SAFETY: the caller's image, which the driver is about to load.
     cuLibraryLoadData of unsafe { static_bytes(image.cast()) }, image: *const c_void,
-    cuLibraryLoadFromFile of 0, path: *const c_char,
+    // SAFETY: the caller's path, which ends with a zero.
+    cuLibraryLoadFromFile of unsafe { file_bytes(path) }, path: *const c_char,
 );
 
 fn unloaded(p: &Process) {
@@ -135,7 +160,7 @@ fn unloaded(p: &Process) {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuModuleUnload(module: Handle) -> CUresult {
     let status = real!(cuModuleUnload(module: Handle));
-    if let (Some(p), error::SUCCESS) = (member!(), status) {
+    if let (Some(p), error::SUCCESS) = (process::member(), status) {
         unloaded(p);
     }
     status
@@ -143,13 +168,13 @@ pub unsafe extern "C" fn cuModuleUnload(module: Handle) -> CUresult {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuLibraryUnload(library: Handle) -> CUresult {
-    if let Some(p) = member!()
+    if let Some(p) = process::member()
         && p.books(|books, _| books.table.remove(Space::Library, library as u64)).is_some_and(|entry| entry.a == GONE)
     {
         return error::SUCCESS;
     }
     let status = real!(cuLibraryUnload(library: Handle));
-    if let (Some(p), error::SUCCESS) = (member!(), status) {
+    if let (Some(p), error::SUCCESS) = (process::member(), status) {
         unloaded(p);
     }
     status
@@ -185,7 +210,7 @@ macro_rules! asking {
             if before == GONE {
                 return error::INVALID_HANDLE;
             }
-            let status = bring(p, bytes, &call, &|| {
+            let status = load(p, bytes, &call, &|| {
                 if before != IN_USE {
                     driver!(cuLibraryUnload($library => Handle));
                     note(p, $library, GONE);

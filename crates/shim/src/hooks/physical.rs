@@ -2,7 +2,7 @@
 //! its mappings are gone, as the driver keeps it.
 use super::memory::{charge, kind};
 use super::{PAGE, member, pages};
-use crate::process::{Books, Process};
+use crate::process::{self, Books, Process};
 use crate::real::real;
 use crate::system;
 use crate::table::{Entry, Space};
@@ -121,7 +121,7 @@ pub unsafe extern "C" fn cuMemCreate(
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemRelease(handle: u64) -> CUresult {
-    let Some(p) = member!() else { return real!(cuMemRelease(handle: u64)) };
+    let Some(p) = process::member() else { return real!(cuMemRelease(handle: u64)) };
     // Taken out first where this is the handle's last reference: the driver may give its value out again.
     let entry = p.books(|books, _| match books.table.get(Space::Handle, handle) {
         Some(entry) if entry.count > 1 => {
@@ -183,23 +183,48 @@ pub unsafe extern "C" fn cuMemMap(address: u64, bytes: usize, offset: usize, han
     status
 }
 
+/// Calls `each` with the mappings of `space` that lie in a range, taken out of the table.
+fn take_mappings(
+    books: &mut Books,
+    space: Space,
+    address: u64,
+    bytes: usize,
+    mut each: impl FnMut(&mut Books, u64, Entry),
+) {
+    let end = address.saturating_add(bytes as u64);
+    let mut at = address;
+    while at < end {
+        let mut length = PAGE;
+        if let Some(mapping) = books.table.remove(space, at) {
+            length = mapping.b.max(PAGE);
+            each(books, at, mapping);
+        }
+        at = at.saturating_add(length);
+    }
+}
+
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemUnmap(address: u64, bytes: usize) -> CUresult {
-    let status = real!(cuMemUnmap(address: u64, bytes: usize));
-    if let (Some(p), error::SUCCESS) = (member!(), status) {
-        p.books(|books, ledger| {
-            let end = address.saturating_add(bytes as u64);
-            let mut at = address;
-            while at < end {
-                match books.table.remove(Space::Mapping, at) {
-                    Some(mapping) => {
-                        drop_reference(books, &ledger, mapping.a);
-                        at = at.saturating_add(mapping.b.max(PAGE));
-                    }
-                    None => at = at.saturating_add(PAGE),
-                }
-            }
+    let call = || real!(cuMemUnmap(address: u64, bytes: usize));
+    let Some(p) = process::member() else { return call() };
+    // Taken out first: once the driver has unmapped it, another thread may map something there.
+    let move_to = |from, to| {
+        p.books(|books, _| {
+            take_mappings(books, from, address, bytes, |books, at, mapping| {
+                books.table.insert(to, at, mapping);
+            });
         });
+    };
+    move_to(Space::Mapping, Space::Unmapping);
+    let status = call();
+    if status == error::SUCCESS {
+        p.books(|books, ledger| {
+            take_mappings(books, Space::Unmapping, address, bytes, |books, _, mapping| {
+                drop_reference(books, &ledger, mapping.a);
+            });
+        });
+    } else {
+        move_to(Space::Unmapping, Space::Mapping);
     }
     status
 }

@@ -3,11 +3,11 @@
 //! A pool grows in steps of 32 MiB at its end, and gives back what is free at the next synchronisation (measured on
 //! driver 580). Whether an allocation makes it grow is the driver's to know, so the most that it may grow is reserved
 //! first, and what it did is read after.
-use super::{current_device, member};
-use crate::process::{Books, POOLS, Pool, Process, wait};
+use super::{context_of, current_device, member};
+use crate::process::{self, Books, POOLS, Pool, Process, wait};
 use crate::real::{driver, real};
-use cleave_cuda::types::{CUmemPoolProps, CUresult, CUstream, Handle, MEM_LOCATION_DEVICE, error};
-use cleave_ledger::{Kind, Ledger};
+use cleave_cuda::types::{CUcontext, CUmemPoolProps, CUresult, CUstream, Handle, MEM_LOCATION_DEVICE, error};
+use cleave_ledger::{HOST, Kind, Ledger};
 use core::ptr::null_mut;
 use core::sync::atomic::Ordering;
 
@@ -197,9 +197,23 @@ fn stream_device(p: &Process, stream: CUstream) -> Result<(usize, i32), CUresult
         return Ok((device, 0));
     }
     let mut ordinal = -1;
+    let current = |ordinal: &mut i32| driver!(cuCtxGetDevice(&raw mut *ordinal => *mut i32));
     let status = match stream as u64 {
-        3.. => driver!(cuStreamGetDevice(stream => CUstream, &raw mut ordinal => *mut i32)),
-        _ => driver!(cuCtxGetDevice(&raw mut ordinal => *mut i32)),
+        3.. => match driver!(cuStreamGetDevice(stream => CUstream, &raw mut ordinal => *mut i32)) {
+            // A driver before 12.8.
+            error::NOT_FOUND => {
+                let mut context = context_of(stream) as CUcontext;
+                let pushed = driver!(cuCtxPushCurrent_v2(context => CUcontext));
+                if pushed != error::SUCCESS {
+                    return Err(pushed);
+                }
+                let status = current(&mut ordinal);
+                driver!(cuCtxPopCurrent_v2(&raw mut context => *mut CUcontext));
+                status
+            }
+            status => status,
+        },
+        _ => current(&mut ordinal),
     };
     if status != error::SUCCESS {
         return Err(status);
@@ -281,7 +295,7 @@ macro_rules! asynchronous {
 
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn $free(pointer: u64, stream: CUstream) -> CUresult {
-            if let Some(p) = member!() {
+            if let Some(p) = process::member() {
                 p.pools_dirty.store(1, Ordering::Relaxed);
                 p.books(|books, _| {
                     // Which pool it is from is the driver's to know.
@@ -292,7 +306,7 @@ macro_rules! asynchronous {
                 });
             }
             let status = real!($free(pointer: u64, stream: CUstream));
-            if let Some(p) = crate::process::member() {
+            if let Some(p) = process::member() {
                 // Again: another thread may have read the pools' figures in between.
                 p.pools_dirty.store(1, Ordering::Relaxed);
             }
@@ -312,12 +326,14 @@ pub unsafe extern "C" fn cuMemPoolCreate(pool: *mut Handle, properties: *const C
     // SAFETY: the caller's properties, or null, which the driver refuses.
     let Some(location) = (unsafe { properties.as_ref() }).map(|properties| properties.location) else { return call() };
     let status = call();
-    if status != error::SUCCESS || location.kind != MEM_LOCATION_DEVICE {
+    if status != error::SUCCESS {
         return status;
     }
     // SAFETY: the driver has written the caller's handle.
     let handle = unsafe { *pool };
-    match p.device_of(location.id) {
+    // A pool of host memory is pinned memory.
+    let device = if location.kind == MEM_LOCATION_DEVICE { p.device_of(location.id) } else { Some(HOST) };
+    match device {
         Some(device) => p.books(|books, _| enter(books, handle as u64, device)),
         None => {
             driver!(cuMemPoolDestroy(handle => Handle));
@@ -329,7 +345,7 @@ pub unsafe extern "C" fn cuMemPoolCreate(pool: *mut Handle, properties: *const C
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemPoolDestroy(pool: Handle) -> CUresult {
-    let Some(p) = member!() else { return real!(cuMemPoolDestroy(pool: Handle)) };
+    let Some(p) = process::member() else { return real!(cuMemPoolDestroy(pool: Handle)) };
     // Taken out first: afterwards the handle may be another pool's.
     let gone = p.books(|books, _| {
         let count = books.pool_count.min(POOLS);
@@ -340,6 +356,7 @@ pub unsafe extern "C" fn cuMemPoolDestroy(pool: Handle) -> CUresult {
         books.pool_count = count - 1;
         Some(gone)
     });
+    let unused = attribute(pool as u64, USED_CURRENT) == Some(0);
     let status = real!(cuMemPoolDestroy(pool: Handle));
     if let Some(gone) = gone {
         let device = usize::from(gone.device);
@@ -350,8 +367,8 @@ pub unsafe extern "C" fn cuMemPoolDestroy(pool: Handle) -> CUresult {
                     books.pool_count += 1;
                 }
             });
-        } else if gone.charged > 0 && p.measure_in_place_of(device, gone.charged).is_some() {
-            // What is still allocated from the pool keeps its memory; it is measured from now on.
+        } else if unused || device != HOST && p.measure_in_place_of(device, gone.charged).is_some() {
+            // What is still allocated from the pool keeps its memory; it is measured from now on, where that can be done.
             p.release(device, Kind::Pool, gone.charged);
         }
     }
@@ -361,7 +378,7 @@ pub unsafe extern "C" fn cuMemPoolDestroy(pool: Handle) -> CUresult {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemPoolTrimTo(pool: Handle, keep: usize) -> CUresult {
     let status = real!(cuMemPoolTrimTo(pool: Handle, keep: usize));
-    if let Some(p) = member!() {
+    if let Some(p) = process::member() {
         p.pools_dirty.store(1, Ordering::Relaxed);
         settle_all(p);
     }
@@ -374,7 +391,7 @@ macro_rules! synchronising {
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn $name($($argument: $type),*) -> CUresult {
             let status = real!($name($($argument: $type),*));
-            if let Some(p) = crate::process::member()
+            if let Some(p) = process::member()
                 && p.pools_dirty.load(Ordering::Relaxed) != 0
             {
                 settle_all(p);

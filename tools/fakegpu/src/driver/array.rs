@@ -52,16 +52,19 @@ pub(crate) struct ArrayMemory {
     pub depth: usize,
 }
 
-/// Bytes of one channel of a format.
-fn channel_bytes(format: c_int) -> Option<usize> {
-    Some(match format {
+/// Side of a block-compressed format's block in texels, and its bytes (measured on driver 580); of other formats a texel.
+fn block(format: c_int, channels: usize) -> Option<(usize, usize)> {
+    let channel = match format {
+        0x91 | 0x92 | 0x97 | 0x98 => return Some((4, 8)),
+        0x93..=0x9e => return Some((4, 16)),
         0x01 | 0x08 | 0xc0..=0xc2 | 0xc6..=0xc8 => 1,
         0x02 | 0x09 | 0x10 | 0xc3..=0xc5 | 0xc9..=0xcb => 2,
         0x03 | 0x0a | 0x20 => 4,
-        // Multi-planar and block-compressed formats: near enough for their size.
-        0x50 | 0x91..=0x9f | 0xa1..=0xa9 | 0xb0..=0xb5 => 1,
+        // Multi-planar formats: near enough for their size.
+        0x50 | 0x9f | 0xa1..=0xa9 | 0xb0..=0xb5 => 1,
         _ => return None,
-    })
+    };
+    Some((1, channel * channels))
 }
 
 const SPARSE: c_uint = 0x40;
@@ -69,12 +72,12 @@ const DEFERRED: c_uint = 0x80;
 
 impl Driver {
     fn array_new(&self, context: u64, descriptor: CUDA_ARRAY3D_DESCRIPTOR) -> Outcome<(Array, u64)> {
-        let channel = channel_bytes(descriptor.format).ok_or(error::INVALID_VALUE)?;
+        let (side, bytes) = block(descriptor.format, descriptor.num_channels as usize).ok_or(error::INVALID_VALUE)?;
         if descriptor.width == 0 || !matches!(descriptor.num_channels, 1..=4) {
             return Err(error::INVALID_VALUE);
         }
-        let row = descriptor.width * channel * descriptor.num_channels as usize;
-        let (height, depth) = (descriptor.height.max(1), descriptor.depth.max(1));
+        let row = descriptor.width.div_ceil(side) * bytes;
+        let (height, depth) = (descriptor.height.max(1).div_ceil(side), descriptor.depth.max(1));
         let bytes = array_bytes(row as u64, height as u64, depth as u64);
         let contents = Mapping::memory((row * height * depth) as u64).ok_or(error::OUT_OF_MEMORY)?;
         let array =

@@ -124,6 +124,19 @@ impl Driver {
         Ok(())
     }
 
+    /// Gives back what stacks of more than `bytes` per thread take: the limit was lowered (measured on driver 580).
+    fn stack_shrink(&mut self, id: u64, bytes: usize) {
+        let Some(context) = self.contexts.get(&id) else { return };
+        let (before, device) = (context.stack, context.device);
+        let now = bytes.clamp(STACK, before);
+        let less = (before - now) as u64 * u64::from(self.model(device).sms) * RESIDENT_THREADS;
+        self.release(device, less, true);
+        if let Some(context) = self.contexts.get_mut(&id) {
+            context.stack = now;
+            context.stack_bytes -= less;
+        }
+    }
+
     fn primary_retain(&mut self, device: usize) -> Outcome<u64> {
         let id = match self.devices[device].primary {
             Some(id) => id,
@@ -318,6 +331,7 @@ entry! {
             return Err(error::INVALID_VALUE);
         }
         if limit == 0 {
+            d.stack_shrink(id, value);
             d.stack_grow(id, value)?;
         }
         if let Some(context) = d.contexts.get_mut(&id) {

@@ -272,6 +272,7 @@ impl Driver {
     fn instantiate(&mut self, graph: *mut c_void, flags: u64) -> Outcome<u64> {
         let graph = self.graph(graph)?;
         let steps = self.steps(graph)?;
+        steps.iter().try_for_each(|step| self.stack_for(&step.work))?;
         let id = self.handle();
         self.sequence += 1;
         self.executables.insert(id, Executable { steps, flags, id: self.sequence as u32 });
@@ -581,7 +582,17 @@ impl Driver {
         Ok(Work::Allocate { device, bytes, address })
     }
 
+    /// Makes room for a kernel's stack: an executable graph has its kernels' (measured on driver 580).
+    fn stack_for(&mut self, work: &Work) -> Outcome {
+        let Work::Kernel(params) = work else { return Ok(()) };
+        let handle = if params.first.func != 0 { params.first.func } else { params.kern };
+        let local = self.function(handle)?.kernel.local;
+        let context = if params.ctx != 0 { params.ctx } else { self.usable()? };
+        self.stack_grow(context, local)
+    }
+
     fn step_set(&mut self, executable: *mut c_void, node: *mut c_void, work: Work) -> Outcome {
+        self.stack_for(&work)?;
         let executable = self.executables.get_mut(&(executable as u64)).ok_or(error::INVALID_VALUE)?;
         let step = executable.steps.iter_mut().find(|step| step.node == node as u64).ok_or(error::INVALID_VALUE)?;
         if step.work.kind() != work.kind() {
@@ -604,6 +615,7 @@ impl Driver {
     fn update(&mut self, executable: *mut c_void, graph: *mut c_void) -> Outcome<c_int> {
         let graph = self.graph(graph)?;
         let steps = self.steps(graph)?;
+        steps.iter().try_for_each(|step| self.stack_for(&step.work))?;
         let executable = self.executables.get_mut(&(executable as u64)).ok_or(error::INVALID_VALUE)?;
         if executable.steps.len() != steps.len() {
             return Ok(2);
