@@ -1,0 +1,318 @@
+//! The gate: may this operation be sent to the GPU now?
+//!
+//! A process keeps one [`Track`] for each GPU: what it has sent, and when that is expected to be done. The daemon
+//! publishes a [`Grant`]. [`admit`] compares the two. The caller's loop at each launch:
+//!
+//! ```text
+//! track.poll(now, |mark| words[mark % MARKS] == mark);        // what has the GPU finished?
+//! match admit(now, &grant, track.busy_until(), cost, urgent_until) {
+//!     Go              => { driver call; track.sent(now, cost); if track.mark_due() { have the GPU write track.mark() } }
+//!     WaitUntil(time) => spin or sleep until then, or until the grant changes; look again
+//!     WaitForChange   => publish that a thread waits, ring the daemon, sleep until the grant changes; look again
+//! }
+//! ```
+//! Only shifts, sums and comparisons; nothing here can panic.
+
+/// What a grant lets its slice do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[repr(u8)]
+pub enum Mode {
+    /// It is somebody else's turn. Whoever waits rings the daemon.
+    #[default]
+    Closed = 0,
+    /// Nobody else wants the GPU: run, with no more than `ahead` queued, so that the GPU can be taken back soon.
+    Lease = 1,
+    /// Run between `from` and `until`.
+    Window = 2,
+    /// Stopped by an operator. Ringing the daemon changes nothing.
+    Paused = 3,
+}
+
+/// The slice gives way while a slice of a higher class says that it is at work (the `urgent_until` of [`admit`]).
+pub const YIELD: u8 = 1;
+/// Slices of a lower class give way to this one: at each launch it publishes [`urgent_until`] in its class's word.
+pub const URGENT: u8 = 2;
+
+/// What the arbiter lets a slice do on a GPU. In shared memory it is the three words of [`Grant::to_words`], which a
+/// reader must get from one moment (a sequence lock); a page of zeros is [`Mode::Closed`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Grant {
+    /// What is granted.
+    pub mode: Mode,
+    /// [`YIELD`] and [`URGENT`].
+    pub flags: u8,
+    /// An operation may be sent while what was sent before it lasts no longer than this beyond now, in ns.
+    pub ahead: u32,
+    /// Start of the window ([`Mode::Window`] only).
+    pub from: u64,
+    /// End of the window ([`Mode::Window`] only).
+    pub until: u64,
+}
+
+impl Grant {
+    /// It is somebody else's turn.
+    pub const CLOSED: Grant = Grant { mode: Mode::Closed, flags: 0, ahead: 0, from: 0, until: 0 };
+
+    /// The words for shared memory.
+    pub const fn to_words(self) -> [u64; 3] {
+        [(self.ahead as u64) << 32 | (self.flags as u64) << 8 | self.mode as u64, self.from, self.until]
+    }
+
+    /// A grant from shared memory. An unknown mode is [`Mode::Closed`].
+    pub const fn from_words([word, from, until]: [u64; 3]) -> Grant {
+        let mode = match word as u8 {
+            1 => Mode::Lease,
+            2 => Mode::Window,
+            3 => Mode::Paused,
+            _ => Mode::Closed,
+        };
+        Grant { mode, flags: (word >> 8) as u8, ahead: (word >> 32) as u32, from, until }
+    }
+
+    /// What an operation of unknown length is taken to cost, in ns: a quarter of what may be queued, so that few of
+    /// them are in flight.
+    pub const fn unknown_cost(&self) -> u32 {
+        let window = self.until.saturating_sub(self.from);
+        let room =
+            if matches!(self.mode, Mode::Window) && window < self.ahead as u64 { window as u32 } else { self.ahead };
+        room / 4
+    }
+}
+
+/// The answer of [`admit`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Send it.
+    Go,
+    /// Not before this time; look again then, or when the grant changes.
+    WaitUntil(u64),
+    /// Not before the grant changes.
+    WaitForChange,
+}
+
+/// How long after its last expected work a slice still counts as urgent, in ns. A switch between contexts costs about
+/// as much, so nothing is gained by letting others into a shorter gap.
+pub const HOLD: u64 = 200_000;
+/// A claim that reaches further than this beyond now, in ns, isn't believed: so a word that a process left behind or
+/// scribbled over stops nobody for long.
+pub const CLAIM: u64 = 20_000_000;
+
+/// What a slice with [`URGENT`] publishes after each launch (the greatest of its processes' values counts): until when
+/// lower classes keep out of the way.
+pub const fn urgent_until(now: u64, busy_until: u64) -> u64 {
+    let most = now.saturating_add(CLAIM / 2);
+    let end = if busy_until > now { busy_until } else { now }.saturating_add(HOLD);
+    if end < most { end } else { most }
+}
+
+/// May an operation that costs `cost` ns be sent at `now`? `busy_until` is the process's own ([`Track::busy_until`]);
+/// `urgent_until` the latest word of the classes above this one (0: none), and is only looked at under [`YIELD`].
+#[inline]
+pub const fn admit(now: u64, grant: &Grant, busy_until: u64, cost: u64, urgent_until: u64) -> Verdict {
+    if grant.flags & YIELD != 0 && urgent_until > now && urgent_until - now <= CLAIM {
+        return match grant.mode {
+            Mode::Closed | Mode::Paused => Verdict::WaitForChange,
+            Mode::Lease | Mode::Window => Verdict::WaitUntil(urgent_until),
+        };
+    }
+    let queued = busy_until.saturating_sub(now);
+    match grant.mode {
+        Mode::Closed | Mode::Paused => return Verdict::WaitForChange,
+        Mode::Lease => {}
+        Mode::Window if now >= grant.until => return Verdict::WaitForChange,
+        Mode::Window if now < grant.from => return Verdict::WaitUntil(grant.from),
+        // What would not be done in time waits until nothing is in flight, and then goes however long it is: a kernel
+        // longer than every window must run some time, and the arbiter takes the overrun from later windows.
+        Mode::Window if queued > 0 && busy_until.saturating_add(cost) > grant.until => {
+            return Verdict::WaitUntil(busy_until);
+        }
+        Mode::Window => {}
+    }
+    if queued > grant.ahead as u64 { Verdict::WaitUntil(busy_until - grant.ahead as u64) } else { Verdict::Go }
+}
+
+/// How many marks of a [`Track`] can be on their way at a time.
+pub const MARKS: usize = 16;
+/// A mark is due after this many operations, or this much work (ns), whichever comes first.
+const MARK_OPS: u32 = 16;
+const MARK_NS: u64 = 100_000;
+/// How long after the GPU got there a mark may become visible to a process, in ns: a mark isn't late before.
+const MARK_LATENCY: u64 = 20_000;
+
+/// A process's own picture of its work on one GPU: sent, done, and the expected end.
+///
+/// The picture is corrected by *marks*: numbers that the GPU writes into host memory when a stream gets there. A mark
+/// counts when every earlier one is there too, so with several streams each stream that got work since the last mark
+/// needs one, and overlapping work on several streams is charged as the union of its busy time.
+#[derive(Clone, Debug, Default)]
+pub struct Track {
+    busy_until: u64,
+    charged: u64,
+    last_launch: u64,
+    /// Operations and work since the last mark.
+    ops: u32,
+    work: u64,
+    /// The next mark's number; marks `tail..head` are on their way.
+    head: u32,
+    tail: u32,
+    /// When each mark on its way is expected.
+    expected: [u64; MARKS],
+}
+
+impl Track {
+    /// When everything sent is expected to be done.
+    pub const fn busy_until(&self) -> u64 {
+        self.busy_until
+    }
+
+    /// Device time of everything sent so far, in ns, done or not; corrected as marks tell.
+    pub const fn charged(&self) -> u64 {
+        self.charged
+    }
+
+    /// When the last operation was sent.
+    pub const fn last_launch(&self) -> u64 {
+        self.last_launch
+    }
+
+    /// An operation that is expected to cost `cost` ns was sent.
+    #[inline]
+    pub fn sent(&mut self, now: u64, cost: u64) {
+        self.busy_until = self.busy_until.max(now).saturating_add(cost);
+        self.charged = self.charged.wrapping_add(cost);
+        self.last_launch = now;
+        self.ops = self.ops.saturating_add(1);
+        self.work = self.work.saturating_add(cost);
+    }
+
+    /// Is it time for a mark, and is there room for one?
+    #[inline]
+    pub const fn mark_due(&self) -> bool {
+        (self.ops >= MARK_OPS || self.work >= MARK_NS) && self.head.wrapping_sub(self.tail) < MARKS as u32
+    }
+
+    /// The number that the GPU shall write after what was sent so far. Only after [`mark_due`](Self::mark_due), or
+    /// before a wait for the GPU while there is room.
+    pub fn mark(&mut self) -> u32 {
+        let mark = self.head;
+        self.expected[mark as usize % MARKS] = self.busy_until;
+        self.head = mark.wrapping_add(1);
+        (self.ops, self.work) = (0, 0);
+        mark
+    }
+
+    /// Looks which marks are there, oldest first, and corrects what is expected and charged: a mark that is there early
+    /// gives time back, one that is late takes more.
+    #[inline]
+    pub fn poll(&mut self, now: u64, mut there: impl FnMut(u32) -> bool) {
+        while self.tail != self.head {
+            let expected = self.expected[self.tail as usize % MARKS];
+            if there(self.tail) {
+                self.tail = self.tail.wrapping_add(1);
+                if expected > now {
+                    self.shift((now.wrapping_sub(expected)) as i64);
+                }
+            } else {
+                if now > expected.saturating_add(MARK_LATENCY) {
+                    self.shift((now - expected) as i64);
+                }
+                return;
+            }
+        }
+    }
+
+    /// Everything that is not done yet will be done `by` ns later than was thought.
+    fn shift(&mut self, by: i64) {
+        self.busy_until = self.busy_until.saturating_add_signed(by);
+        self.charged = self.charged.wrapping_add_signed(by);
+        let mut mark = self.tail;
+        while mark != self.head {
+            let expected = &mut self.expected[mark as usize % MARKS];
+            *expected = expected.saturating_add_signed(by);
+            mark = mark.wrapping_add(1);
+        }
+    }
+}
+
+/// The device time that is done at `now`, from what a process published: what it sent less what is still to come.
+pub const fn done(charged: u64, busy_until: u64, now: u64) -> u64 {
+    charged.saturating_sub(busy_until.saturating_sub(now))
+}
+
+/// The known cost of one kind of operation (function, grid, block and shared memory; or a graph). Eight bytes, so that a
+/// table of them can be words that threads read and write without a lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Cost {
+    mean: u32,
+    /// Launches since the last sample.
+    since: u16,
+    /// Samples taken, up to [`SETTLED`].
+    samples: u8,
+    /// Samples in a row that were far off.
+    odd: u8,
+}
+
+/// Of this many launches one is timed once two are known: under 1 %, so that the 99th percentile never sees it.
+pub const SAMPLE_EVERY: u16 = 128;
+/// A settled mean moves by `1 / 2^SETTLED` of the difference with each sample.
+const SETTLED: u8 = 3;
+/// A sample more than this many times off is doubted...
+const FAR: u32 = 4;
+/// ...until this many in a row say so.
+const BELIEVED: u8 = 3;
+
+impl Cost {
+    /// The word to keep.
+    pub const fn to_word(self) -> u64 {
+        (self.odd as u64) << 56 | (self.samples as u64) << 48 | (self.since as u64) << 32 | self.mean as u64
+    }
+
+    /// From a kept word; 0 is one that nothing is known about.
+    pub const fn from_word(word: u64) -> Cost {
+        Cost { mean: word as u32, since: (word >> 32) as u16, samples: (word >> 48) as u8, odd: (word >> 56) as u8 }
+    }
+
+    /// The expected device time in ns, or `unknown` ([`Grant::unknown_cost`]) before the first sample.
+    #[inline]
+    pub const fn estimate(&self, unknown: u32) -> u64 {
+        if self.samples == 0 { unknown as u64 } else { self.mean as u64 }
+    }
+
+    /// Counts a launch; true if it is one to be timed: the first two, then one in [`SAMPLE_EVERY`].
+    #[inline]
+    pub const fn launched(&mut self) -> bool {
+        self.since = self.since.saturating_add(1);
+        let sample = self.samples < 2 || self.since >= SAMPLE_EVERY;
+        if sample {
+            self.since = 0;
+        }
+        sample
+    }
+
+    /// Learns from a timed launch, in ns of device time. One that is far off (a first launch that had to load code, a
+    /// kernel that had to share the GPU) moves the mean only so far, until several in a row say the same.
+    pub const fn update(&mut self, measured: u64) {
+        let measured = if measured > u32::MAX as u64 { u32::MAX } else { measured as u32 };
+        let (low, high) = (self.mean / FAR, self.mean.saturating_mul(FAR));
+        if self.samples < 2 || (low <= measured && measured <= high) {
+            self.odd = 0;
+            // The first is taken as it is. It is often slow, so a second that is far quicker stands in for it.
+            self.learn(measured, if self.samples == 1 && measured < self.mean / 2 { 0 } else { self.samples });
+        } else if self.odd + 1 < BELIEVED {
+            self.odd += 1;
+            self.learn(if measured < low { low } else { high }, SETTLED);
+        } else {
+            (self.odd, self.samples) = (0, 1);
+            self.mean = measured;
+        }
+    }
+
+    const fn learn(&mut self, measured: u32, weight: u8) {
+        let weight = if weight < SETTLED { weight } else { SETTLED };
+        let by = (measured as i64 - self.mean as i64) >> weight;
+        self.mean = (self.mean as i64 + by) as u32;
+        if self.samples < SETTLED {
+            self.samples += 1;
+        }
+    }
+}

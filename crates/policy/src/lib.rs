@@ -1,0 +1,16 @@
+//! How a GPU's time is shared: decisions without a clock, without I/O, under whatever time the caller names.
+//!
+//! * [`gate`] decides in the process, at each launch, whether an operation may be sent to the GPU now.
+//! * [`arbiter`] decides in the daemon, a few hundred times a second at most, who may run when.
+//!
+//! The arbiter publishes a [`gate::Grant`] for each slice; the gates publish what they used and whether they wait. All
+//! times are nanoseconds of one monotonic clock that daemon and processes share (`CLOCK_MONOTONIC`).
+#![no_std]
+#![forbid(unsafe_code)]
+
+#[cfg(feature = "arbiter")]
+extern crate alloc;
+
+#[cfg(feature = "arbiter")]
+pub mod arbiter;
+pub mod gate;
