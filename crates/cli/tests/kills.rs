@@ -90,3 +90,27 @@ fn killed_programs_leave_nothing_behind() {
     program.end();
     within(PATIENCE, "the slice is empty again", || place.is_empty("a"));
 }
+
+/// `cleave run` itself, killed at any moment of its way to the program: no slice stays.
+#[test]
+fn killed_launchers_leave_no_slice() {
+    let place = Place::new("1xH100");
+    // Keeps the daemon, and gives every run the same way to go.
+    place.ok(&["slice", "create", "--memory", "1GiB", "--name", "keeper"]);
+    let made = || {
+        let events = place.json(&["events"])["items"].as_array().unwrap().clone();
+        events.iter().filter(|event| event["kind"] == "slice-created").count()
+    };
+    for number in 0..40 {
+        let before = made();
+        let mut run = place.cleave(&["run", "--memory", "1GiB", "--", "sleep", "1"]).spawn().unwrap();
+        if number % 4 == 0 {
+            within(PATIENCE, "it has its slice", || made() > before);
+        } else {
+            std::thread::sleep(Duration::from_micros(random(number) % 20_000));
+        }
+        run.kill().unwrap();
+        run.wait().unwrap();
+    }
+    within(PATIENCE, "only the first is left", || place.slices().len() == 1);
+}

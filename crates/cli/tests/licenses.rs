@@ -52,3 +52,28 @@ fn the_list_of_what_is_built_in_is_true() {
     let kept = std::fs::read_to_string(path).unwrap_or_default();
     assert!(kept == text, "{path} is out of date: CLEAVE_UPDATE=1 cargo test -p cleave --test licenses renews it");
 }
+
+/// The licence is in the project and in what the tool prints, and the SBOM has every library of the list.
+#[test]
+fn the_licence_is_there_and_the_sbom_is_whole() {
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../LICENSE")).unwrap();
+    assert!(text.contains("Apache License") && text.contains("Version 2.0, January 2004"));
+    let cleave = |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_cleave")).args(arguments).output().unwrap();
+        assert!(output.status.success());
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert!(cleave(&["licenses"]).contains("Apache-2.0"));
+    let sbom: Value = serde_json::from_str(&cleave(&["licenses", "--sbom"])).unwrap();
+    assert_eq!((&sbom["bomFormat"], &sbom["specVersion"]), (&json!("CycloneDX"), &json!("1.5")));
+    assert_eq!(sbom["metadata"]["component"]["licenses"][0]["expression"], "Apache-2.0");
+    let listed: Vec<(Value, Value, Value)> = sbom["components"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|c| (c["name"].clone(), c["version"].clone(), c["licenses"][0]["expression"].clone()))
+        .collect();
+    let built_in: Vec<_> =
+        built_in().iter().map(|l| (l["name"].clone(), l["version"].clone(), l["license"].clone())).collect();
+    assert_eq!(listed, built_in);
+}

@@ -21,6 +21,154 @@ fn skipped(what: &str) {
     eprintln!("SKIPPED: {what}");
 }
 
+/// Does what it is told, by CUDA and NVML alone, and tells in JSON.
+const ASKED: &str = r#"
+import ctypes, json, os, sys
+cuda, nvml = ctypes.CDLL("libcuda.so.1"), ctypes.CDLL("libnvidia-ml.so.1")
+number, size, pointer = ctypes.c_int, ctypes.c_size_t, ctypes.c_void_p
+class Memory(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_ulonglong) for name in ("total", "free", "used")]
+def look():
+    count, whole, free, total, handle, memory = number(), size(), size(), size(), pointer(), Memory()
+    assert cuda.cuDeviceGetCount(ctypes.byref(count)) == 0
+    assert cuda.cuDeviceTotalMem_v2(ctypes.byref(whole), 0) == 0
+    assert cuda.cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total)) == 0
+    assert nvml.nvmlDeviceGetHandleByIndex_v2(0, ctypes.byref(handle)) == 0
+    assert nvml.nvmlDeviceGetMemoryInfo(handle, ctypes.byref(memory)) == 0
+    return {"pid": os.getpid(), "devices": count.value, "device_total": whole.value, "total": total.value,
+            "free": free.value, "nvml_total": memory.total, "nvml_used": memory.used}
+def take(mib):
+    at = ctypes.c_ulonglong()
+    return {"error": cuda.cuMemAlloc_v2(ctypes.byref(at), size(mib << 20))}
+context = pointer()
+assert cuda.cuInit(0) == 0 and nvml.nvmlInit_v2() == 0
+assert cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), 0) == 0 and cuda.cuCtxSetCurrent(context) == 0
+for line in sys.stdin:
+    what, *rest = line.split()
+    print(json.dumps(take(int(rest[0])) if what == "take" else look()), flush=True)
+"#;
+const ASKED_PROGRAM: [&str; 3] = ["python3", "-c", ASKED];
+const OUT_OF_MEMORY: u64 = 2;
+
+/// One MiB more than the budget is refused, and so is what passes it in sum; who keeps to its own budget notices nothing.
+#[test]
+fn a5_a_budget_is_held_and_the_neighbours_keep_running() {
+    let place = Place::new("1xH100");
+    let budget = 10 << 10;
+    for name in ["s0", "s1", "s2"] {
+        place.ok(&["slice", "create", "--memory", "10GiB", "--name", name]);
+    }
+    let mut neighbours = ["s1", "s2"].map(|name| place.start(name, &ASKED_PROGRAM));
+    for neighbour in &mut neighbours {
+        assert_eq!(neighbour.ask("take 4096")["error"], 0);
+    }
+    let mut program = place.start("s0", &ASKED_PROGRAM);
+    assert_eq!(program.ask(&format!("take {}", budget + 1))["error"], OUT_OF_MEMORY);
+    let context = number(&program.ask("look")["nvml_used"]).div_ceil(MIB);
+    let room = budget - context;
+    for (mib, error) in [(room + 1, OUT_OF_MEMORY), (room / 2, 0), (room / 2 + 2, OUT_OF_MEMORY), (room / 4, 0)] {
+        assert_eq!(program.ask(&format!("take {mib}"))["error"], error, "{mib} of {room}");
+        for neighbour in &mut neighbours {
+            assert_eq!(neighbour.ask("take 256")["error"], 0, "a neighbour");
+        }
+    }
+    for (name, denied) in [("s0", 3), ("s1", 0), ("s2", 0)] {
+        assert_eq!(place.show(name)["denied_total"], denied, "{name}");
+    }
+    assert!(place.used("s0").0 <= budget * MIB);
+    program.end();
+    for neighbour in neighbours {
+        neighbour.end();
+    }
+}
+
+/// CUDA and NVML report the quota as the card's size, and the slice's use as its use.
+#[test]
+fn a7_a_slice_looks_like_a_card_of_its_own() {
+    let place = Place::new("2xH100");
+    place.ok(&["slice", "create", "--gpu", "0", "--memory", "10GiB", "--name", "other"]);
+    let mut other = place.start("other", &ASKED_PROGRAM);
+    other.ask("take 8192");
+    let quota = 12u64 << 30;
+    place.ok(&["slice", "create", "--gpu", "0", "--memory", "12GiB", "--name", "a"]);
+    for hold in ["auto", "environment"] {
+        let run = ["exec", "a", "--hold", hold, "--"];
+        let mut program = Held::new(place.cleave(&[&run, &ASKED_PROGRAM[..]].concat()));
+        let fresh = program.ask("look");
+        for key in ["device_total", "total", "nvml_total"] {
+            assert_eq!(fresh[key], quota, "{hold} {key}: {fresh}");
+        }
+        assert_eq!(fresh["devices"], 1, "{fresh}");
+        assert!(number(&fresh["nvml_used"]) < 1 << 30, "what the neighbour uses is not shown: {fresh}");
+        program.ask("take 1024");
+        let later = program.ask("look");
+        let grown = |key: &str| number(&later[key]).abs_diff(number(&fresh[key]));
+        assert_eq!((grown("free"), grown("nvml_used")), (1 << 30, 1 << 30), "{fresh} {later}");
+        program.end();
+        within(PATIENCE, "it has gone", || place.is_empty("a"));
+    }
+    other.end();
+}
+
+/// Waits until the program is shown a card of so many GiB, and gives its process id.
+fn sees_quota(program: &mut Held, gib: u64) -> u64 {
+    within(Duration::from_secs(1), "the new quota is seen", || number(&program.ask("look")["total"]) == gib << 30);
+    number(&program.ask("look")["pid"])
+}
+
+/// A running program sees its new quota within a second and is held by it, as the same process.
+#[test]
+fn a10_a11_quotas_change_under_a_running_program() {
+    let place = Place::new("1xH100");
+    place.ok(&["slice", "create", "--memory", "8GiB", "--name", "a"]);
+    let mut program = place.start("a", &ASKED_PROGRAM);
+    let before = program.ask("look");
+    assert_eq!(program.ask("take 9216")["error"], OUT_OF_MEMORY);
+    let process = place.json(&["ps", "a"])["items"][0].clone();
+    place.ok(&["slice", "resize", "a", "--memory", "12GiB"]);
+    let mut pids = vec![sees_quota(&mut program, 12)];
+    assert_eq!(program.ask("take 9216")["error"], 0, "what was refused fits now");
+    let used = place.used("a").0;
+    assert!(used >= 9216 * MIB);
+
+    let said = place.fails(3, &["slice", "resize", "a", "--memory", "4GiB"]);
+    assert!(said.contains("force") && said.contains("4 GiB asked"), "{said}");
+    pids.push(sees_quota(&mut program, 12));
+    place.ok(&["slice", "resize", "a", "--memory", "4GiB", "--force"]);
+    pids.push(sees_quota(&mut program, 4));
+    assert_eq!(place.used("a").0, used, "nothing is taken away");
+    assert_eq!(program.ask("take 1")["error"], OUT_OF_MEMORY);
+    assert!(pids.iter().all(|pid| *pid == number(&before["pid"])), "{pids:?}");
+    let after = place.json(&["ps", "a"])["items"][0].clone();
+    for key in ["pid", "since"] {
+        assert_eq!(after[key], process[key], "{key}");
+    }
+    program.end();
+}
+
+/// The slice's id names it to CUDA and to the API, and stays when the daemon is another.
+#[test]
+fn a27_a_slice_has_an_id_of_its_own() {
+    let place = Place::new("4xH100");
+    place.ok(&["slice", "create", "--gpu", "1,3", "--memory", "8GiB", "--name", "a"]);
+    let id = place.show("a")["id"].as_str().unwrap().to_owned();
+    let hex: Vec<usize> = id.strip_prefix("SLICE-").unwrap().split('-').map(str::len).collect();
+    assert_eq!(hex, [8, 4, 4, 4, 12], "{id}");
+    let gpu = place.show("a")["devices"][1]["gpu_uuid"].as_str().unwrap().to_owned();
+    for (visible, devices) in [(id.as_str(), 2), ("1", 1), (&gpu, 1), ("0,1", 2)] {
+        let variable = format!("CUDA_VISIBLE_DEVICES={visible}");
+        let mut program = place.start("a", &[&["env", &variable], &ASKED_PROGRAM[..]].concat());
+        let seen = program.ask("look");
+        assert_eq!((&seen["devices"], &seen["total"]), (&devices.into(), &(8u64 << 30).into()), "{visible}: {seen}");
+        program.end();
+    }
+    place.ok(&["slice", "resize", &id, "--memory", "9GiB"]);
+    place.ok(&["shutdown"]);
+    assert_eq!(place.json(&["gpus"])["items"].as_array().unwrap().len(), 4, "another daemon");
+    assert_eq!(place.show("a")["id"], id);
+    assert_eq!(place.show(&id)["name"], "a");
+}
+
 /// 25, 35 and 40 % of one card fit, by memory and by compute; 1 % more does not.
 #[test]
 fn a8_the_splits_of_a_card_sum_up_to_all_of_it() {
@@ -224,6 +372,38 @@ fn a29_a_killed_program_leaves_nothing() {
         assert!(place.json(&["ps", "a"])["items"].as_array().unwrap().is_empty());
         assert_eq!(place.card_used(), 0);
     }
+}
+
+/// `kill -9` of a container's init takes all of its processes along: each is listed with its number inside and outside while
+/// it lives, and nothing is left 2 s after.
+#[test]
+fn a29_a_killed_init_leaves_nothing() {
+    if !rustix::process::geteuid().is_root() {
+        return skipped("a PID namespace: this is not root");
+    }
+    let place = Place::new("1xH100");
+    let escape = place.compile("escape.c").display().to_string();
+    place.ok(&["slice", "create", "--memory", "8GiB", "--name", "a"]);
+    let script = "\"$1\" alloc --ask 1024 --hold <&3 & \"$1\" alloc --ask 1024 --hold <&3 & wait";
+    let script = format!("exec 3<&0; {script}");
+    let mut container =
+        place.start("a", &["unshare", "--pid", "--fork", "--kill-child", "sh", "-c", &script, "sh", &escape]);
+    container.line();
+    container.line();
+    let processes = place.json(&["ps", "a"])["items"].as_array().unwrap().clone();
+    assert_eq!(processes.len(), 2);
+    let mut init = 0;
+    for process in &processes {
+        let (pid, own) = (number(&process["pid"]), number(&process["own_pid"]));
+        assert!((2..10).contains(&own) && pid != own, "{process}");
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        init = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap().trim().parse().unwrap();
+    }
+    kill_process(Pid::from_raw(init).unwrap(), Signal::KILL).unwrap();
+    within(PROMISED, "its use is 0", || place.is_empty("a"));
+    assert!(place.json(&["ps", "a"])["items"].as_array().unwrap().is_empty());
+    // The simulated card knows its processes by the number that they have themselves: its own figure says nothing here.
+    container.child.wait().unwrap();
 }
 
 /// `kill -9` of `cleave run`, and then of its program: the slice goes, and all that it held.

@@ -21,6 +21,7 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::Ordering::SeqCst;
+use std::time::{Duration, Instant};
 
 const SLOT_BYTES: usize = size_of::<Slot>();
 const USAGE_BYTES: u64 = size_of::<Usage>() as u64;
@@ -559,8 +560,8 @@ pub fn open_to_all(path: &Path) -> io::Result<()> {
     Ok(rustix::fs::chmodat(rustix::fs::CWD, path, Mode::from_raw_mode(0o666), AtFlags::empty())?)
 }
 
-/// Locks `path` for this process's life, or says who has it.
-pub fn lock(path: &Path, dir: &Path) -> anyhow::Result<File> {
+/// Locks `path` for this process's life, or says who has it after `patience`: a daemon that is just ending may.
+pub fn lock(path: &Path, dir: &Path, patience: Duration) -> anyhow::Result<File> {
     use anyhow::Context;
     use std::io::{Read, Seek, Write};
     let mut file = File::options()
@@ -570,7 +571,16 @@ pub fn lock(path: &Path, dir: &Path) -> anyhow::Result<File> {
         .truncate(false)
         .open(path)
         .with_context(|| format!("can't make {}", path.display()))?;
-    match rustix::fs::flock(file.as_fd(), rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+    let began = Instant::now();
+    let locked = loop {
+        match rustix::fs::flock(file.as_fd(), rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Err(rustix::io::Errno::WOULDBLOCK) if began.elapsed() < patience => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            other => break other,
+        }
+    };
+    match locked {
         Ok(()) => {}
         Err(rustix::io::Errno::WOULDBLOCK) => {
             let mut who = String::new();
@@ -831,11 +841,17 @@ mod tests {
     fn a_second_daemon_is_told_who_is_there() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("daemon.lock");
-        let first = lock(&path, dir.path()).unwrap();
-        let error = lock(&path, dir.path()).unwrap_err().to_string();
+        let lock = |patience| lock(&path, dir.path(), patience);
+        let first = lock(Duration::ZERO).unwrap();
+        let error = lock(Duration::ZERO).unwrap_err().to_string();
         assert!(error.contains(&format!("process {}", std::process::id())), "{error}");
         assert!(error.contains(env!("CARGO_PKG_VERSION")), "{error}");
-        drop(first);
-        lock(&path, dir.path()).unwrap();
+        // One that ends meanwhile is waited for.
+        let second = std::thread::scope(|scope| {
+            let second = scope.spawn(|| lock(Duration::from_secs(60)));
+            drop(first);
+            second.join().unwrap()
+        });
+        second.unwrap();
     }
 }

@@ -15,7 +15,13 @@ use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
+
+/// How long open connections may finish what they are at when the daemon ends.
+const FINISH: Duration = Duration::from_secs(2);
+/// How long a daemon that is ending is waited for: a little longer than that.
+const PREDECESSOR: Duration = Duration::from_secs(3);
 
 /// Runs the daemon until it is told to end (SIGTERM, SIGINT, `POST /v1/shutdown`), or, if it is private, until its last
 /// slice is gone. Slices and the programs in them outlive it, unless it is private.
@@ -42,9 +48,9 @@ impl Prepared {
     pub fn new(config: &Config) -> anyhow::Result<Self> {
         let root = rustix::process::geteuid().is_root();
         own_dir(&config.run_dir, if root { 0o755 } else { 0o700 })?;
-        let run_lock = lock(&config.run_dir.join("daemon.lock"), &config.run_dir)?;
+        let run_lock = lock(&config.run_dir.join("daemon.lock"), &config.run_dir, PREDECESSOR)?;
         own_dir(&config.state_dir, 0o700)?;
-        let state_lock = lock(&config.state_dir.join("daemon.lock"), &config.state_dir)?;
+        let state_lock = lock(&config.state_dir.join("daemon.lock"), &config.state_dir, PREDECESSOR)?;
         let run = RunDir::open(&config.run_dir)
             .with_context(|| format!("the run directory {} can't be used", config.run_dir.display()))?;
         let path = config.state_dir.join("cleave.db");
@@ -166,7 +172,7 @@ pub fn run_with(config: Config, prepared: Prepared, nvml: Box<dyn Nvml>, driver:
         node.shut_down();
         // Open connections may finish what they are at, but not keep the daemon.
         let finish = async { while tasks.join_next().await.is_some() {} };
-        let _ = tokio::time::timeout(std::time::Duration::from_secs(2), finish).await;
+        let _ = tokio::time::timeout(FINISH, finish).await;
         let _ = fs::remove_file(&socket);
         let inner = node.lock();
         let ids: Vec<String> = inner.slices.keys().cloned().collect();

@@ -2,7 +2,7 @@
 #![allow(dead_code, missing_docs)]
 use crate::support::{self, stderr, stdout};
 use serde_json::Value;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -138,6 +138,12 @@ impl Held {
         let mut text = String::new();
         self.lines.read_line(&mut text).unwrap();
         serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text:?}"))
+    }
+
+    /// Tells it something; its answer.
+    pub fn ask(&mut self, what: &str) -> Value {
+        writeln!(self.child.stdin.as_mut().unwrap(), "{what}").unwrap();
+        self.line()
     }
 
     /// Ends its input and waits for its end.
