@@ -11,6 +11,8 @@ use crate::model::{Inventory, SpecError};
 pub const INVENTORY: &str = "sim.toml";
 /// The file that the processes share.
 pub const STATE: &str = "state";
+/// The file that says by its locks which process is which.
+pub const OWNERS: &str = "owners";
 /// The library itself.
 pub const LIBRARY: &str = "libfakegpu.so";
 
@@ -53,6 +55,7 @@ pub fn install_inventory(dir: &Path, inventory: &Inventory, library: &[u8]) -> R
     replace(LIBRARY, library)?;
     replace(INVENTORY, toml::to_string(inventory)?.as_bytes())?;
     replace(STATE, &[])?;
+    replace(OWNERS, &[])?;
     let state = at(STATE);
     let grow =
         fs::OpenOptions::new().write(true).open(&state).and_then(|f| f.set_len(crate::shared::STATE_BYTES as u64));

@@ -1,8 +1,9 @@
 //! Host memory that stands for device memory: mapped without reserving it, touched when a program touches it.
 #![allow(unsafe_code)] // UNSAFETY: mmap and its kin.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::os::fd::{AsRawFd, FromRawFd, RawFd};
+use std::path::{Path, PathBuf};
 
 use crate::alloc::PAGE;
 
@@ -11,8 +12,8 @@ use crate::alloc::PAGE;
 pub struct Mapping {
     base: u64,
     len: usize,
-    /// The file behind it, once another process may map it too.
-    file: Option<File>,
+    /// The file that it was shared through; its name goes with the mapping.
+    shared: Option<PathBuf>,
 }
 
 fn map(at: u64, len: usize, protection: i32, flags: i32, fd: RawFd, offset: i64) -> Option<u64> {
@@ -40,7 +41,7 @@ impl Mapping {
         let base = start.next_multiple_of(align);
         unmap(start, (base - start) as usize);
         unmap(base + len as u64, (start + whole as u64 - base) as usize - len);
-        Some(Mapping { base, len, file: None })
+        Some(Mapping { base, len, shared: None })
     }
 
     /// Fresh zeroed memory at an address that is a multiple of [`PAGE`].
@@ -54,10 +55,9 @@ impl Mapping {
     }
 
     /// Memory of another process, through its file.
-    pub fn of_file(file: File, len: u64) -> Option<Mapping> {
-        let mut mapping = Mapping::aligned(len, PAGE, libc::PROT_NONE)?;
+    pub fn of_file(file: &File, len: u64) -> Option<Mapping> {
+        let mapping = Mapping::aligned(len, PAGE, libc::PROT_NONE)?;
         map(mapping.base, mapping.len, READ_WRITE, libc::MAP_SHARED | libc::MAP_FIXED, file.as_raw_fd(), 0)?;
-        mapping.file = Some(file);
         Some(mapping)
     }
 
@@ -71,25 +71,37 @@ impl Mapping {
         self.len as u64
     }
 
-    /// Moves the contents into a file that other processes can open; returns its descriptor.
-    pub fn share(&mut self) -> Option<RawFd> {
-        if self.file.is_none() {
-            let file = memory_file(self.len as u64)?;
-            // Only pages that were touched hold anything; writing all of them would touch the rest.
-            let mut resident = vec![0_u8; self.len / 4096];
-            // SAFETY: asks about our own mapping, with one byte for each of its pages.
-            unsafe { libc::mincore(self.base as *mut _, self.len, resident.as_mut_ptr()) };
-            for (page, _) in resident.iter().enumerate().filter(|(_, flags)| **flags & 1 != 0) {
-                let offset = page * 4096;
-                // SAFETY: writes one page of our own readable mapping to a file of the same length.
-                unsafe {
-                    libc::pwrite(file.as_raw_fd(), (self.base as usize + offset) as *const _, 4096, offset as i64)
-                };
+    /// Moves the contents into a new file at `path` that other processes can open, unless they are in one already;
+    /// returns where.
+    pub fn share(&mut self, path: PathBuf) -> Option<&Path> {
+        if self.shared.is_none() {
+            let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path).ok()?;
+            if !self.move_into(&file) {
+                let _ = std::fs::remove_file(&path);
+                return None;
             }
-            map(self.base, self.len, READ_WRITE, libc::MAP_SHARED | libc::MAP_FIXED, file.as_raw_fd(), 0)?;
-            self.file = Some(file);
+            self.shared = Some(path);
         }
-        self.file.as_ref().map(AsRawFd::as_raw_fd)
+        self.shared.as_deref()
+    }
+
+    fn move_into(&self, file: &File) -> bool {
+        if file.set_len(self.len as u64).is_err() {
+            return false;
+        }
+        // Only pages that were touched hold anything; writing all of them would touch the rest.
+        let mut resident = vec![0_u8; self.len / 4096];
+        // SAFETY: asks about our own mapping, with one byte for each of its pages.
+        unsafe { libc::mincore(self.base as *mut _, self.len, resident.as_mut_ptr()) };
+        for (page, _) in resident.iter().enumerate().filter(|(_, flags)| **flags & 1 != 0) {
+            let offset = page * 4096;
+            let at = (self.base as usize + offset) as *const _;
+            // SAFETY: writes one page of our own readable mapping to a file of the same length.
+            if unsafe { libc::pwrite(file.as_raw_fd(), at, 4096, offset as i64) } != 4096 {
+                return false;
+            }
+        }
+        map(self.base, self.len, READ_WRITE, libc::MAP_SHARED | libc::MAP_FIXED, file.as_raw_fd(), 0).is_some()
     }
 
     /// Puts `len` bytes of `file` at `at`, inaccessible until [`Mapping::protect`].
@@ -124,6 +136,9 @@ impl Mapping {
 impl Drop for Mapping {
     fn drop(&mut self) {
         unmap(self.base, self.len);
+        if let Some(path) = &self.shared {
+            let _ = std::fs::remove_file(path);
+        }
     }
 }
 

@@ -549,7 +549,7 @@ nvml! {
         let device = Device::of(device)?;
         let mut shared = device.nvml.shared.lock();
         let now = shared.now(device.index);
-        let busy: u64 = shared.users(device.index).iter().map(|(_, usage)| usage.meter.total()).sum();
+        let busy = shared.busy(device.index);
         let model = device.model();
         // Watts times nanoseconds are nanojoules; the answer is in millijoules.
         let idle = now / 1000 * u64::from(model.idle_watts);

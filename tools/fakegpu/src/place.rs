@@ -2,10 +2,12 @@
 #![allow(unsafe_code)] // UNSAFETY: asks the loader with dladdr.
 
 use std::ffi::{CStr, OsStr, c_void};
+use std::fs::{File, OpenOptions};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 
-use crate::install::{INVENTORY, STATE};
+use crate::install::{INVENTORY, OWNERS, STATE};
 use crate::model::{Inventory, Pace};
 use crate::shared::Shared;
 
@@ -30,10 +32,22 @@ fn directory() -> Option<PathBuf> {
     [real, Some(given)].into_iter().flatten().find(|dir| dir.join(INVENTORY).exists())
 }
 
+/// The file in which this library's process owns its record: opened once and never closed, or the kernel would take the
+/// process for gone.
+static OWNERS_FILE: Mutex<Option<&'static File>> = Mutex::new(None);
+
 /// The inventory and the shared state of the installation that this library belongs to.
 pub fn open() -> Option<(Inventory, Shared)> {
     let dir = directory()?;
     let inventory = Inventory::read(&dir.join(INVENTORY)).ok()?;
-    let shared = Shared::open(&dir.join(STATE), inventory.pace == Pace::Real).ok()?;
+    let mut owners = OWNERS_FILE.lock().unwrap_or_else(PoisonError::into_inner);
+    let owners = match *owners {
+        Some(file) => file,
+        None => {
+            let file = OpenOptions::new().read(true).write(true).open(dir.join(OWNERS)).ok()?;
+            *owners.insert(Box::leak(Box::new(file)))
+        }
+    };
+    let shared = Shared::open(&dir.join(STATE), owners, inventory.pace == Pace::Real).ok()?;
     Some((inventory, shared))
 }

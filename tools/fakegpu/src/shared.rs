@@ -2,13 +2,16 @@
 //!
 //! The file is mapped by everyone and changed only under `flock`, which the kernel releases when its holder dies. No
 //! sum is stored: what is used is always added up from the processes' own records, so a process may die at any
-//! instruction, and its records are dropped when the next one finds that pid and start time no longer name it.
+//! instruction, and its record is dropped when the next one finds that nobody owns it any more.
+//!
+//! A process owns a record by a POSIX lock on one byte of a second file. The kernel ends the lock with the process and
+//! tells everybody who asks the owner's pid in the asker's own pid namespace, so containers need not see each other.
 #![allow(unsafe_code)] // UNSAFETY: maps a file and works on it in place.
 
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -17,7 +20,9 @@ use crate::model::MAX_DEVICES;
 
 /// Most processes at once.
 const MAX_PROCESSES: usize = 256;
-const MAGIC: u64 = 0x636c_6561_7665_0001;
+/// What the names of files with memory begin with.
+const MEMORY: &str = "memory.";
+const MAGIC: u64 = 0x636c_6561_7665_0002;
 
 /// Size of the state file.
 pub const STATE_BYTES: usize = std::mem::size_of::<Layout>();
@@ -39,9 +44,9 @@ pub struct Usage {
 
 #[repr(C)]
 struct Process {
-    pid: u32,
+    /// Whether somebody attached here and was not found dead since.
+    taken: u32,
     reserved: u32,
-    start: u64,
     devices: [Usage; MAX_DEVICES],
 }
 
@@ -58,6 +63,10 @@ struct Layout {
 /// The shared state, as one process sees it.
 pub struct Shared {
     file: File,
+    /// Whose record is whose: see [`owner`].
+    owners: &'static File,
+    /// Where the files are.
+    dir: PathBuf,
     map: NonNull<Layout>,
     /// Keeps this process's threads apart; `flock` does not.
     threads: Mutex<()>,
@@ -76,16 +85,32 @@ pub struct Locked<'a> {
     _threads: MutexGuard<'a, ()>,
 }
 
-/// The kernel's start time of a process, in clock ticks after boot: with the pid it names a process for good.
-fn start_time(pid: u32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name in parentheses may hold anything; the 20th field after it is the 22nd of the line.
-    let mut fields = stat.get(stat.rfind(')')? + 2..)?.split(' ');
-    let state = fields.next()?;
-    if matches!(state, "Z" | "X") {
-        return None;
+/// One byte of the owners' file, as `fcntl` takes it.
+fn byte(slot: usize) -> libc::flock {
+    libc::flock {
+        l_type: libc::F_WRLCK as _,
+        l_whence: libc::SEEK_SET as _,
+        l_start: slot as _,
+        l_len: 1,
+        // What F_OFD_GETLK asks for.
+        l_pid: 0,
     }
-    fields.nth(18)?.parse().ok()
+}
+
+/// Makes this process the owner of a record until it ends; not a child of `fork`, and not what it executes.
+fn own(owners: &File, slot: usize) -> bool {
+    // SAFETY: fcntl on a descriptor that we own, with a lock that lives through the call.
+    unsafe { libc::fcntl(owners.as_raw_fd(), libc::F_SETLK, &byte(slot)) == 0 }
+}
+
+/// The owner's pid as this process sees it, 0 where it can't see it; `None` without an owner.
+fn owner(owners: &File, slot: usize) -> Option<u32> {
+    let mut lock = byte(slot);
+    // Asked in the name of the open file, not of the process: this process's own locks count, too.
+    // SAFETY: fcntl on a descriptor that we own, writing to a lock that lives through the call.
+    let asked = unsafe { libc::fcntl(owners.as_raw_fd(), libc::F_OFD_GETLK, &mut lock) } == 0;
+    // Where the kernel does not say, nobody is taken for dead.
+    (!asked || lock.l_type != libc::F_UNLCK as libc::c_short).then(|| u32::try_from(lock.l_pid).unwrap_or(0))
 }
 
 /// Nanoseconds of the machine's monotonic clock.
@@ -98,7 +123,9 @@ pub fn monotonic() -> Nanos {
 
 impl Shared {
     /// Opens the state file of an installation; `real` is whether its time passes as the machine's does.
-    pub fn open(path: &Path, real: bool) -> io::Result<Shared> {
+    ///
+    /// A process's locks on a file end when it closes any descriptor of it, so `owners` is never closed.
+    pub fn open(path: &Path, owners: &'static File, real: bool) -> io::Result<Shared> {
         let file = OpenOptions::new().read(true).write(true).open(path)?;
         if file.metadata()?.len() < STATE_BYTES as u64 {
             file.set_len(STATE_BYTES as u64)?;
@@ -118,7 +145,23 @@ impl Shared {
             return Err(io::Error::last_os_error());
         }
         let map = NonNull::new(map.cast()).ok_or_else(|| io::Error::other("mapped at address 0"))?;
-        Ok(Shared { file, map, threads: Mutex::new(()), real })
+        let dir = path.parent().map(PathBuf::from).unwrap_or_default();
+        Ok(Shared { file, owners, dir, map, threads: Mutex::new(()), real })
+    }
+
+    /// Where the process in `slot` puts memory that others may map; gone with its process.
+    pub fn memory_path(&self, slot: usize, number: u64) -> PathBuf {
+        self.dir.join(format!("{MEMORY}{slot}.{number}"))
+    }
+
+    /// Removes the files at [`Shared::memory_path`] that a process left.
+    fn forget_memory(&self, slot: usize) {
+        let prefix = format!("{MEMORY}{slot}.");
+        for entry in std::fs::read_dir(&self.dir).into_iter().flatten().flatten() {
+            if entry.file_name().to_str().is_some_and(|name| name.starts_with(&prefix)) {
+                let _ = std::fs::remove_file(entry.path());
+            }
+        }
     }
 
     /// Takes the state for this thread alone.
@@ -149,40 +192,36 @@ impl Drop for Locked<'_> {
 }
 
 impl Locked<'_> {
-    fn live(&self) -> impl Iterator<Item = &Process> {
+    fn live(&self) -> impl Iterator<Item = (usize, &Process)> {
         let high = (self.layout.high as usize).min(MAX_PROCESSES);
-        self.layout.processes[..high].iter().filter(|process| process.pid != 0)
+        self.layout.processes[..high].iter().enumerate().filter(|(_, process)| process.taken != 0)
     }
 
     /// Drops the records of processes that no longer exist.
     pub fn collect(&mut self) {
-        let high = (self.layout.high as usize).min(MAX_PROCESSES);
-        for process in &mut self.layout.processes[..high] {
-            if process.pid != 0 && start_time(process.pid) != Some(process.start) {
-                process.pid = 0;
-            }
+        let gone = |slot: &usize| owner(self.shared.owners, *slot).is_none();
+        let gone: Vec<usize> = self.live().map(|(slot, _)| slot).filter(gone).collect();
+        for slot in gone {
+            self.layout.processes[slot].taken = 0;
+            self.shared.forget_memory(slot);
         }
     }
 
-    /// The record of this process, made if it has none yet; `None` when all are taken.
+    /// A record for this process; `None` when all are taken.
     pub fn attach(&mut self) -> Option<usize> {
         self.collect();
-        let pid = std::process::id();
-        let start = start_time(pid)?;
-        let index = self.layout.processes.iter().position(|p| p.pid == pid || p.pid == 0)?;
-        let process = &mut self.layout.processes[index];
-        if process.pid != pid {
-            process.devices = [Usage::default(); MAX_DEVICES];
-            process.start = start;
-            process.pid = pid;
-        }
-        self.layout.high = self.layout.high.max(index as u32 + 1);
-        Some(index)
+        let (shared, processes) = (self.shared, &mut self.layout.processes);
+        let free = |slot: &usize| processes[*slot].taken == 0 && owner(shared.owners, *slot).is_none();
+        let slot = (0..MAX_PROCESSES).find(|slot| free(slot) && own(shared.owners, *slot))?;
+        processes[slot].devices = [Usage::default(); MAX_DEVICES];
+        processes[slot].taken = 1;
+        self.layout.high = self.layout.high.max(slot as u32 + 1);
+        Some(slot)
     }
 
     /// Bytes in use on a device by all processes.
     pub fn used(&self, device: usize) -> u64 {
-        self.live().map(|process| process.devices[device].physical).sum()
+        self.live().map(|(_, process)| process.devices[device].physical).sum()
     }
 
     /// Takes `bytes` for the process in `slot` if the device's `total` allows; `visible` where NVML shows them.
@@ -217,18 +256,24 @@ impl Locked<'_> {
         usage.contexts = usage.contexts.saturating_add_signed(change);
     }
 
-    /// Every live process that has a context on the device: pid and what it has there.
+    /// Every live process that has a context on the device and that this one can see: pid and what it has there.
     pub fn users(&self, device: usize) -> Vec<(u32, Usage)> {
         self.live()
-            .filter(|process| process.devices[device].contexts > 0)
-            .map(|process| (process.pid, process.devices[device]))
+            .filter(|(_, process)| process.devices[device].contexts > 0)
+            .filter_map(|(slot, process)| Some((owner(self.shared.owners, slot)?, process.devices[device])))
+            .filter(|(pid, _)| *pid != 0)
             .collect()
     }
 
     /// Percent of the last second in which the device was busy.
     pub fn utilisation(&mut self, device: usize) -> u32 {
         let now = self.now(device);
-        self.live().map(|process| process.devices[device].meter.percent(now)).sum::<u32>().min(100)
+        self.live().map(|(_, process)| process.devices[device].meter.percent(now)).sum::<u32>().min(100)
+    }
+
+    /// How long the device was busy for the processes that live.
+    pub fn busy(&self, device: usize) -> Nanos {
+        self.live().map(|(_, process)| process.devices[device].meter.total()).sum()
     }
 
     /// What time it is on a device.
@@ -257,20 +302,30 @@ impl Locked<'_> {
 mod tests {
     use super::*;
 
+    fn scratch(name: &str) -> (PathBuf, &'static File) {
+        let dir = std::env::temp_dir().join(format!("fakegpu-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).expect("temporary folder");
+        std::fs::write(dir.join("state"), []).expect("temporary file");
+        let owners = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(dir.join("owners"));
+        (dir, Box::leak(Box::new(owners.expect("temporary file"))))
+    }
+
     #[test]
-    fn the_own_process_has_a_start_time_and_no_process_0() {
-        assert!(start_time(std::process::id()).is_some());
-        assert!(start_time(0).is_none());
+    fn this_process_owns_its_record_and_nobody_the_next() {
+        let (dir, owners) = scratch("owner");
+        assert_eq!(owner(owners, 7), None);
+        assert!(own(owners, 7));
+        assert_eq!(owner(owners, 7), Some(std::process::id()));
+        assert_eq!(owner(owners, 8), None);
+        std::fs::remove_dir_all(dir).expect("remove");
     }
 
     #[test]
     fn charges_stop_at_the_total_and_come_back() {
-        let path = std::env::temp_dir().join(format!("fakegpu-shared-{}", std::process::id()));
-        std::fs::write(&path, []).expect("temporary file");
-        let shared = Shared::open(&path, false).expect("open");
+        let (dir, owners) = scratch("charges");
+        let shared = Shared::open(&dir.join("state"), owners, false).expect("open");
         let mut state = shared.lock();
         let slot = state.attach().expect("slot");
-        assert_eq!(state.attach(), Some(slot));
         assert!(state.charge(slot, 1, 60, true, 100));
         assert!(!state.charge(slot, 1, 41, true, 100));
         assert!(state.charge(slot, 1, 40, false, 100));
@@ -278,6 +333,28 @@ mod tests {
         state.release(slot, 1, 60, true);
         assert_eq!((state.used(1), state.used(0)), (40, 0));
         drop(state);
-        std::fs::remove_file(&path).expect("remove");
+        std::fs::remove_dir_all(dir).expect("remove");
+    }
+
+    #[test]
+    fn a_record_without_an_owner_is_dropped_with_its_memory() {
+        let (dir, owners) = scratch("dropped");
+        let shared = Shared::open(&dir.join("state"), owners, false).expect("open");
+        let mut state = shared.lock();
+        let slot = state.attach().expect("slot");
+        assert!(state.charge(slot, 0, 60, true, 100));
+        for slot in [slot, 10] {
+            std::fs::write(shared.memory_path(slot, 1), []).expect("temporary file");
+        }
+        state.collect();
+        assert_eq!(state.used(0), 60, "its owner lives");
+        let unlock = libc::flock { l_type: libc::F_UNLCK as _, ..byte(slot) };
+        // SAFETY: fcntl on a descriptor that we own, with a lock that lives through the call.
+        assert_eq!(unsafe { libc::fcntl(owners.as_raw_fd(), libc::F_SETLK, &unlock) }, 0);
+        state.collect();
+        assert_eq!(state.used(0), 0);
+        assert!(!shared.memory_path(slot, 1).exists() && shared.memory_path(10, 1).exists());
+        drop(state);
+        std::fs::remove_dir_all(dir).expect("remove");
     }
 }

@@ -5,7 +5,7 @@ mod common;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 
-use common::{CONTEXT, Installed, MIB};
+use common::{CONTEXT, Gpu, Installed, MIB};
 
 /// The part that a child process plays, when this program is started as one.
 #[test]
@@ -37,6 +37,14 @@ fn child() {
             let mut byte = 0_u8;
             ok!(gpu, cuMemcpyDtoH_v2, &mut byte, large, 1_u64);
             assert_eq!(byte, 33, "what the other process wrote");
+        }
+        "list" => {
+            gpu.start(0);
+            gpu.alloc(100 * MIB);
+            println!("\npids {:?}", gpu.pids(0));
+            println!("\nready");
+            let mut line = String::new();
+            let _ = std::io::stdin().read_line(&mut line);
         }
         "fork" => {
             gpu.start(0);
@@ -78,7 +86,20 @@ fn start(installed: &Installed, role: &str) -> Child {
 }
 
 fn start_and_listen(installed: &Installed, role: &str) -> (Child, Vec<String>) {
-    let mut child = Command::new(std::env::current_exe().expect("own path"))
+    listen(Command::new(std::env::current_exe().expect("own path")), installed, role)
+}
+
+/// The same as process 1 of a pid namespace of its own, with its pid as seen from here; ended with the child returned.
+fn start_apart(installed: &Installed, role: &str) -> (Child, Vec<String>, u32) {
+    let mut command = Command::new("unshare");
+    command.args(["--pid", "--fork", "--kill-child", "--mount-proc"]).arg(std::env::current_exe().expect("own path"));
+    let (child, heard) = listen(command, installed, role);
+    let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", child.id())).expect("children");
+    (child, heard, children.trim().parse().expect("one child"))
+}
+
+fn listen(mut command: Command, installed: &Installed, role: &str) -> (Child, Vec<String>) {
+    let mut child = command
         .args(["--exact", "child", "--nocapture", "--test-threads=1"])
         .env("FAKEGPU_ROLE", role)
         .env("FAKEGPU_DIR", &installed.dir)
@@ -103,13 +124,8 @@ fn start_and_listen(installed: &Installed, role: &str) -> (Child, Vec<String>) {
 #[derive(Clone, Copy)]
 struct Handle([u64; 8]);
 
-#[test]
-fn memory_of_another_process_is_the_same_memory_and_not_charged_again() {
-    let installed = Installed::new("H100");
-    let gpu = installed.load();
-    gpu.start(0);
-    let (mut child, heard) = start_and_listen(&installed, "share");
-    let before = (gpu.used(), gpu.visible(0));
+/// Opens what a child in the role "share" told of and looks into it.
+fn open_shared(gpu: &Gpu, heard: &[String]) -> [u64; 2] {
     type Open = unsafe extern "C" fn(*mut u64, Handle, u32) -> i32;
     // SAFETY: the exported function has this type.
     let open: Open = unsafe { std::mem::transmute(gpu.symbol("cuIpcOpenMemHandle_v2")) };
@@ -124,7 +140,71 @@ fn memory_of_another_process_is_the_same_memory_and_not_charged_again() {
         assert_eq!(byte, value);
         pointers.push(pointer);
     }
-    assert_eq!(pointers.len(), 2);
+    pointers.try_into().expect("two")
+}
+
+/// Whether pid namespaces can be made here; says so when not.
+fn namespaces() -> bool {
+    let tried = Command::new("unshare").args(["--pid", "--fork", "--mount-proc", "true"]).output();
+    let can = tried.is_ok_and(|output| output.status.success());
+    if !can {
+        eprintln!("SKIPPED: making a pid namespace takes root and unshare(1)");
+    }
+    can
+}
+
+#[test]
+fn processes_of_other_pid_namespaces_count_and_are_listed_where_they_are_seen() {
+    if !namespaces() {
+        return;
+    }
+    let installed = Installed::new("H100");
+    let gpu = installed.load();
+    gpu.start(0);
+    // Two processes that both have the pid 1.
+    let (mut one, heard, pid_one) = start_apart(&installed, "list");
+    assert!(heard.contains(&"pids [1]".to_owned()), "it sees itself alone: {heard:?}");
+    let (mut two, heard, pid_two) = start_apart(&installed, "list");
+    assert!(heard.contains(&"pids [1]".to_owned()), "it sees itself alone: {heard:?}");
+    assert_eq!(gpu.used(), 3 * CONTEXT + 200 * MIB);
+    assert_eq!(gpu.pids(0), [std::process::id(), pid_one, pid_two]);
+    for (child, pid) in [(&mut one, pid_one), (&mut two, pid_two)] {
+        // SAFETY: kills the process that `child` made and did not reap yet.
+        assert_eq!(unsafe { libc::kill(pid as i32, libc::SIGKILL) }, 0);
+        child.wait().expect("reaped");
+    }
+    assert_eq!(gpu.used(), CONTEXT);
+    assert_eq!(gpu.pids(0), [std::process::id()]);
+}
+
+#[test]
+fn memory_is_shared_with_a_process_of_another_pid_namespace() {
+    if !namespaces() {
+        return;
+    }
+    let installed = Installed::new("H100");
+    let gpu = installed.load();
+    gpu.start(0);
+    let (mut child, heard, _) = start_apart(&installed, "share");
+    let pointers = open_shared(&gpu, &heard);
+    ok!(gpu, cuMemsetD8_v2, pointers[0], 33, 1_u64);
+    drop(child.stdin.take());
+    assert!(child.wait().expect("reaped").success());
+    assert_eq!(gpu.used(), CONTEXT);
+    let left = |entry: std::io::Result<std::fs::DirEntry>| {
+        entry.expect("entry").file_name().to_string_lossy().starts_with("memory.")
+    };
+    assert!(!std::fs::read_dir(&installed.dir).expect("folder").any(left), "what the dead one shared is gone");
+}
+
+#[test]
+fn memory_of_another_process_is_the_same_memory_and_not_charged_again() {
+    let installed = Installed::new("H100");
+    let gpu = installed.load();
+    gpu.start(0);
+    let (mut child, heard) = start_and_listen(&installed, "share");
+    let before = (gpu.used(), gpu.visible(0));
+    let pointers = open_shared(&gpu, &heard);
     assert_eq!((gpu.used(), gpu.visible(0)), before);
     ok!(gpu, cuMemsetD8_v2, pointers[0], 33, 1_u64);
     drop(child.stdin.take());

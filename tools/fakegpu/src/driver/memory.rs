@@ -1,7 +1,6 @@
 //! Device, managed and host memory, memory of other processes, and what pointers are.
 
 use std::fs::OpenOptions;
-use std::os::unix::fs::OpenOptionsExt;
 
 use cleave_cuda::types::{CUipcMemHandle, error};
 use core::ffi::{c_int, c_uint, c_void};
@@ -9,6 +8,7 @@ use core::ffi::{c_int, c_uint, c_void};
 use super::{Driver, Outcome, get_many, put, put_optional};
 use crate::alloc::{Chunks, PAGE, SMALL, round_up};
 use crate::map::Mapping;
+use crate::shared::monotonic;
 
 /// What an allocation is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -243,18 +243,19 @@ impl Driver {
 #[derive(Clone, Copy)]
 struct IpcMemory {
     magic: u64,
+    /// The exporter's, in its own pid namespace.
     pid: u32,
-    descriptor: i32,
+    device: u32,
+    /// Which file holds it: [`crate::shared::Shared::memory_path`].
+    slot: u64,
+    number: u64,
     offset: u64,
     size: u64,
     mapped: u64,
-    device: u32,
-    reserved: u32,
-    inode: u64,
-    base: u64,
+    reserved: u64,
 }
 
-const IPC_MAGIC: u64 = 0x6361_6c65_6670_6d00;
+const IPC_MAGIC: u64 = 0x6361_6c65_6670_6d01;
 const _: () = assert!(size_of::<IpcMemory>() == 64);
 
 entry! {
@@ -434,18 +435,20 @@ entry! {
             _ => return Err(error::INVALID_VALUE),
         };
         let mapping = mapping.ok_or(error::INVALID_VALUE)?;
-        let descriptor = mapping.share().ok_or(error::OUT_OF_MEMORY)?;
+        // A number that no other file of this slot has, whoever had the slot before.
+        let path = d.shared.memory_path(d.slot, monotonic());
+        let path = mapping.share(path).ok_or(error::OUT_OF_MEMORY)?;
+        let number = path.extension().and_then(|text| text.to_str()?.parse().ok()).ok_or(error::UNKNOWN)?;
         let memory = IpcMemory {
             magic: IPC_MAGIC,
             pid: std::process::id(),
-            descriptor,
+            device: device as u32,
+            slot: d.slot as u64,
+            number,
             offset: base - mapping.base(),
             size,
             mapped: mapping.len(),
-            device: device as u32,
             reserved: 0,
-            inode: 0,
-            base,
         };
         put(handle.cast(), memory)
     }
@@ -455,16 +458,16 @@ entry! {
         if memory.magic != IPC_MAGIC {
             return Err(error::INVALID_VALUE);
         }
+        // As the real driver: one of another pid namespace that has the same number counts as this one.
         if memory.pid == std::process::id() {
             return Err(error::INVALID_CONTEXT);
         }
         let file = OpenOptions::new()
             .read(true)
             .write(true)
-            .custom_flags(libc::O_CLOEXEC)
-            .open(format!("/proc/{}/fd/{}", memory.pid, memory.descriptor))
+            .open(d.shared.memory_path(memory.slot as usize, memory.number))
             .map_err(|_| error::INVALID_VALUE)?;
-        let mapping = Mapping::of_file(file, memory.mapped).ok_or(error::OUT_OF_MEMORY)?;
+        let mapping = Mapping::of_file(&file, memory.mapped).ok_or(error::OUT_OF_MEMORY)?;
         let base = mapping.base() + memory.offset;
         let id = d.allocation_id();
         let device = memory.device as usize;

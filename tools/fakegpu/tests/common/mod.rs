@@ -162,8 +162,8 @@ impl Gpu {
         pointer
     }
 
-    /// What NVML says this process uses of a device.
-    pub fn visible(&self, device: u32) -> u64 {
+    /// NVML's list of processes on a device.
+    fn processes(&self, device: u32) -> Vec<[u64; 3]> {
         ok!(self, nvmlInit_v2);
         let mut handle = 0_u64;
         ok!(self, nvmlDeviceGetHandleByIndex_v2, device, &mut handle);
@@ -171,8 +171,17 @@ impl Gpu {
         let mut list = [[0_u64; 3]; 64];
         ok!(self, nvmlDeviceGetComputeRunningProcesses_v3, handle, &mut count, &mut list);
         ok!(self, nvmlShutdown);
-        let own = u64::from(std::process::id());
-        list[..count as usize].iter().find(|row| row[0] & 0xffff_ffff == own).map_or(0, |row| row[1])
+        list[..count as usize].to_vec()
+    }
+
+    /// The pids in it.
+    pub fn pids(&self, device: u32) -> Vec<u32> {
+        self.processes(device).iter().map(|row| row[0] as u32).collect()
+    }
+
+    /// What NVML says this process uses of a device.
+    pub fn visible(&self, device: u32) -> u64 {
+        self.processes(device).iter().find(|row| row[0] as u32 == std::process::id()).map_or(0, |row| row[1])
     }
 
     /// A kernel of a module in our own text.
