@@ -11,6 +11,7 @@
 //! | [`model`] | the models of GPUs and the inventory |
 //! | [`alloc`] | the driver's allocation rules, as pure arithmetic |
 //! | [`clock`] | the virtual clock of a device, as pure arithmetic |
+//! | [`slices`] | how contexts share a device's time, as pure arithmetic |
 //! | [`shared`] | what the processes share |
 //! | [`driver`] | `cu*` |
 //! | [`nvml`] | `nvml*` |
@@ -27,6 +28,7 @@ pub mod install;
 pub mod model;
 pub mod nvml;
 pub mod shared;
+pub mod slices;
 
 mod map;
 mod place;
