@@ -37,17 +37,19 @@ enum End {
 }
 
 /// Every path of escape.c.
-const PATHS: [(&str, End); 45] = [
+const PATHS: [(&str, End); 47] = [
     ("alloc", End::Refused),
     ("pitch", End::Refused),
     ("managed", End::Refused),
     ("async", End::Refused),
+    ("async-other", End::Refused),
     ("pool", End::Refused),
     ("pool-hoard", End::Refused),
     ("create", End::Refused),
     ("create-release", End::Refused),
     ("create-unmap", End::Refused),
     ("create-export", End::Refused),
+    ("create-export-twice", End::Refused),
     ("create-reimport", End::Refused),
     ("array", End::Refused),
     ("array-compressed", End::Refused),
