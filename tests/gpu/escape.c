@@ -531,6 +531,26 @@ static CUresult by_graph_local(int i) {
     return error ? error : run_graph(graph);
 }
 
+/* In another context, which alone needs it; then as much again. */
+static CUresult by_graph_context(int i) {
+    CUcontext context;
+    CUgraph graph;
+    CUgraphExec exec;
+    CUkernelNode node;
+    CUdeviceptr p = 0;
+    CUresult error;
+    (void)i;
+    CHECK(CtxCreate, &context, 0, device);
+    if ((error = local_node(ask / 2, &graph, &node)))
+        return error;
+    CHECK(GraphInstantiate, &exec, graph, 0);
+    CHECK(GraphLaunch, exec, NULL);
+    CHECK(CtxSynchronize);
+    got = ask / 2;
+    CHECK(MemAlloc, &p, ask / 2 * MIB);
+    return 0;
+}
+
 /* An executable graph of an empty kernel, which then gets others. */
 static CUgraphExec executable;
 static CUgraphNode only;
@@ -773,6 +793,7 @@ static const struct {
     {"stack-again", by_stack_again},
     {"local-again", by_local_again},
     {"graph-local", by_graph_local},
+    {"graph-context", by_graph_context},
     {"graph-set", by_graph_set},
     {"graph-update", by_graph_update},
     {"contexts", by_contexts},

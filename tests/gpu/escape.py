@@ -66,6 +66,7 @@ INDIRECT = [
     ("stack limit raised, lowered and raised", ["stack-again"], "nvml"),
     ("stack limit lowered under a known kernel", ["local-again"], "nvml"),
     ("kernel node with large local memory", ["graph-local", "--step", "1024"], "nvml"),
+    ("kernel node in another context", ["graph-context"], "nvml"),
     ("cuGraphExecKernelNodeSetParams", ["graph-set", "--step", "1024"], "nvml"),
     ("cuGraphExecUpdate", ["graph-update", "--step", "1024"], "nvml"),
     ("stacks of several contexts", ["context-stacks", "--step", "256"], "nvml"),

@@ -37,7 +37,7 @@ enum End {
 }
 
 /// Every path of escape.c.
-const PATHS: [(&str, End); 47] = [
+const PATHS: [(&str, End); 48] = [
     ("alloc", End::Refused),
     ("pitch", End::Refused),
     ("managed", End::Refused),
@@ -76,6 +76,7 @@ const PATHS: [(&str, End); 47] = [
     ("stack-again", End::Half),
     ("local-again", End::Half),
     ("graph-local", End::RefusedByCost),
+    ("graph-context", End::Half),
     ("graph-set", End::RefusedByCost),
     ("graph-update", End::RefusedByCost),
     ("contexts", End::RefusedByCost),
