@@ -91,6 +91,7 @@ enum { CUDA_OUT_OF_MEMORY = 2, CU_FORMAT_FLOAT = 0x20, CU_FORMAT_BC7 = 0x9d };
     X(MemPoolSetAttribute, "cuMemPoolSetAttribute", 11020, "cuMemPoolSetAttribute", (CUmemoryPool, int, void *))         \
     X(DeviceGetDefaultMemPool, "cuDeviceGetDefaultMemPool", 11020, "cuDeviceGetDefaultMemPool",                          \
       (CUmemoryPool *, CUdevice))                                                                                        \
+    X(DeviceSetMemPool, "cuDeviceSetMemPool", 11020, "cuDeviceSetMemPool", (CUdevice, CUmemoryPool))                     \
     X(MemCreate, "cuMemCreate", 10020, "cuMemCreate",                                                                    \
       (CUmemHandle *, size_t, const CUallocationProp *, unsigned long long))                                             \
     X(MemRelease, "cuMemRelease", 10020, "cuMemRelease", (CUmemHandle))                                                  \

@@ -100,6 +100,20 @@ static CUresult by_pool(int i) {
     return 0;
 }
 
+/* The pool of the device's streams is another one in each step. */
+static CUresult by_async_other(int i) {
+    CUdeviceptr p = 0;
+    CUmemoryPool own;
+    CUresult error = make_pool(&own);
+    if (error)
+        return error;
+    if (i % 2)
+        CHECK(DeviceSetMemPool, device, own);
+    CHECK(MemAllocAsync, &p, step * MIB, stream);
+    CHECK(StreamSynchronize, stream);
+    return 0;
+}
+
 /* What is freed stays reserved in its pool when the pool says so; each step uses a pool of its own. */
 static CUresult by_pool_hoard(int i) {
     (void)i;
@@ -171,6 +185,21 @@ static CUresult by_create_export(int i) {
     if (error)
         return error;
     CHECK(MemExport, &fd, handle, 1, 0);
+    CHECK(MemRelease, handle);
+    return 0;
+}
+
+/* Exported twice: the one that is left keeps it. */
+static CUresult by_create_export_twice(int i) {
+    (void)i;
+    CUmemHandle handle;
+    int first = -1, second = -1;
+    CUresult error = create_handle(&handle, 1);
+    if (error)
+        return error;
+    CHECK(MemExport, &first, handle, 1, 0);
+    CHECK(MemExport, &second, handle, 1, 0);
+    close(second);
     CHECK(MemRelease, handle);
     return 0;
 }
@@ -502,6 +531,26 @@ static CUresult by_graph_local(int i) {
     return error ? error : run_graph(graph);
 }
 
+/* In another context, which alone needs it; then as much again. */
+static CUresult by_graph_context(int i) {
+    CUcontext context;
+    CUgraph graph;
+    CUgraphExec exec;
+    CUkernelNode node;
+    CUdeviceptr p = 0;
+    CUresult error;
+    (void)i;
+    CHECK(CtxCreate, &context, 0, device);
+    if ((error = local_node(ask / 2, &graph, &node)))
+        return error;
+    CHECK(GraphInstantiate, &exec, graph, 0);
+    CHECK(GraphLaunch, exec, NULL);
+    CHECK(CtxSynchronize);
+    got = ask / 2;
+    CHECK(MemAlloc, &p, ask / 2 * MIB);
+    return 0;
+}
+
 /* An executable graph of an empty kernel, which then gets others. */
 static CUgraphExec executable;
 static CUgraphNode only;
@@ -711,12 +760,14 @@ static const struct {
     {"pitch", by_pitch},
     {"managed", by_managed},
     {"async", by_async},
+    {"async-other", by_async_other},
     {"pool", by_pool},
     {"pool-hoard", by_pool_hoard},
     {"create", by_create},
     {"create-release", by_create_release},
     {"create-unmap", by_create_unmap},
     {"create-export", by_create_export},
+    {"create-export-twice", by_create_export_twice},
     {"create-reimport", by_create_reimport},
     {"array", by_array},
     {"array-compressed", by_array_compressed},
@@ -742,6 +793,7 @@ static const struct {
     {"stack-again", by_stack_again},
     {"local-again", by_local_again},
     {"graph-local", by_graph_local},
+    {"graph-context", by_graph_context},
     {"graph-set", by_graph_set},
     {"graph-update", by_graph_update},
     {"contexts", by_contexts},

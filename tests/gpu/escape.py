@@ -25,6 +25,7 @@ DIRECT = [
     ("cuMemAllocPitch", ["pitch"], "got"),
     ("cuMemAllocManaged", ["managed"], "got"),
     ("cuMemAllocAsync", ["async"], "got"),
+    ("cuMemAllocAsync, changing pools", ["async-other"], "got"),
     ("cuMemAllocFromPoolAsync, own pool", ["pool"], "got"),
     ("cuMemCreate and map", ["create"], "got"),
     ("cuArrayCreate", ["array"], "got"),
@@ -39,6 +40,7 @@ LIFETIME = [
     ("VMM: map, release the handle", ["create-release"], "got"),
     ("VMM: map, release, unmap half", ["create-unmap"], "got"),
     ("VMM: export, release the handle", ["create-export"], "nvml"),
+    ("VMM: export twice, close one, release", ["create-export-twice"], "nvml"),
     ("VMM: export, release, import, map", ["create-reimport"], "nvml"),
 ]
 DOORS = [
@@ -64,6 +66,7 @@ INDIRECT = [
     ("stack limit raised, lowered and raised", ["stack-again"], "nvml"),
     ("stack limit lowered under a known kernel", ["local-again"], "nvml"),
     ("kernel node with large local memory", ["graph-local", "--step", "1024"], "nvml"),
+    ("kernel node in another context", ["graph-context"], "nvml"),
     ("cuGraphExecKernelNodeSetParams", ["graph-set", "--step", "1024"], "nvml"),
     ("cuGraphExecUpdate", ["graph-update", "--step", "1024"], "nvml"),
     ("stacks of several contexts", ["context-stacks", "--step", "256"], "nvml"),

@@ -37,17 +37,19 @@ enum End {
 }
 
 /// Every path of escape.c.
-const PATHS: [(&str, End); 45] = [
+const PATHS: [(&str, End); 48] = [
     ("alloc", End::Refused),
     ("pitch", End::Refused),
     ("managed", End::Refused),
     ("async", End::Refused),
+    ("async-other", End::Refused),
     ("pool", End::Refused),
     ("pool-hoard", End::Refused),
     ("create", End::Refused),
     ("create-release", End::Refused),
     ("create-unmap", End::Refused),
     ("create-export", End::Refused),
+    ("create-export-twice", End::Refused),
     ("create-reimport", End::Refused),
     ("array", End::Refused),
     ("array-compressed", End::Refused),
@@ -74,6 +76,7 @@ const PATHS: [(&str, End); 45] = [
     ("stack-again", End::Half),
     ("local-again", End::Half),
     ("graph-local", End::RefusedByCost),
+    ("graph-context", End::Half),
     ("graph-set", End::RefusedByCost),
     ("graph-update", End::RefusedByCost),
     ("contexts", End::RefusedByCost),

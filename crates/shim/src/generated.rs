@@ -43,6 +43,7 @@ pub mod index {
     pub const cuDevicePrimaryCtxReset: usize = 98;
     pub const cuDevicePrimaryCtxReset_v2: usize = 99;
     pub const cuDevicePrimaryCtxRetain: usize = 100;
+    pub const cuDeviceSetMemPool: usize = 105;
     pub const cuDeviceTotalMem: usize = 106;
     pub const cuDeviceTotalMem_v2: usize = 107;
     pub const cuEventSynchronize: usize = 130;
@@ -129,6 +130,7 @@ pub mod index {
     pub const cuMemPoolTrimTo: usize = 419;
     pub const cuMemRelease: usize = 428;
     pub const cuMemRetainAllocationHandle: usize = 429;
+    pub const cuMemSetMemPool: usize = 431;
     pub const cuMemUnmap: usize = 432;
     pub const cuMipmappedArrayCreate: usize = 539;
     pub const cuMipmappedArrayDestroy: usize = 540;
@@ -137,6 +139,17 @@ pub mod index {
     pub const cuModuleLoadDataEx: usize = 554;
     pub const cuModuleLoadFatBinary: usize = 555;
     pub const cuModuleUnload: usize = 556;
+    pub const cuStreamBeginCapture: usize = 593;
+    pub const cuStreamBeginCaptureToCig: usize = 594;
+    pub const cuStreamBeginCaptureToGraph: usize = 595;
+    pub const cuStreamBeginCaptureToGraph_ptsz: usize = 596;
+    pub const cuStreamBeginCapture_ptsz: usize = 597;
+    pub const cuStreamBeginCapture_v2: usize = 598;
+    pub const cuStreamBeginCapture_v2_ptsz: usize = 599;
+    pub const cuStreamBeginRecaptureToGraph: usize = 600;
+    pub const cuStreamEndCapture: usize = 607;
+    pub const cuStreamEndCaptureToCig: usize = 608;
+    pub const cuStreamEndCapture_ptsz: usize = 609;
     pub const cuStreamSynchronize: usize = 638;
     pub const cuStreamSynchronize_ptsz: usize = 639;
     pub const nvmlDeviceGetAccountingPids: usize = 731;
@@ -171,7 +184,7 @@ pub mod index {
 }
 
 /// The CUDA names that must never be handed out as they are: number and export.
-pub static REPLACED: [(u16, Export); 125] = [
+pub static REPLACED: [(u16, Export); 138] = [
     (0, Export(crate::hooks::cuArray3DCreate as *const c_void)),
     (1, Export(crate::hooks::cuArray3DCreate_v2 as *const c_void)),
     (4, Export(crate::hooks::cuArrayCreate as *const c_void)),
@@ -201,6 +214,7 @@ pub static REPLACED: [(u16, Export); 125] = [
     (98, Export(crate::hooks::cuDevicePrimaryCtxReset as *const c_void)),
     (99, Export(crate::hooks::cuDevicePrimaryCtxReset_v2 as *const c_void)),
     (100, Export(crate::hooks::cuDevicePrimaryCtxRetain as *const c_void)),
+    (105, Export(crate::hooks::cuDeviceSetMemPool as *const c_void)),
     (106, Export(crate::hooks::cuDeviceTotalMem as *const c_void)),
     (107, Export(crate::hooks::cuDeviceTotalMem_v2 as *const c_void)),
     (130, Export(crate::hooks::cuEventSynchronize as *const c_void)),
@@ -287,6 +301,7 @@ pub static REPLACED: [(u16, Export); 125] = [
     (419, Export(crate::hooks::cuMemPoolTrimTo as *const c_void)),
     (428, Export(crate::hooks::cuMemRelease as *const c_void)),
     (429, Export(crate::hooks::cuMemRetainAllocationHandle as *const c_void)),
+    (431, Export(crate::hooks::cuMemSetMemPool as *const c_void)),
     (432, Export(crate::hooks::cuMemUnmap as *const c_void)),
     (539, Export(crate::hooks::cuMipmappedArrayCreate as *const c_void)),
     (540, Export(crate::hooks::cuMipmappedArrayDestroy as *const c_void)),
@@ -295,6 +310,17 @@ pub static REPLACED: [(u16, Export); 125] = [
     (554, Export(crate::hooks::cuModuleLoadDataEx as *const c_void)),
     (555, Export(crate::hooks::cuModuleLoadFatBinary as *const c_void)),
     (556, Export(crate::hooks::cuModuleUnload as *const c_void)),
+    (593, Export(crate::hooks::cuStreamBeginCapture as *const c_void)),
+    (594, Export(crate::hooks::cuStreamBeginCaptureToCig as *const c_void)),
+    (595, Export(crate::hooks::cuStreamBeginCaptureToGraph as *const c_void)),
+    (596, Export(crate::hooks::cuStreamBeginCaptureToGraph_ptsz as *const c_void)),
+    (597, Export(crate::hooks::cuStreamBeginCapture_ptsz as *const c_void)),
+    (598, Export(crate::hooks::cuStreamBeginCapture_v2 as *const c_void)),
+    (599, Export(crate::hooks::cuStreamBeginCapture_v2_ptsz as *const c_void)),
+    (600, Export(crate::hooks::cuStreamBeginRecaptureToGraph as *const c_void)),
+    (607, Export(crate::hooks::cuStreamEndCapture as *const c_void)),
+    (608, Export(crate::hooks::cuStreamEndCaptureToCig as *const c_void)),
+    (609, Export(crate::hooks::cuStreamEndCapture_ptsz as *const c_void)),
     (638, Export(crate::hooks::cuStreamSynchronize as *const c_void)),
     (639, Export(crate::hooks::cuStreamSynchronize_ptsz as *const c_void)),
 ];
@@ -393,7 +419,6 @@ pass!(cuDevicePrimaryCtxSetFlags, 101);
 pass!(cuDevicePrimaryCtxSetFlags_v2, 102);
 pass!(cuDeviceRegisterAsyncNotification, 103);
 pass!(cuDeviceSetGraphMemAttribute, 104);
-pass!(cuDeviceSetMemPool, 105);
 pass!(cuDeviceUnregisterAsyncNotification, 108);
 pass!(cuDriverGetVersion, 109);
 pass!(cuEGLApiInit, 110);
@@ -633,7 +658,6 @@ pass!(cuMemPrefetchBatchAsync_ptsz, 425);
 pass!(cuMemRangeGetAttribute, 426);
 pass!(cuMemRangeGetAttributes, 427);
 pass!(cuMemSetAccess, 430);
-pass!(cuMemSetMemPool, 431);
 pass!(cuMemcpy, 433);
 pass!(cuMemcpy2D, 434);
 pass!(cuMemcpy2DAsync, 435);
@@ -787,23 +811,12 @@ pass!(cuStreamBatchMemOp, 589);
 pass!(cuStreamBatchMemOp_ptsz, 590);
 pass!(cuStreamBatchMemOp_v2, 591);
 pass!(cuStreamBatchMemOp_v2_ptsz, 592);
-pass!(cuStreamBeginCapture, 593);
-pass!(cuStreamBeginCaptureToCig, 594);
-pass!(cuStreamBeginCaptureToGraph, 595);
-pass!(cuStreamBeginCaptureToGraph_ptsz, 596);
-pass!(cuStreamBeginCapture_ptsz, 597);
-pass!(cuStreamBeginCapture_v2, 598);
-pass!(cuStreamBeginCapture_v2_ptsz, 599);
-pass!(cuStreamBeginRecaptureToGraph, 600);
 pass!(cuStreamCopyAttributes, 601);
 pass!(cuStreamCopyAttributes_ptsz, 602);
 pass!(cuStreamCreate, 603);
 pass!(cuStreamCreateWithPriority, 604);
 pass!(cuStreamDestroy, 605);
 pass!(cuStreamDestroy_v2, 606);
-pass!(cuStreamEndCapture, 607);
-pass!(cuStreamEndCaptureToCig, 608);
-pass!(cuStreamEndCapture_ptsz, 609);
 pass!(cuStreamGetAttribute, 610);
 pass!(cuStreamGetAttribute_ptsz, 611);
 pass!(cuStreamGetCaptureInfo, 612);

@@ -60,6 +60,8 @@ pub struct Books {
     pub heap_mark: [i64; DEVICES],
     /// Bytes charged for graphs' memory on each device.
     pub graph_charged: [u64; DEVICES],
+    /// Counts up when a device may have got another current pool.
+    pub pool_changes: u64,
     /// The number that the next physical allocation gets.
     pub next_physical: u64,
 }
@@ -81,6 +83,10 @@ pub struct Process {
     sole: AtomicU32,
     /// Memory was freed into a pool since the pools' figures were last read.
     pub pools_dirty: AtomicU32,
+    /// Captures of streams that are going on.
+    pub captures: AtomicU32,
+    /// The pool from which each device's streams allocate; 0 = to be asked. Written with the books held.
+    pub current_pool: [AtomicU64; DEVICES],
     /// Graphs with allocation nodes may exist.
     pub graph_memory: AtomicU32,
     /// Physical memory was exported.

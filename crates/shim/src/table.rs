@@ -14,7 +14,7 @@ pub enum Space {
     Chunk = 2,
     /// `CUmemGenericAllocationHandle`; `a` = number of its physical allocation.
     Handle = 3,
-    /// Number of a physical allocation; `b` = one more than the file descriptor that it was exported as.
+    /// Number of a physical allocation; `b` = how many exported file descriptors of it were seen and not seen closed.
     Physical = 4,
     /// Address of a mapping; `a` = number of its physical allocation, `b` = bytes.
     Mapping = 5,
@@ -30,7 +30,7 @@ pub enum Space {
     Host = 10,
     /// Library of kernels; `a` = what has become of it, `b` = bytes of its data that are not on the device yet.
     Library = 11,
-    /// Number of a physical allocation that only an exported file descriptor keeps: `b` = one more than it.
+    /// Exported file descriptor, also in `b`; `a` = number of its physical allocation.
     Exported = 12,
     /// Address of a mapping that is being taken away; as [`Space::Mapping`].
     Unmapping = 14,

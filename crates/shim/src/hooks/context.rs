@@ -1,6 +1,7 @@
 //! Contexts: each costs what the daemon measured on this card, plus the stacks that its limits ask for; what it holds
 //! goes with it.
 use super::memory::{charge, kind};
+use super::pool::changing_pools;
 use super::{context_of, current_device, member, pages};
 use crate::process::{self, Books, Process};
 use crate::real::{driver, real};
@@ -130,8 +131,11 @@ macro_rules! primary {
     ($($name:ident),*) => {$(
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn $name(ordinal: i32) -> CUresult {
-            let status = real!($name(ordinal: i32));
-            if let Some(p) = process::member() {
+            let call = || real!($name(ordinal: i32));
+            let Some(p) = process::member() else { return call() };
+            // With the context go the pools that were made in it.
+            let status = changing_pools(p, &call);
+            if status == error::SUCCESS {
                 primary_gone(p, ordinal);
             }
             status

@@ -281,7 +281,7 @@ fn change_kernel(p: &Process, executable: Handle, kernel: KernelNode, call: &dyn
 }
 
 /// Runs `call`, which launches or uploads `executable`.
-fn launch(p: &Process, executable: Handle, call: &dyn Fn() -> CUresult) -> CUresult {
+fn launch(p: &Process, executable: Handle, stream: CUstream, call: &dyn Fn() -> CUresult) -> CUresult {
     if !watched(p) {
         return call();
     }
@@ -298,6 +298,13 @@ fn launch(p: &Process, executable: Handle, call: &dyn Fn() -> CUresult) -> CUres
             (memory, stacks) = (memory || bytes > 0, stacks || local > STACK);
         }
     });
+    if stacks {
+        let context = context_of(stream);
+        let of = device_of_context(p, context).ok().and_then(|device| needs.context.get_mut(device));
+        if let Some(of) = of {
+            *of = context;
+        }
+    }
     // Its kernels' local memory is charged already, unless the limit was lowered since.
     let launched = || if stacks { needs.with_stacks(p, call) } else { call() };
     if !memory {
@@ -349,7 +356,7 @@ macro_rules! launching {
             if $counts {
                 p.slot().graph_launches.fetch_add(1, Ordering::Relaxed);
             }
-            launch(p, executable, &call)
+            launch(p, executable, stream, &call)
         }
     )*};
 }

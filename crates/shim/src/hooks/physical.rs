@@ -23,30 +23,56 @@ fn enter(books: &mut Books, handle: u64, bytes: u64, device: usize, kind: Kind) 
 fn drop_reference(books: &mut Books, ledger: &Ledger<'_>, number: u64) {
     let Some(physical) = books.table.get(Space::Physical, number) else { return };
     physical.count = physical.count.saturating_sub(1);
-    if physical.count == 0
-        && let Some(gone) = books.table.remove(Space::Physical, number)
-    {
-        let device = gone.device.into();
+    if physical.count > 0 {
+        return;
+    }
+    let (device, bytes) = (usize::from(physical.device), physical.a);
+    let exported = physical.b > 0;
+    let open = |space, entry: &Entry| space == Space::Exported && entry.a == number && system::is_open(entry.b as i32);
+    if exported && books.table.find(open).is_some() {
         // An exported file descriptor keeps the memory, and NVML does not show it for any process.
-        if gone.b > 0 && system::is_open(gone.b as i32 - 1) {
-            ledger.take(device, Kind::Import, gone.a);
-            books.table.insert(Space::Exported, number, Entry::new(gone.a, gone.b, device, Kind::Import));
+        if let Some(physical) = books.table.get(Space::Physical, number) {
+            ledger.take(device, Kind::Import, bytes);
+            ledger.release(device, kind(physical), bytes);
+            physical.kind = Kind::Import as u8;
         }
-        ledger.release(device, kind(&gone), gone.a);
+    } else if let Some(gone) = books.table.remove(Space::Physical, number) {
+        ledger.release(device, kind(&gone), bytes);
+    }
+}
+
+/// Forgets an exported file descriptor that has been closed: what only it kept is given back.
+fn forget_export(books: &mut Books, ledger: &Ledger<'_>, fd: u64) {
+    let Some(export) = books.table.remove(Space::Exported, fd) else { return };
+    let Some(physical) = books.table.get(Space::Physical, export.a) else { return };
+    physical.b = physical.b.saturating_sub(1);
+    if physical.count == 0
+        && physical.b == 0
+        && let Some(gone) = books.table.remove(Space::Physical, export.a)
+    {
+        ledger.release(gone.device.into(), kind(&gone), gone.a);
     }
 }
 
 /// Gives back what was kept by exported file descriptors that have been closed since.
 pub fn settle_exports(p: &Process) {
     p.books(|books, ledger| {
-        books.table.drain(|space, entry| {
-            let closed = space == Space::Exported && !system::is_open(entry.b as i32 - 1);
-            if closed {
-                ledger.release(entry.device.into(), Kind::Import, entry.a);
-            }
-            closed
-        });
+        let closed = |space, entry: &Entry| space == Space::Exported && !system::is_open(entry.b as i32);
+        while let Some(fd) = books.table.find(closed) {
+            forget_export(books, &ledger, fd);
+        }
     });
+}
+
+/// Notes that file descriptor `fd` keeps physical allocation `number`.
+fn note_export(books: &mut Books, ledger: &Ledger<'_>, fd: u64, number: u64) {
+    // The kernel gives a number out again once it is closed: what bore it before is no longer kept by it.
+    forget_export(books, ledger, fd);
+    if let Some(physical) = books.table.get(Space::Physical, number) {
+        physical.b += 1;
+        let entry = Entry::new(number, fd, physical.device.into(), Kind::Import);
+        books.table.insert(Space::Exported, fd, entry);
+    }
 }
 
 #[unsafe(no_mangle)]
@@ -58,19 +84,8 @@ pub unsafe extern "C" fn cuMemExportToShareableHandle(to: *mut c_void, handle: u
         let fd = unsafe { *to.cast::<i32>() };
         p.exports.store(1, Ordering::Relaxed);
         p.books(|books, ledger| {
-            // The kernel gives a number out again once it is closed: what bore it before is no longer kept by it.
-            let again = fd as u64 + 1;
-            while let Some(other) = books.table.find(|space, entry| space == Space::Exported && entry.b == again) {
-                let Some(gone) = books.table.remove(Space::Exported, other) else { break };
-                ledger.release(gone.device.into(), Kind::Import, gone.a);
-            }
-            while let Some(other) = books.table.find(|space, entry| space == Space::Physical && entry.b == again) {
-                let Some(physical) = books.table.get(Space::Physical, other) else { break };
-                physical.b = 0;
-            }
-            let Some(number) = books.table.get(Space::Handle, handle).map(|entry| entry.a) else { return };
-            if let Some(physical) = books.table.get(Space::Physical, number) {
-                physical.b = again;
+            if let Some(number) = books.table.get(Space::Handle, handle).map(|entry| entry.a) {
+                note_export(books, &ledger, fd as u64, number);
             }
         });
     }
@@ -271,9 +286,9 @@ pub unsafe extern "C" fn cuMemImportFromShareableHandle(handle: *mut u64, from: 
         let handle = unsafe { *handle };
         let device = import_device(p, handle);
         const FILE_DESCRIPTOR: i32 = 1;
-        let fd = if form == FILE_DESCRIPTOR { from as u64 + 1 } else { 0 };
+        let fd = (form == FILE_DESCRIPTOR).then_some(from as u64);
         p.exports.store(1, Ordering::Relaxed);
-        p.books(|books, _| imported(books, handle, fd, device));
+        p.books(|books, ledger| imported(books, &ledger, handle, fd, device));
     }
     status
 }
@@ -287,18 +302,24 @@ fn import_device(p: &Process, handle: u64) -> usize {
     if status == error::SUCCESS { p.device_of(location.id).unwrap_or(0) } else { 0 }
 }
 
-/// Notes a handle that came from file descriptor `fd` (plus one; 0 = from elsewhere). What this process exported and
-/// released is charged already; the charge passes to the handle.
-fn imported(books: &mut Books, handle: u64, fd: u64, device: usize) {
+/// Notes a handle that came from file descriptor `fd`. What this process exported and released is charged already; the
+/// handle is one more reference to it.
+fn imported(books: &mut Books, ledger: &Ledger<'_>, handle: u64, fd: Option<u64>, device: usize) {
     if let Some(known) = books.table.get(Space::Handle, handle) {
         known.count += 1;
         return;
     }
-    let kept = books.table.find(|space, entry| space == Space::Exported && fd > 0 && entry.b == fd);
-    let bytes = kept.and_then(|number| books.table.remove(Space::Exported, number)).map_or(0, |entry| entry.a);
-    enter(books, handle, bytes, device, Kind::Import);
-    let number = books.next_physical;
-    if let Some(physical) = books.table.get(Space::Physical, number) {
-        physical.b = fd;
+    if let Some(export) = fd.and_then(|fd| books.table.get(Space::Exported, fd).map(|entry| entry.a))
+        && let Some(physical) = books.table.get(Space::Physical, export)
+        && physical.count == 0
+    {
+        physical.count = 1;
+        let entry = Entry::new(export, 0, physical.device.into(), kind(physical));
+        books.table.insert(Space::Handle, handle, entry);
+        return;
+    }
+    enter(books, handle, 0, device, Kind::Import);
+    if let Some(fd) = fd {
+        note_export(books, ledger, fd, books.next_physical);
     }
 }

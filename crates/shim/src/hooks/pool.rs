@@ -8,6 +8,7 @@ use crate::process::{self, Books, POOLS, Pool, Process, wait};
 use crate::real::{driver, real};
 use cleave_cuda::types::{CUcontext, CUmemPoolProps, CUresult, CUstream, Handle, MEM_LOCATION_DEVICE, error};
 use cleave_ledger::{HOST, Kind, Ledger};
+use core::ffi::c_void;
 use core::ptr::null_mut;
 use core::sync::atomic::Ordering;
 
@@ -74,7 +75,10 @@ fn enter(books: &mut Books, handle: u64, device: usize) {
     }
 }
 
-fn capturing(stream: CUstream) -> bool {
+fn capturing(p: &Process, stream: CUstream) -> bool {
+    if p.captures.load(Ordering::Acquire) == 0 {
+        return false;
+    }
     let mut status = 0;
     driver!(cuStreamIsCapturing(stream => CUstream, &raw mut status => *mut i32)) == error::SUCCESS && status != 0
 }
@@ -89,7 +93,7 @@ fn allocate(
     pointer: *const u64,
     call: &dyn Fn() -> CUresult,
 ) -> CUresult {
-    if capturing(stream) {
+    if capturing(p, stream) {
         // Becomes a node of a graph, which is charged when it is launched.
         p.graph_memory.store(1, Ordering::Relaxed);
         return call();
@@ -233,12 +237,114 @@ fn allocate_async(
         Err(error::NOT_PERMITTED) => return error::NOT_PERMITTED,
         Err(_) => return call(),
     };
+    match current_pool(p, device, ordinal) {
+        Some(pool) => allocate(p, pool, device, stream, bytes as u64, pointer, call),
+        None => call(),
+    }
+}
+
+/// The pool from which a device's streams allocate.
+#[inline]
+fn current_pool(p: &Process, device: usize, ordinal: i32) -> Option<u64> {
+    match p.current_pool.get(device)?.load(Ordering::Acquire) {
+        0 => ask_current_pool(p, device, ordinal),
+        pool => Some(pool),
+    }
+}
+
+#[cold]
+fn ask_current_pool(p: &Process, device: usize, ordinal: i32) -> Option<u64> {
+    let before = p.books(|books, _| books.pool_changes);
     let mut pool: Handle = null_mut();
     if driver!(cuDeviceGetMemPool(&raw mut pool => *mut Handle, ordinal => i32)) != error::SUCCESS {
-        return call();
+        return None;
     }
-    allocate(p, pool as u64, device, stream, bytes as u64, pointer, call)
+    p.books(|books, _| {
+        // Kept unless it was changed since it was asked.
+        if let Some(place) = p.current_pool.get(device).filter(|_| books.pool_changes == before) {
+            place.store(pool as u64, Ordering::Release);
+        }
+    });
+    Some(pool as u64)
 }
+
+/// Runs `call`, which may give a device another current pool.
+pub fn changing_pools(p: &Process, call: &dyn Fn() -> CUresult) -> CUresult {
+    let forget = || {
+        p.books(|books, _| {
+            books.pool_changes += 1;
+            p.current_pool.iter().for_each(|place| place.store(0, Ordering::Release));
+        });
+    };
+    forget();
+    let status = call();
+    forget();
+    status
+}
+
+macro_rules! choosing {
+    ($($name:ident($($argument:ident: $type:ty),*)),* $(,)?) => {$(
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $name($($argument: $type),*) -> CUresult {
+            let call = || real!($name($($argument: $type),*));
+            let Some(p) = process::member() else { return call() };
+            changing_pools(p, &call)
+        }
+    )*};
+}
+choosing!(
+    cuDeviceSetMemPool(ordinal: i32, pool: Handle),
+    cuMemSetMemPool(location: *mut c_void, kind: i32, pool: Handle),
+);
+
+macro_rules! beginning {
+    ($($name:ident),* $(,)?) => {$(
+        /// Whatever its parameters are, they are words, and come in registers.
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $name(stream: CUstream, a: usize, b: usize, c: usize, d: usize, e: usize) -> CUresult {
+            let call = || real!($name(stream: CUstream, a: usize, b: usize, c: usize, d: usize, e: usize));
+            let Some(p) = process::member() else { return call() };
+            p.captures.fetch_add(1, Ordering::AcqRel);
+            let status = call();
+            if status != error::SUCCESS {
+                p.captures.fetch_sub(1, Ordering::AcqRel);
+            }
+            status
+        }
+    )*};
+}
+beginning!(
+    cuStreamBeginCapture,
+    cuStreamBeginCapture_ptsz,
+    cuStreamBeginCapture_v2,
+    cuStreamBeginCapture_v2_ptsz,
+    cuStreamBeginCaptureToCig,
+    cuStreamBeginCaptureToGraph,
+    cuStreamBeginCaptureToGraph_ptsz,
+    cuStreamBeginRecaptureToGraph,
+);
+
+macro_rules! ending {
+    ($($name:ident($($argument:ident: $type:ty),*)),* $(,)?) => {$(
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $name($($argument: $type),*) -> CUresult {
+            let status = real!($name($($argument: $type),*));
+            // A capture that was invalidated ends as well. One whose stream is destroyed stays counted, which costs a
+            // question per allocation.
+            const CAPTURE_INVALIDATED: CUresult = 901;
+            if let (Some(p), error::SUCCESS | CAPTURE_INVALIDATED) = (process::member(), status) {
+                let less = |count: u32| count.checked_sub(1);
+                let _ = p.captures.fetch_update(Ordering::AcqRel, Ordering::Acquire, less);
+            }
+            status
+        }
+    )*};
+}
+ending!(
+    cuStreamEndCapture(stream: CUstream, graph: *mut Handle),
+    cuStreamEndCapture_ptsz(stream: CUstream, graph: *mut Handle),
+    cuStreamEndCaptureToCig(stream: CUstream),
+);
 
 fn allocate_from(
     p: &Process,
@@ -357,7 +463,8 @@ pub unsafe extern "C" fn cuMemPoolDestroy(pool: Handle) -> CUresult {
         Some(gone)
     });
     let unused = attribute(pool as u64, USED_CURRENT) == Some(0);
-    let status = real!(cuMemPoolDestroy(pool: Handle));
+    // A device whose current pool it was has its default one again.
+    let status = changing_pools(p, &|| real!(cuMemPoolDestroy(pool: Handle)));
     if let Some(gone) = gone {
         let device = usize::from(gone.device);
         if status != error::SUCCESS {
