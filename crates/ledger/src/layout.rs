@@ -6,13 +6,17 @@ use core::sync::atomic::Ordering;
 /// First word of a policy file: "cleaveSL" in memory order.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"cleaveSL");
 /// Version of the layout and of the wire messages. Counts up with any change of either.
-pub const ABI: u32 = 2;
+pub const ABI: u32 = 3;
 /// Most devices of a slice.
 pub const DEVICES: usize = if cfg!(loom) { 1 } else { 16 };
 /// Index of the account of pinned host memory, behind the devices' accounts.
 pub const HOST: usize = DEVICES;
 /// Most processes of a slice that use the GPU at the same time.
 pub const SLOTS: usize = if cfg!(loom) { 3 } else { 128 };
+/// GPUs of a node that can be shared in time; index = NVML's.
+pub const GPUS: usize = 64;
+/// Priority classes: 0 gives way to all others.
+pub const CLASSES: usize = 8;
 /// Number of [`Kind`]s.
 pub const KINDS: usize = 8;
 /// Exported IPC handles that a process remembers.
@@ -111,6 +115,21 @@ pub struct DevicePolicy {
     pub busy_percent: Word,
 }
 
+/// What the daemon lets the slice do with the time of one device. A reader takes `version`, the rest, and `version` again,
+/// and has one moment's values if both are the same even number.
+#[repr(C)]
+#[derive(Debug)]
+pub struct Turn {
+    /// Counts up before and after each change; processes that wait for a change wait on it (futex).
+    pub version: Word,
+    /// The slice's priority class, below [`CLASSES`].
+    pub class: Word,
+    /// The grant, as `cleave_policy::gate::Grant` has it in words.
+    pub words: [Counter; 3],
+    /// When the daemon last looked after this device (`CLOCK_MONOTONIC`, ns): one that is gone holds nobody back.
+    pub looked: Counter,
+}
+
 /// Which process owns a slot, and what the daemon measured of it.
 #[repr(C)]
 #[derive(Debug)]
@@ -157,6 +176,8 @@ pub struct Policy {
     pub driver_dir: [u8; 256],
     /// The slice's devices, and host memory last.
     pub devices: [DevicePolicy; DEVICES + 1],
+    /// The slice's turns on its devices.
+    pub turns: [Turn; DEVICES],
     /// The owner of each slot.
     pub book: [Book; SLOTS],
 }
@@ -171,6 +192,35 @@ pub struct Account {
     pub held: AtomicU64,
     /// Memory being asked for, in [`UNIT`]s; 0 outside a request.
     pub ask: AtomicU64,
+}
+
+/// What a process does with the time of one device, for the daemon to read. Times are `CLOCK_MONOTONIC`'s, in ns.
+#[repr(C)]
+#[derive(Debug)]
+pub struct Activity {
+    /// Device time of all that was sent, done or not, as measured or expected.
+    pub charged: Counter,
+    /// When all that was sent is expected to be done.
+    pub busy_until: Counter,
+    /// When something was sent last.
+    pub last_launch: Counter,
+    /// Expected device time of the last operation sent; 0 = not known.
+    pub op_ns: Counter,
+    /// Threads that wait at the gate now.
+    pub waiting: Counter,
+    /// Time that operations waited at the gate, in all.
+    pub throttled_ns: Counter,
+    /// Operations that waited at the gate.
+    pub throttled: Counter,
+}
+
+/// The node's page of urgency, shared by all slices: until when the classes above one's own want a device for themselves
+/// (`CLOCK_MONOTONIC`, ns). Its file can be neither cut nor grown.
+#[repr(C)]
+#[derive(Debug)]
+pub struct Urgency {
+    /// A row for each GPU, by NVML's index; in it a word for each class.
+    pub until: [[Counter; CLASSES]; GPUS],
 }
 
 /// One process's page.
@@ -193,6 +243,8 @@ pub struct Slot {
     pub reserved: [Counter; 4],
     /// Hashes of the IPC handles that this process exported; 0 = none.
     pub exports: [Counter; EXPORTS],
+    /// What it does with each device's time.
+    pub activity: [Activity; DEVICES],
 }
 
 /// The slice's processes' file.
@@ -207,16 +259,21 @@ pub struct Usage {
 const _: () = {
     use core::mem::{offset_of, size_of};
     assert!(size_of::<DevicePolicy>() == 48);
+    assert!(size_of::<Turn>() == 40);
+    assert!(size_of::<Activity>() == 56);
+    assert!(size_of::<Urgency>() == 4096);
     assert!(size_of::<Book>() == 24 + 8 * DEVICES);
     assert!(offset_of!(Policy, epoch) == 16);
     assert!(offset_of!(Policy, slice_id) == 40);
     assert!(offset_of!(Policy, devices) == 376);
-    assert!(offset_of!(Policy, book) == 376 + 48 * (DEVICES + 1));
-    assert!(size_of::<Policy>() == 376 + 48 * (DEVICES + 1) + 152 * SLOTS);
+    assert!(offset_of!(Policy, turns) == 376 + 48 * (DEVICES + 1));
+    assert!(offset_of!(Policy, book) == 376 + 48 * (DEVICES + 1) + 40 * DEVICES);
+    assert!(size_of::<Policy>() == 376 + 48 * (DEVICES + 1) + 40 * DEVICES + 152 * SLOTS);
     assert!(size_of::<Account>() == 16);
     assert!(offset_of!(Slot, kinds) == 272);
     assert!(offset_of!(Slot, launches) == 272 + 8 * KINDS * (DEVICES + 1));
-    assert!(size_of::<Slot>() == 1728);
+    assert!(offset_of!(Slot, activity) == 1680);
+    assert!(size_of::<Slot>() == 2624);
     assert!(size_of::<Usage>() == size_of::<Slot>() * SLOTS);
 };
 
@@ -230,6 +287,59 @@ impl DevicePolicy {
             stack_factor: 0,
             nvml_index: 0,
             busy_percent: Word::new(0),
+        }
+    }
+}
+
+impl Turn {
+    fn new() -> Self {
+        Self {
+            version: Word::new(0),
+            class: Word::new(0),
+            words: core::array::from_fn(|_| Counter::new(0)),
+            looked: Counter::new(0),
+        }
+    }
+
+    /// The grant's words and the slice's class, of one moment; `None` while they are being changed.
+    #[inline]
+    pub fn read(&self) -> Option<([u64; 3], u32)> {
+        let version = self.version.load(Ordering::Acquire);
+        let words = [0, 1, 2].map(|i| self.words[i].load(Ordering::Relaxed));
+        let class = self.class.load(Ordering::Relaxed);
+        core::sync::atomic::fence(Ordering::Acquire);
+        (version & 1 == 0 && self.version.load(Ordering::Relaxed) == version).then_some((words, class))
+    }
+
+    /// Changes what [`Turn::read`] returns; false if that is it already. For one writer. Whoever waits on `version` is then
+    /// to be woken.
+    pub fn write(&self, words: [u64; 3], class: u32) -> bool {
+        if self.read() == Some((words, class)) {
+            return false;
+        }
+        let version = self.version.load(Ordering::Relaxed) | 1;
+        self.version.store(version, Ordering::Relaxed);
+        core::sync::atomic::fence(Ordering::Release);
+        for (to, word) in self.words.iter().zip(words) {
+            to.store(word, Ordering::Relaxed);
+        }
+        self.class.store(class, Ordering::Relaxed);
+        self.version.store(version.wrapping_add(1), Ordering::Release);
+        true
+    }
+}
+
+impl Activity {
+    fn new() -> Self {
+        let zero = || Counter::new(0);
+        Self {
+            charged: zero(),
+            busy_until: zero(),
+            last_launch: zero(),
+            op_ns: zero(),
+            waiting: zero(),
+            throttled_ns: zero(),
+            throttled: zero(),
         }
     }
 }
@@ -273,6 +383,7 @@ impl Policy {
             name: [0; 64],
             driver_dir: [0; 256],
             devices: core::array::from_fn(|i| DevicePolicy::new(if i == HOST { UNLIMITED } else { 0 })),
+            turns: core::array::from_fn(|_| Turn::new()),
             book: core::array::from_fn(|_| Book::new()),
         }
     }
@@ -300,6 +411,7 @@ impl Slot {
             unknown_names: Counter::new(0),
             reserved: core::array::from_fn(|_| Counter::new(0)),
             exports: core::array::from_fn(|_| Counter::new(0)),
+            activity: core::array::from_fn(|_| Activity::new()),
         }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! The socket is of type `SOCK_SEQPACKET`: one message is one struct, as it lies in memory. A process connects once,
 //! registers, and keeps the connection to ask for a measurement now and then. With [`Reply`] to [`op::REGISTER`] come
-//! two file descriptors: the policy (to be mapped read-only) and the usage file (to be mapped read-write).
+//! three file descriptors: the policy (to be mapped read-only), the usage file and the node's [`crate::Urgency`] (both to be
+//! mapped read-write).
 
 /// Where the socket lies in a container and in a mount namespace of `cleave run`: tried before anything else.
 pub const SOCKET: &str = "/run/cleave/slice/sock";
@@ -18,6 +19,8 @@ pub mod op {
     /// Measures this process on device `device` now: `argument` = bytes that it has charged as an estimate, to be
     /// replaced by the measurement. The daemon writes the difference to [`crate::Book::adjust`] before it answers.
     pub const MEASURE: u32 = 2;
+    /// A thread waits for a turn on device `device`. Nothing is answered but a changed [`crate::Turn`].
+    pub const RING: u32 = 3;
 }
 
 /// How it went; values of [`Reply::status`].

@@ -2,7 +2,9 @@
 #![cfg(not(loom))]
 #![allow(unsafe_code)] // UNSAFETY: bytes are looked at as the shared structs, as a mapped file is.
 
-use cleave_ledger::{ABI, Account, Book, DevicePolicy, Kind, MAGIC, Policy, Slot, Usage, wire};
+use cleave_ledger::{
+    ABI, Account, Activity, Book, DevicePolicy, Kind, MAGIC, Policy, Slot, Turn, Urgency, Usage, wire,
+};
 use std::mem::{align_of, offset_of, size_of};
 
 macro_rules! offsets {
@@ -16,16 +18,20 @@ macro_rules! offsets {
 }
 
 #[test]
-fn every_field_lies_where_abi_2_has_it() {
+fn every_field_lies_where_abi_3_has_it() {
     use wire::{Reply, Request};
     let found = offsets! {
         Policy {
-            magic, abi, size, epoch, flags, slots_high, device_count, reserved, slice_id, name, driver_dir, devices, book,
+            magic, abi, size, epoch, flags, slots_high, device_count, reserved, slice_id, name, driver_dir, devices, turns,
+            book,
         }
         DevicePolicy { uuid, limit, context_bytes, stack_factor, nvml_index, busy_percent }
+        Turn { version, class, words, looked }
         Book { state, host_pid, own_pid, namespace, start_time, adjust }
         Usage { slots }
-        Slot { accounts, kinds, launches, graph_launches, denied, unknown_names, reserved, exports }
+        Slot { accounts, kinds, launches, graph_launches, denied, unknown_names, reserved, exports, activity }
+        Activity { charged, busy_until, last_launch, op_ns, waiting, throttled_ns, throttled }
+        Urgency { until }
         Account { held, ask }
         Request { magic, abi, op, device, reserved, argument }
         Reply { magic, abi, status, slot, host_pid, value }
@@ -43,8 +49,9 @@ fn every_field_lies_where_abi_2_has_it() {
         ("Policy.name", 56),
         ("Policy.driver_dir", 120),
         ("Policy.devices", 376),
-        ("Policy.book", 1192),
-        ("Policy size", 20648),
+        ("Policy.turns", 1192),
+        ("Policy.book", 1832),
+        ("Policy size", 21288),
         ("Policy align", 8),
         ("DevicePolicy.uuid", 0),
         ("DevicePolicy.limit", 16),
@@ -54,6 +61,12 @@ fn every_field_lies_where_abi_2_has_it() {
         ("DevicePolicy.busy_percent", 44),
         ("DevicePolicy size", 48),
         ("DevicePolicy align", 8),
+        ("Turn.version", 0),
+        ("Turn.class", 4),
+        ("Turn.words", 8),
+        ("Turn.looked", 32),
+        ("Turn size", 40),
+        ("Turn align", 8),
         ("Book.state", 0),
         ("Book.host_pid", 4),
         ("Book.own_pid", 8),
@@ -63,7 +76,7 @@ fn every_field_lies_where_abi_2_has_it() {
         ("Book size", 152),
         ("Book align", 8),
         ("Usage.slots", 0),
-        ("Usage size", 221184),
+        ("Usage size", 335872),
         ("Usage align", 64),
         ("Slot.accounts", 0),
         ("Slot.kinds", 272),
@@ -73,8 +86,21 @@ fn every_field_lies_where_abi_2_has_it() {
         ("Slot.unknown_names", 1384),
         ("Slot.reserved", 1392),
         ("Slot.exports", 1424),
-        ("Slot size", 1728),
+        ("Slot.activity", 1680),
+        ("Slot size", 2624),
         ("Slot align", 64),
+        ("Activity.charged", 0),
+        ("Activity.busy_until", 8),
+        ("Activity.last_launch", 16),
+        ("Activity.op_ns", 24),
+        ("Activity.waiting", 32),
+        ("Activity.throttled_ns", 40),
+        ("Activity.throttled", 48),
+        ("Activity size", 56),
+        ("Activity align", 8),
+        ("Urgency.until", 0),
+        ("Urgency size", 4096),
+        ("Urgency align", 8),
         ("Account.held", 0),
         ("Account.ask", 8),
         ("Account size", 16),
@@ -96,7 +122,7 @@ fn every_field_lies_where_abi_2_has_it() {
         ("Reply size", 32),
         ("Reply align", 8),
     ];
-    assert_eq!(ABI, 2, "a new ABI needs a new table");
+    assert_eq!(ABI, 3, "a new ABI needs a new table");
     assert_eq!(found, golden);
     assert_eq!(MAGIC.to_le_bytes(), *b"cleaveSL");
     let kinds = Kind::ALL.map(|k| (k as usize, k.name(), k.seen_by_nvml()));
