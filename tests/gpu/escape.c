@@ -625,6 +625,30 @@ static CUresult by_context_kernels(int i) {
     return launch(kernel, local_arguments);
 }
 
+/* Likewise on another GPU, half of which is allocated already. */
+static CUresult by_gpu_kernels(int i) {
+    CUlibrary loaded;
+    CUfunction kernel;
+    CUcontext context;
+    CUdevice other;
+    CUdeviceptr p = 0;
+    CUresult error;
+    (void)i;
+    CHECK(DeviceGet, &other, 1);
+    CHECK(LibraryLoadData, &loaded, local_ptx(per_thread(ask / 2)), NULL, NULL, 0, NULL, NULL, 0);
+    CHECK(LibraryGetKernel, &kernel, loaded, "local");
+    if ((error = launch(kernel, local_arguments)))
+        return error;
+    got = ask / 2;
+    CHECK(PrimaryCtxRetain, &context, other);
+    CHECK(CtxSetCurrent, context);
+    CHECK(MemAlloc, &p, ask / 2 * MIB);
+    if ((error = launch(kernel, local_arguments)))
+        return error;
+    got = ask;
+    return 0;
+}
+
 /* The heap is charged until it is taken; an allocation of its size beside it is another matter. */
 static CUresult by_heap_beside(int i) {
     CUdeviceptr p = 0;
@@ -799,6 +823,7 @@ static const struct {
     {"contexts", by_contexts},
     {"context-stacks", by_context_stacks},
     {"context-kernels", by_context_kernels},
+    {"gpu-kernels", by_gpu_kernels},
     {"threads", by_threads},
     {"ipc-export", by_ipc_export},
     {"ipc-import", by_ipc_import},

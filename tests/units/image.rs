@@ -248,7 +248,7 @@ fn files_are_read_within_their_length() {
     };
     let whole = elf(&[(2, 1000), (2, 24)]);
     assert_eq!(of(&whole), 1024);
-    assert_eq!(of(&container(&[whole.clone()])), 1024);
+    assert_eq!(of(&container(std::slice::from_ref(&whole))), 1024);
     assert_eq!(of(b".global .b8 a[77];"), 77);
     assert_eq!(of(b""), 0);
     for length in 0..whole.len() {

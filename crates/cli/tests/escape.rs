@@ -32,12 +32,12 @@ enum End {
     HostAgain,
     /// Half of what is asked for, and a refusal.
     Half,
-    /// Needs two processes: has a test of its own.
+    /// Needs two processes or GPUs: has a test of its own.
     Pair,
 }
 
 /// Every path of escape.c.
-const PATHS: [(&str, End); 48] = [
+const PATHS: [(&str, End); 49] = [
     ("alloc", End::Refused),
     ("pitch", End::Refused),
     ("managed", End::Refused),
@@ -82,6 +82,7 @@ const PATHS: [(&str, End); 48] = [
     ("contexts", End::RefusedByCost),
     ("context-stacks", End::RefusedByCost),
     ("context-kernels", End::RefusedByCost),
+    ("gpu-kernels", End::Pair),
     ("threads", End::Refused),
     ("ipc-export", End::Pair),
     ("ipc-import", End::Pair),
@@ -220,6 +221,19 @@ fn a_forked_child_is_held_beside_its_parent() {
     card.is_within("fork", got);
     program.end();
     card.settles("fork");
+}
+
+#[test]
+fn a_kernel_that_is_known_on_one_gpu_is_held_on_the_next() {
+    let place = Place::new("2xH100");
+    let escape = place.compile("escape.c").display().to_string();
+    place.ok(&["slice", "create", "--memory", "8GiB", "--gpu", "0,1", "--name", "a"]);
+    let mut program = place.start("a", &[escape.as_str(), "gpu-kernels", "--hold"]);
+    let said = program.line();
+    assert_eq!((&said["failed_at"], number(&said["error"])), (&"LaunchKernel".into(), OUT_OF_MEMORY), "{said}");
+    assert_eq!(number(&said["got_mib"]), 6144, "{said}");
+    program.end();
+    within(PATIENCE, "gpu-kernels", || place.is_empty("a"));
 }
 
 #[test]
