@@ -88,7 +88,7 @@ impl Turn {
                     Some(other) => (self.current, self.used) = (other as u64, 0),
                     None => (self.at, self.used) = (until, 0),
                 },
-                Some(other) if self.used == SLICE => {
+                Some(other) if self.used >= SLICE => {
                     (self.current, self.used, self.switch) = (other as u64, 0, SWITCH);
                 }
                 _ => {
@@ -97,11 +97,11 @@ impl Turn {
                     served(current, Span { start: self.at, end: self.at + step });
                     left[current] -= step;
                     self.at += step;
-                    self.used += step;
-                    if other.is_none() {
+                    self.used = match other {
+                        Some(_) => self.used + step,
                         // Alone, it gets one slice after the other.
-                        self.used %= SLICE;
-                    }
+                        None => (self.used + step) % SLICE,
+                    };
                 }
             }
         }

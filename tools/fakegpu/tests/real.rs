@@ -147,6 +147,33 @@ fn host_functions_are_called_when_their_stream_gets_there() {
     assert!(order == 1234 || !in_time && order == 1324, "{order}");
 }
 
+extern "C" fn never(_: *mut c_void) {
+    ORDER.store(u32::MAX, Ordering::SeqCst);
+}
+
+#[test]
+fn what_a_destroyed_context_had_to_do_is_not_done() {
+    let installed = Installed::real("H100");
+    let gpu = installed.load();
+    gpu.start(0);
+    let (spin_here, a) = (spin(&gpu), stream(&gpu));
+    let mut second = 0_u64;
+    ok!(gpu, cuCtxCreate_v2, &mut second, 0, 0);
+    let (spin, b, reached) = (spin(&gpu), stream(&gpu), event(&gpu));
+    // An hour.
+    launch(&gpu, spin, 3_600_000 * MS, b);
+    ok!(gpu, cuEventRecord, reached, b);
+    ok!(gpu, cuLaunchHostFunc, b, never as *const c_void, 0_u64);
+    ok!(gpu, cuStreamWaitEvent, a, reached, 0);
+    assert_eq!(call!(gpu, cuStreamQuery, a), 600);
+    ok!(gpu, cuCtxDestroy_v2, second);
+    // Who waited for it waits no longer, and has the device alone.
+    launch(&gpu, spin_here, MS, a);
+    ok!(gpu, cuStreamSynchronize, a);
+    ok!(gpu, cuCtxSynchronize);
+    assert_ne!(ORDER.load(Ordering::SeqCst), u32::MAX);
+}
+
 #[test]
 fn a_graph_takes_as_long_as_its_kernels() {
     let installed = Installed::real("H100");

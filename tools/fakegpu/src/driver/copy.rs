@@ -17,7 +17,7 @@ const UNIFIED: c_uint = 4;
 /// What any copy or fill takes at least.
 const LATENCY: Nanos = 1500;
 
-/// Bytes per nanosecond, within a device and between it and the host, as measured on an H100.
+/// Bytes per nanosecond, within a device and between it and the host: about what an H100 does.
 const DEVICE_SPEED: u64 = 2800;
 const HOST_SPEED: u64 = 50;
 

@@ -19,7 +19,7 @@ const HORIZON: Nanos = 5_000_000;
 /// How long to wait before looking again at what nothing predicts.
 const PATIENCE: Nanos = 200_000;
 /// How often the thread looks at a word that a stream waits for.
-const POLL: Nanos = 100_000;
+const POLL: Nanos = 50_000;
 /// How often it looks when it has nothing to do, so that the schedule's log does not run over.
 const IDLE: Nanos = 100_000_000;
 
@@ -334,17 +334,22 @@ impl Driver {
         Some(next.saturating_sub(now).max(1))
     }
 
-    /// Ends a context's queue. What it held is over now, for those that wait for it.
+    /// Ends the queue of a context whose streams are gone. What it held is over now, for those that wait for it; host
+    /// functions are not called any more.
     pub(crate) fn queue_gone(&mut self, gone: Queue) {
         let mut shared = self.shared.lock();
         let now = shared.now(gone.device);
         shared.schedule(gone.device).close(gone.index);
         self.steps.retain(|step| {
-            let held = matches!(step.deed, Deed::Kernel { queue, .. } if queue == gone);
-            if held {
+            let over = match &step.deed {
+                Deed::Kernel { queue, .. } => *queue == gone,
+                Deed::Call { stream, .. } => !self.streams.contains_key(stream),
+                Deed::Span(_) | Deed::Write { .. } => false,
+            };
+            if over {
                 step.done.know(now);
             }
-            !held
+            !over
         });
     }
 
