@@ -2,8 +2,8 @@
 //!
 //! A device executes one piece of work at a time, first come, first served, whichever process it comes from. Work has
 //! a time at which it may start (its stream reached it) and a duration; [`Clock::submit`] gives it its place. Nothing
-//! here reads a real clock: the caller says what time it is, so that slicing of time between contexts and overlap
-//! under MPS can replace the queue without touching anything else.
+//! here reads a real clock: the caller says what time it is. Where time is real, [`crate::slices`] takes the place of
+//! the queue.
 
 /// Nanoseconds on a device's clock.
 pub type Nanos = u64;

@@ -17,12 +17,15 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::clock::{Clock, Meter, Nanos, Span};
 use crate::model::MAX_DEVICES;
+use crate::slices::Schedule;
 
 /// Most processes at once.
 const MAX_PROCESSES: usize = 256;
 /// What the names of files with memory begin with.
 const MEMORY: &str = "memory.";
-const MAGIC: u64 = 0x636c_6561_7665_0002;
+/// Where time is real, the work of a process that died goes on for so long at most.
+const COLLECT: Nanos = 5_000_000;
+const MAGIC: u64 = 0x636c_6561_7665_0003;
 
 /// Size of the state file.
 pub const STATE_BYTES: usize = std::mem::size_of::<Layout>();
@@ -56,8 +59,12 @@ struct Layout {
     /// One more than the highest record ever used.
     high: u32,
     reserved: u32,
+    /// When the dead were last looked for, where time is real.
+    collected: Nanos,
     clocks: [Clock; MAX_DEVICES],
     processes: [Process; MAX_PROCESSES],
+    /// In use where time is real.
+    schedules: [Schedule; MAX_DEVICES],
 }
 
 /// The shared state, as one process sees it.
@@ -203,6 +210,7 @@ impl Locked<'_> {
         let gone: Vec<usize> = self.live().map(|(slot, _)| slot).filter(gone).collect();
         for slot in gone {
             self.layout.processes[slot].taken = 0;
+            self.layout.schedules.iter_mut().for_each(|schedule| schedule.close_all(slot));
             self.shared.forget_memory(slot);
         }
     }
@@ -276,10 +284,28 @@ impl Locked<'_> {
         self.live().map(|(_, process)| process.devices[device].meter.total()).sum()
     }
 
-    /// What time it is on a device.
+    /// What time it is on a device. Real time brings its schedule up to date.
     pub fn now(&mut self, device: usize) -> Nanos {
         let floor = if self.shared.real { monotonic() } else { 0 };
-        self.layout.clocks[device].now(floor)
+        let now = self.layout.clocks[device].now(floor);
+        if self.shared.real {
+            if now - self.layout.collected.min(now) > COLLECT {
+                self.layout.collected = now;
+                self.collect();
+            }
+            let Layout { schedules, processes, .. } = &mut *self.layout;
+            schedules[device].advance(now, |slot, span| {
+                if let Some(process) = processes.get_mut(slot) {
+                    process.devices[device].meter.add(span);
+                }
+            });
+        }
+        now
+    }
+
+    /// The schedule of a device whose time is real, as of the last [`Locked::now`].
+    pub fn schedule(&mut self, device: usize) -> &mut Schedule {
+        &mut self.layout.schedules[device]
     }
 
     /// Moves a device's virtual time on.
@@ -289,7 +315,7 @@ impl Locked<'_> {
         }
     }
 
-    /// Has a device work for the process in `slot`.
+    /// Has a device whose time is virtual work for the process in `slot`.
     pub fn submit(&mut self, slot: usize, device: usize, ready: Nanos, duration: Nanos) -> Span {
         self.now(device);
         let span = self.layout.clocks[device].submit(ready, duration);

@@ -50,8 +50,10 @@ struct Queue {
     served: Nanos,
     /// Stretches so far; the last of them are in the log.
     stretches: u64,
-    log: [Stretch; LOG],
 }
+
+/// A queue's last stretches, the newest at the number of stretches so far less one.
+type Log = [Stretch; LOG];
 
 /// The schedule of one device. All zero is a valid new one.
 #[repr(C)]
@@ -59,6 +61,7 @@ struct Queue {
 pub struct Schedule {
     turn: Turn,
     queues: [Queue; MAX_QUEUES],
+    logs: [Log; MAX_QUEUES],
 }
 
 /// The next queue after `current` that holds work.
@@ -85,7 +88,7 @@ impl Turn {
                     Some(other) => (self.current, self.used) = (other as u64, 0),
                     None => (self.at, self.used) = (until, 0),
                 },
-                Some(other) if self.used == SLICE => {
+                Some(other) if self.used >= SLICE => {
                     (self.current, self.used, self.switch) = (other as u64, 0, SWITCH);
                 }
                 _ => {
@@ -94,11 +97,11 @@ impl Turn {
                     served(current, Span { start: self.at, end: self.at + step });
                     left[current] -= step;
                     self.at += step;
-                    self.used += step;
-                    if other.is_none() {
+                    self.used = match other {
+                        Some(_) => self.used + step,
                         // Alone, it gets one slice after the other.
-                        self.used %= SLICE;
-                    }
+                        None => (self.used + step) % SLICE,
+                    };
                 }
             }
         }
@@ -106,14 +109,14 @@ impl Turn {
 }
 
 impl Queue {
-    fn log(&mut self, span: Span) {
+    fn serve(&mut self, span: Span, log: &mut Log) {
         let last = self.stretches.checked_sub(1).map(|index| (index % LOG as u64) as usize);
         let length = span.end - span.start;
-        match last.map(|index| &mut self.log[index]) {
+        match last.map(|index| &mut log[index]) {
             Some(last) if last.start + (last.to - last.from) == span.start => last.to += length,
             _ => {
                 let stretch = Stretch { start: span.start, from: self.served, to: self.served + length };
-                self.log[(self.stretches % LOG as u64) as usize] = stretch;
+                log[(self.stretches % LOG as u64) as usize] = stretch;
                 self.stretches += 1;
             }
         }
@@ -154,9 +157,9 @@ impl Schedule {
     /// Evaluates up to `now`; `busy` hears which process had the device when.
     pub fn advance(&mut self, now: Nanos, mut busy: impl FnMut(usize, Span)) {
         let mut left = self.left();
-        let queues = &mut self.queues;
+        let (queues, logs) = (&mut self.queues, &mut self.logs);
         self.turn.run(&mut left, now, |index, span| {
-            queues[index].log(span);
+            queues[index].serve(span, &mut logs[index]);
             if let Some(owner) = queues[index].owner.checked_sub(1) {
                 busy(owner as usize, span);
             }
@@ -173,14 +176,14 @@ impl Schedule {
 
     /// When a queue's work up to `mark` was done; `None` while it is not.
     pub fn finished(&self, queue: usize, mark: Nanos) -> Option<Nanos> {
-        let queue = &self.queues[queue];
+        let (queue, log) = (&self.queues[queue], &self.logs[queue]);
         if queue.served < mark {
             return None;
         }
         let known = queue.stretches.min(LOG as u64);
-        let log = (1..=known).map(|back| queue.log[((queue.stretches - back) % LOG as u64) as usize]);
+        let newest_first = (1..=known).map(|back| log[((queue.stretches - back) % LOG as u64) as usize]);
         let mut oldest = 0;
-        for stretch in log {
+        for stretch in newest_first {
             if stretch.from < mark && mark <= stretch.to {
                 return Some(stretch.start + (mark - stretch.from));
             }
@@ -190,10 +193,14 @@ impl Schedule {
         Some(oldest)
     }
 
-    /// When a queue's work up to `mark` will be done if nobody submits anything, but not later than `horizon`.
+    /// When a queue's work up to `mark` will be done if nobody submits anything, but not later than `horizon`; the time of
+    /// the last [`Schedule::advance`] where it is done.
     pub fn predict(&self, queue: usize, mark: Nanos, horizon: Nanos) -> Nanos {
         let mut turn = self.turn;
         let mut done = self.queues[queue].served;
+        if done >= mark {
+            return turn.at;
+        }
         let mut when = horizon;
         turn.run(&mut self.left(), horizon, |index, span| {
             if index == queue {
@@ -216,8 +223,9 @@ mod tests {
 
     impl Schedule {
         fn new() -> Box<Schedule> {
-            let queue = Queue { owner: 0, submitted: 0, served: 0, stretches: 0, log: [Stretch::default(); LOG] };
-            Box::new(Schedule { turn: Turn::default(), queues: [queue; MAX_QUEUES] })
+            let queue = Queue { owner: 0, submitted: 0, served: 0, stretches: 0 };
+            let logs = [[Stretch::default(); LOG]; MAX_QUEUES];
+            Box::new(Schedule { turn: Turn::default(), queues: [queue; MAX_QUEUES], logs })
         }
     }
 
@@ -386,5 +394,6 @@ mod tests {
         assert_eq!(at(10), Some(10_100));
         assert_eq!(at(3), Some(10_000), "not later than the oldest that is known");
         assert_eq!(schedule.finished(0, marks[LOG + 9] + 1), None);
+        assert_eq!(schedule.predict(0, marks[LOG + 9], Nanos::MAX), 1_000_000_000, "it needs no more waiting");
     }
 }

@@ -137,6 +137,23 @@ fn a_stream_waits_for_a_word() {
 }
 
 #[test]
+fn a_write_behind_a_kernel_moves_virtual_time_there() {
+    let installed = Installed::new("H100");
+    let gpu = installed.load();
+    gpu.start(0);
+    let kernel = gpu.kernel("kernel spin duration=200us", "spin");
+    let (a, word) = (stream(&gpu, 1), gpu.alloc(4));
+    ok!(gpu, cuMemsetD32_v2, word, 0, 1_u64);
+    assert_eq!(gpu.launch(kernel, a), 0);
+    assert_eq!(call!(gpu, cuStreamQuery, a), 600);
+    ok!(gpu, cuStreamWriteValue32_v2, a, word, 5, 0);
+    ok!(gpu, cuStreamQuery, a);
+    // Device memory is the program's own here, as that of a real device mapped by the host would be.
+    // SAFETY: allocated above.
+    assert_eq!(unsafe { (word as *const u32).read_volatile() }, 5);
+}
+
+#[test]
 fn copies_move_bytes_in_one_two_and_three_dimensions() {
     let installed = Installed::new("H100");
     let gpu = installed.load();

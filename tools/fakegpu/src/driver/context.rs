@@ -7,9 +7,9 @@ use cleave_cuda::types::{CUresult, error};
 use core::ffi::{c_int, c_uint, c_void};
 
 use super::engine::{Engine, StreamKind};
+use super::steps::{Queue, When};
 use super::{CURRENT, Driver, Outcome, get, put, put_optional, with};
 use crate::alloc::Chunks;
-use crate::clock::Nanos;
 
 /// Stack bytes per thread that a context starts with.
 const STACK: usize = 1024;
@@ -33,8 +33,12 @@ pub(crate) struct Context {
     pub legacy: u64,
     pub per_thread: HashMap<ThreadId, u64>,
     /// When the legacy stream's work, and all work of streams that wait for it, is done.
-    pub legacy_tail: Nanos,
-    pub blocking_tail: Nanos,
+    pub legacy_tail: When,
+    pub blocking_tail: When,
+    /// When the work of streams that are destroyed is done.
+    pub orphans: When,
+    /// Its queue on the device, where time is real.
+    pub queue: Option<Queue>,
     cache_config: c_int,
     shared_config: c_int,
     pub peers: Vec<u64>,
@@ -45,6 +49,16 @@ impl Driver {
     fn context_create(&mut self, device: usize, flags: u32, primary: bool) -> Outcome<u64> {
         let bytes = self.model(device).context_bytes;
         self.charge(device, bytes, true)?;
+        let queue = if self.real() {
+            let index = self.shared.lock().schedule(device).open(self.slot);
+            if index.is_none() {
+                self.release(device, bytes, true);
+                return Err(error::OUT_OF_MEMORY);
+            }
+            index.map(|index| Queue { device, index })
+        } else {
+            None
+        };
         self.shared.lock().contexts(self.slot, device, 1);
         let id = self.handle();
         let mut limits = [0; 16];
@@ -67,8 +81,10 @@ impl Driver {
             chunks: Chunks::default(),
             legacy: 0,
             per_thread: HashMap::new(),
-            legacy_tail: 0,
-            blocking_tail: 0,
+            legacy_tail: When::default(),
+            blocking_tail: When::default(),
+            orphans: When::default(),
+            queue,
             cache_config: 0,
             shared_config: 0,
             peers: Vec::new(),
@@ -93,6 +109,9 @@ impl Driver {
         self.allocations_of_context_gone(id, device, &context.chunks);
         self.streams.retain(|_, stream| stream.context != id);
         self.events.retain(|_, event| event.context != id);
+        if let Some(queue) = context.queue {
+            self.queue_gone(queue);
+        }
         let bytes = self.model(device).context_bytes + context.stack_bytes;
         self.release(device, bytes, true);
         self.shared.lock().contexts(self.slot, device, -1);

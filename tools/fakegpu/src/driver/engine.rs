@@ -1,7 +1,7 @@
 //! Streams and events, and the execution of what is queued on them.
 //!
 //! Work takes effect when it is submitted, in the order of submission, which is one of the orders that the streams
-//! allow; the virtual clock says when it counts as done. Only what waits for something outside (a host function, a
+//! allow; the clock says when it counts as done ([`super::steps`] where it passes by itself). Only what waits for something outside (a host function, a
 //! word in memory, a kernel that hangs) holds its stream up; then the stream keeps a queue, and every submission,
 //! query and wait tries to move the queues on.
 
@@ -14,8 +14,10 @@ use cleave_cuda::types::error;
 use core::ffi::c_void;
 
 use super::copy::{CopyPlan, FillPlan};
+use super::steps::{Deed, When};
 use super::{Driver, Outcome, PROGRESS, lock, with};
 use crate::clock::Nanos;
+use crate::shared::monotonic;
 
 /// What kind of stream a stream is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +36,9 @@ pub(crate) struct Stream {
     pub kind: StreamKind,
     pub id: u64,
     /// When all its executed work is done.
-    pub tail: Nanos,
+    pub tail: When,
+    /// When the launches are done that may still run; see [`LAUNCHES`].
+    launches: VecDeque<When>,
     queue: VecDeque<(u64, Operation)>,
     /// A host function of it runs, or waits to run.
     outside: bool,
@@ -59,7 +63,7 @@ pub(crate) struct Event {
     submitted: u64,
     executed: u64,
     /// When the last executed record counts as done.
-    time: Nanos,
+    time: When,
     /// The capture and nodes that it stands for, when recorded in one.
     pub captured: Option<(u64, Vec<u64>)>,
 }
@@ -91,14 +95,15 @@ pub(crate) enum Operation {
 }
 
 /// Something that the helper thread calls.
-enum Errand {
+pub(crate) enum Errand {
     Host(HostFunction, u64),
     Callback(StreamCallback, u64, u64),
 }
 
 /// What stands between a waiter and its goal.
 pub(crate) enum Standing {
-    At(usize, Nanos),
+    /// Until all of these times of a device.
+    At(usize, Vec<When>),
     Outside,
 }
 
@@ -106,18 +111,23 @@ pub(crate) enum Standing {
 pub(crate) struct Engine;
 
 /// A stream, its device, when its turn comes, and what to call then.
-type Order = (u64, usize, Nanos, Errand);
+type Order = (u64, usize, When, Errand);
+
+/// Launches that a stream takes in before the next one waits, where time is real.
+const LAUNCHES: usize = 1024;
+/// Most that a waiter sleeps before it looks again.
+const NAP: Nanos = 5_000_000;
 
 static HELPER: Mutex<Option<Sender<Order>>> = Mutex::new(None);
 
 /// Gives a host function to the helper thread, which is made when first needed.
-fn hand_over(stream: u64, device: usize, ready: Nanos, errand: Errand) {
+pub(crate) fn hand_over(stream: u64, device: usize, ready: When, errand: Errand) {
     let mut helper = HELPER.lock().unwrap_or_else(PoisonError::into_inner);
     let sender = helper.get_or_insert_with(|| {
-        let (sender, receiver) = channel();
+        let (sender, receiver) = channel::<Order>();
         std::thread::spawn(move || {
             for (stream, device, ready, errand) in receiver {
-                let _ = Engine::wait(|_| Ok(Standing::At(device, ready)));
+                let _ = Engine::wait(|_| Ok(Standing::At(device, vec![ready.clone()])));
                 match errand {
                     // SAFETY: the program passed this function to be called with this pointer.
                     Errand::Host(function, data) => unsafe { function(data as *mut c_void) },
@@ -130,7 +140,7 @@ fn hand_over(stream: u64, device: usize, ready: Nanos, errand: Errand) {
                     let now = d.now(device);
                     if let Some(stream) = d.streams.get_mut(&stream) {
                         stream.outside = false;
-                        stream.tail = stream.tail.max(now);
+                        stream.tail = When::At(now);
                     }
                     d.pump();
                     Ok(())
@@ -152,14 +162,12 @@ impl Engine {
             let d = guard.as_mut().ok_or(error::NOT_INITIALIZED)?;
             d.pump();
             match standing(d)? {
-                Standing::At(device, time) => {
-                    let now = d.now(device);
-                    if time <= now {
-                        return Ok(());
-                    }
+                Standing::At(device, times) => {
+                    let Some(time) = d.expected(device, &times) else { return Ok(()) };
                     if d.real() {
+                        let now = d.now(device);
                         drop(guard);
-                        std::thread::sleep(Duration::from_nanos(time - now));
+                        std::thread::sleep(Duration::from_nanos(time.saturating_sub(now).min(NAP)));
                     } else {
                         d.shared.lock().advance(device, time);
                     }
@@ -187,24 +195,37 @@ impl Engine {
         Engine::wait(|d| {
             let context = d.contexts.get(&id).ok_or(error::INVALID_CONTEXT)?;
             let device = context.device;
-            let mut latest = 0;
+            let mut all = vec![context.orphans.clone()];
             let streams: Vec<u64> = d.streams.iter().filter(|(_, s)| s.context == id).map(|(id, _)| *id).collect();
             for stream in streams {
                 if d.streams[&stream].capture.is_some() {
                     return Err(900);
                 }
                 match d.stream_standing(stream)? {
-                    Standing::At(_, time) => latest = latest.max(time),
+                    Standing::At(_, times) => all.extend(times),
                     Standing::Outside => return Ok(Standing::Outside),
                 }
             }
-            Ok(Standing::At(device, latest))
+            Ok(Standing::At(device, all))
         })?;
         with(|d| {
             let device = d.contexts.get(&id).ok_or(error::INVALID_CONTEXT)?.device;
             d.pools_trim(device);
             d.fault_of(id)
         })
+    }
+
+    /// Waits until a stream can take another launch.
+    pub fn wait_room(handle: *mut c_void, per_thread: bool) -> Outcome {
+        let full = |d: &mut Driver| {
+            if !d.real() {
+                return Ok(None);
+            }
+            let id = d.stream(handle, per_thread)?;
+            let stream = &d.streams[&id];
+            Ok((stream.launches.len().max(stream.queue.len()) >= LAUNCHES).then_some(id))
+        };
+        with(full)?.map_or(Ok(()), |id| Engine::wait(|d| d.room(id)))
     }
 
     /// Waits for an event.
@@ -231,7 +252,8 @@ impl Driver {
             priority,
             kind,
             id: self.sequence,
-            tail: 0,
+            tail: When::default(),
+            launches: VecDeque::new(),
             queue: VecDeque::new(),
             outside: false,
             capture: None,
@@ -241,11 +263,22 @@ impl Driver {
         id
     }
 
+    /// Forgets a stream whose work needs it no more; the context still waits for that work.
+    pub(crate) fn stream_gone(&mut self, id: u64) {
+        let Some(stream) = self.streams.remove(&id) else { return };
+        let Some(context) = self.contexts.get(&stream.context) else { return };
+        let all = vec![context.orphans.clone(), stream.tail];
+        let orphans = self.latest(stream.device, all);
+        if let Some(context) = self.contexts.get_mut(&stream.context) {
+            context.orphans = orphans;
+        }
+    }
+
     /// Makes an event.
     pub(crate) fn event_create(&mut self, context: u64, flags: u32) -> u64 {
         let id = self.handle();
         let device = self.contexts.get(&context).map_or(0, |context| context.device);
-        let event = Event { context, device, flags, submitted: 0, executed: 0, time: 0, captured: None };
+        let event = Event { context, device, flags, submitted: 0, executed: 0, time: When::default(), captured: None };
         self.events.insert(id, event);
         id
     }
@@ -288,12 +321,61 @@ impl Driver {
         let sequence = self.sequence;
         self.streams.get_mut(&stream).ok_or(error::INVALID_HANDLE)?.queue.push_back((sequence, operation));
         self.pump();
+        if self.polls() {
+            self.wake();
+        }
         Ok(())
+    }
+
+    /// Notes when a launch is done that was just given to a stream.
+    pub(crate) fn launched(&mut self, stream: u64) {
+        if self.real()
+            && let Some(stream) = self.streams.get_mut(&stream)
+        {
+            stream.launches.push_back(stream.tail.clone());
+        }
+    }
+
+    /// What a launch still waits for before the stream takes it in.
+    fn room(&mut self, id: u64) -> Outcome<Standing> {
+        let now = monotonic();
+        let stream = self.streams.get_mut(&id).ok_or(error::INVALID_HANDLE)?;
+        while stream.launches.front().is_some_and(|when| when.known().is_some_and(|time| time <= now)) {
+            stream.launches.pop_front();
+        }
+        if stream.queue.len() >= LAUNCHES {
+            return Ok(Standing::Outside);
+        }
+        let full = stream.launches.len() >= LAUNCHES;
+        Ok(Standing::At(stream.device, stream.launches.front().filter(|_| full).cloned().into_iter().collect()))
+    }
+
+    /// Whether a stream waits for a word in memory whose change nobody tells of.
+    pub(crate) fn polls(&self) -> bool {
+        self.real()
+            && self.streams.values().any(|stream| {
+                stream.queue.front().is_some_and(|(_, operation)| matches!(operation, Operation::WaitValue { .. }))
+            })
+    }
+
+    /// Writes a word for a stream, unless its memory is gone by now.
+    pub(crate) fn write_value(&mut self, address: u64, value: u64, wide: bool) {
+        if self.find(address).is_none() && self.vmm.find(address).is_none() {
+            return;
+        }
+        if wide {
+            // SAFETY: the program passed this address to be written by its stream, and it is still allocated.
+            unsafe { (address as *mut u64).write_volatile(value) };
+        } else {
+            // SAFETY: as above.
+            unsafe { (address as *mut u32).write_volatile(value as u32) };
+        }
     }
 
     /// Executes what can be executed.
     pub(crate) fn pump(&mut self) {
         loop {
+            self.settle();
             let ready: Vec<u64> =
                 self.streams.iter().filter(|(_, stream)| !stream.queue.is_empty()).map(|(id, _)| *id).collect();
             let mut moved = false;
@@ -333,7 +415,7 @@ impl Driver {
         }
         let (device, context, blocking, legacy) =
             (stream.device, stream.context, stream.blocking(), stream.kind == StreamKind::Legacy);
-        let mut ready = stream.tail;
+        let mut ready = vec![stream.tail.clone()];
         if let Some(context) = self.contexts.get(&context) {
             if context.sticky.is_some() {
                 if let Some(stream) = self.streams.get_mut(&id) {
@@ -342,52 +424,71 @@ impl Driver {
                 return false;
             }
             if legacy {
-                ready = ready.max(context.blocking_tail);
+                ready.push(context.blocking_tail.clone());
             } else if blocking {
-                ready = ready.max(context.legacy_tail);
+                ready.push(context.legacy_tail.clone());
             }
         }
-        let mut end = ready;
+        let real = self.real();
         let mut outside = false;
-        match operation {
+        let end = match operation {
             Operation::Kernel { fault: Some(Fault::Hang), .. } => return false,
             Operation::Kernel { duration, fault } => {
-                end = self.shared.lock().submit(self.slot, device, ready, duration).end;
                 if fault == Some(Fault::IllegalAddress)
                     && let Some(context) = self.contexts.get_mut(&context)
                 {
                     context.sticky = Some(error::ILLEGAL_ADDRESS);
                 }
+                match self.contexts.get(&context).and_then(|context| context.queue) {
+                    Some(queue) => self.later(device, ready, Deed::Kernel { queue, duration }),
+                    None => {
+                        let ready = ready.iter().filter_map(When::known).max().unwrap_or(0);
+                        When::At(self.shared.lock().submit(self.slot, device, ready, duration).end)
+                    }
+                }
             }
-            Operation::Copy(plan) => end = ready.max(self.now(device)) + plan.run(),
-            Operation::Fill(plan) => end = ready.max(self.now(device)) + plan.run(),
+            Operation::Copy(plan) => {
+                ready.push(When::At(self.now(device)));
+                self.later(device, ready, Deed::Span(plan.run()))
+            }
+            Operation::Fill(plan) => {
+                ready.push(When::At(self.now(device)));
+                self.later(device, ready, Deed::Span(plan.run()))
+            }
             Operation::Host { function, data } => {
                 outside = true;
-                hand_over(id, device, ready, Errand::Host(function, data));
+                self.call_later(id, device, ready, Errand::Host(function, data))
             }
             Operation::Callback { function, stream, data } => {
                 outside = true;
-                hand_over(id, device, ready, Errand::Callback(function, stream, data));
+                self.call_later(id, device, ready, Errand::Callback(function, stream, data))
             }
             Operation::Record { event, generation } => {
-                end = ready.max(self.now(device));
+                ready.push(When::At(self.now(device)));
+                let end = self.latest(device, ready);
                 if let Some(event) = self.events.get_mut(&event) {
                     event.executed = event.executed.max(generation);
-                    event.time = end;
+                    event.time = end.clone();
                 }
+                end
             }
             Operation::Wait { event, generation } => {
                 if let Some(event) = self.events.get(&event) {
                     if event.executed < generation {
                         return false;
                     }
-                    // An event of another device is on another clock: its time says nothing here.
-                    if event.device == device {
-                        end = end.max(event.time);
+                    // Where time is virtual, an event of another device is on another clock: its time says nothing here.
+                    if event.device == device || real {
+                        ready.push(event.time.clone());
                     }
                 }
+                self.latest(device, ready)
             }
             Operation::WaitValue { address, value, flags, wide } => {
+                let now = self.now(device);
+                if real && !ready.iter().all(|when| when.known().is_some_and(|time| time <= now)) {
+                    return false;
+                }
                 let (found, value, mask) = if wide {
                     // SAFETY: the program passed this address to be read by its stream.
                     (unsafe { (address as *const u64).read_volatile() }, value, u64::MAX)
@@ -406,30 +507,48 @@ impl Driver {
                 if !met {
                     return false;
                 }
+                if real {
+                    ready.push(When::At(now));
+                }
+                self.latest(device, ready)
+            }
+            Operation::WriteValue { address, value, wide } if real => {
+                ready.push(When::At(self.now(device)));
+                self.later(device, ready, Deed::Write { address, value, wide })
             }
             Operation::WriteValue { address, value, wide } => {
-                if wide {
-                    // SAFETY: the program passed this address to be written by its stream.
-                    unsafe { (address as *mut u64).write_volatile(value) };
-                } else {
-                    // SAFETY: as above.
-                    unsafe { (address as *mut u32).write_volatile(value as u32) };
-                }
+                let end = self.latest(device, ready);
+                self.shared.lock().advance(device, end.known().unwrap_or(0));
+                self.write_value(address, value, wide);
+                end
             }
-        }
+        };
         if let Some(stream) = self.streams.get_mut(&id) {
             stream.queue.pop_front();
-            stream.tail = stream.tail.max(end);
+            stream.tail = end.clone();
             stream.outside = outside;
         }
-        if let Some(context) = self.contexts.get_mut(&context) {
-            if legacy {
-                context.legacy_tail = context.legacy_tail.max(end);
-            } else if blocking {
-                context.blocking_tail = context.blocking_tail.max(end);
+        if blocking && let Some(found) = self.contexts.get(&context) {
+            let all = vec![found.blocking_tail.clone(), end.clone()];
+            let tail = self.latest(device, all);
+            if let Some(context) = self.contexts.get_mut(&context) {
+                context.blocking_tail = tail;
             }
         }
+        if legacy && let Some(context) = self.contexts.get_mut(&context) {
+            context.legacy_tail = end;
+        }
         true
+    }
+
+    /// Has the helper thread call something for a stream when it gets there.
+    fn call_later(&mut self, stream: u64, device: usize, ready: Vec<When>, errand: Errand) -> When {
+        if self.real() {
+            return self.later(device, ready, Deed::Call { stream, errand });
+        }
+        let ready = self.latest(device, ready);
+        hand_over(stream, device, ready.clone(), errand);
+        ready
     }
 
     /// What a waiter for a stream still waits for.
@@ -448,7 +567,7 @@ impl Driver {
         if [stream].into_iter().chain(others.iter().copied()).any(|s| s.outside || !s.queue.is_empty()) {
             return Ok(Standing::Outside);
         }
-        Ok(Standing::At(stream.device, others.iter().map(|s| s.tail).fold(stream.tail, Nanos::max)))
+        Ok(Standing::At(stream.device, [stream].into_iter().chain(others).map(|s| s.tail.clone()).collect()))
     }
 
     /// What a waiter for an event still waits for.
@@ -461,7 +580,7 @@ impl Driver {
         if event.executed < event.submitted {
             return Ok(Standing::Outside);
         }
-        Ok(Standing::At(event.device, event.time))
+        Ok(Standing::At(event.device, vec![event.time.clone()]))
     }
 
     /// Answers a query: success, or "not ready". In virtual time, asking takes a microsecond, or a program that polls
@@ -469,12 +588,12 @@ impl Driver {
     pub(crate) fn query(&mut self, standing: Standing) -> Outcome {
         match standing {
             Standing::Outside => Err(error::NOT_READY),
-            Standing::At(device, time) => {
-                let mut shared = self.shared.lock();
-                let now = shared.now(device);
-                if time <= now {
+            Standing::At(device, times) => {
+                if self.expected(device, &times).is_none() {
                     return Ok(());
                 }
+                let mut shared = self.shared.lock();
+                let now = shared.now(device);
                 shared.advance(device, now + 1000);
                 Err(error::NOT_READY)
             }
@@ -517,8 +636,9 @@ impl Driver {
         if event.submitted == 0 || event.flags & 2 != 0 || event.captured.is_some() {
             return Err(error::INVALID_HANDLE);
         }
-        let reached = event.executed >= event.submitted && event.time <= self.now(event.device);
-        Ok(reached.then_some(event.time))
+        let now = self.now(event.device);
+        let reached = event.time.known().filter(|time| event.executed >= event.submitted && *time <= now);
+        Ok(reached)
     }
 
     /// A record or wait of a graph's node, at launch.

@@ -11,24 +11,33 @@ use super::abi::{
     CUDA_GRAPH_INSTANTIATE_PARAMS, CUDA_HOST_NODE_PARAMS, CUDA_KERNEL_NODE_PARAMS, CUDA_KERNEL_NODE_PARAMS_v2,
     CUDA_MEMCPY3D, CUDA_MEMSET_NODE_PARAMS, CUgraphNodeParams,
 };
-use super::engine::{HostFunction, Operation, StreamKind};
+use super::engine::{Engine, HostFunction, Operation, StreamKind};
 use super::memory::{Allocation, Kind};
-use super::{Driver, Outcome, get, get_many, put, put_optional};
+use super::{Driver, Outcome, get, get_many, put, put_optional, with};
 use crate::alloc::PAGE;
+use crate::clock::Nanos;
 use crate::map::Mapping;
 
 /// What a stream is asked to do, or a node does.
 #[derive(Clone, Debug)]
 pub(crate) enum Work {
-    Kernel(CUDA_KERNEL_NODE_PARAMS_v2),
+    /// With how long it takes.
+    Kernel(CUDA_KERNEL_NODE_PARAMS_v2, Nanos),
     Copy(CUDA_MEMCPY3D),
     Fill(CUDA_MEMSET_NODE_PARAMS),
-    Host { function: HostFunction, data: u64 },
+    Host {
+        function: HostFunction,
+        data: u64,
+    },
     Child(u64),
     Empty,
     Wait(u64),
     Record(u64),
-    Allocate { device: usize, bytes: u64, address: u64 },
+    Allocate {
+        device: usize,
+        bytes: u64,
+        address: u64,
+    },
     Free(u64),
     Memory(Vec<Operation>),
 }
@@ -37,7 +46,7 @@ impl Work {
     /// The type as `cuda.h` numbers it.
     fn kind(&self) -> c_int {
         match self {
-            Work::Kernel(_) => 0,
+            Work::Kernel(..) => 0,
             Work::Copy(_) => 1,
             Work::Fill(_) => 2,
             Work::Host { .. } => 3,
@@ -114,9 +123,6 @@ impl Driver {
                 return Err(901);
             }
             let graph = capture.graph;
-            if let Work::Kernel(params) = &work {
-                self.function(params.first.func)?;
-            }
             let node = self.node_add(graph, dependencies, work)?;
             if let Some(stream) = self.streams.get_mut(&stream) {
                 stream.dependencies = vec![node];
@@ -132,11 +138,11 @@ impl Driver {
     /// What a stream executes for a piece of work, checked.
     fn operations(&mut self, work: Work, context: u64) -> Outcome<Vec<Operation>> {
         Ok(match work {
-            Work::Kernel(params) => {
+            Work::Kernel(params, duration) => {
                 self.kernel_check(&params, context)?;
                 let handle = if params.first.func != 0 { params.first.func } else { params.kern };
                 let kernel = &self.function(handle)?.kernel;
-                vec![Operation::Kernel { duration: kernel.duration, fault: kernel.fault }]
+                vec![Operation::Kernel { duration, fault: kernel.fault }]
             }
             Work::Copy(copy) => self.copy_plan(&copy)?.map(Operation::Copy).into_iter().collect(),
             Work::Fill(params) => self.fill_plan(&params)?.map(Operation::Fill).into_iter().collect(),
@@ -341,14 +347,26 @@ impl Driver {
                 allocation.kind = Kind::Graph { live: true };
             }
         }
+        let mut all = Vec::new();
         for step in steps.into_iter().filter(|step| step.enabled) {
             if let Work::Free(address) = step.work {
                 self.free(address)?;
             }
             for operation in self.operations(step.work, context)? {
-                self.operate(stream, operation)?;
+                // Kernels that follow each other are one piece of work.
+                match (all.last_mut(), operation) {
+                    (
+                        Some(Operation::Kernel { duration, fault: None }),
+                        Operation::Kernel { duration: more, fault: None },
+                    ) => *duration += more,
+                    (_, operation) => all.push(operation),
+                }
             }
         }
+        for operation in all {
+            self.operate(stream, operation)?;
+        }
+        self.launched(stream);
         Ok(())
     }
 
@@ -549,7 +567,7 @@ impl Driver {
     fn work_of(&mut self, params: &mut CUgraphNodeParams) -> Outcome<Work> {
         let words = &params.words;
         Ok(match params.kind {
-            0 => Work::Kernel(get(words.as_ptr().cast())?),
+            0 => self.kernel_work(get(words.as_ptr().cast())?)?,
             1 => Work::Copy(get(words[2..].as_ptr().cast())?),
             2 => Work::Fill(get(words.as_ptr().cast())?),
             3 => {
@@ -732,6 +750,13 @@ fn host_work(params: *const CUDA_HOST_NODE_PARAMS) -> Outcome<Work> {
     Ok(Work::Host { function: function.ok_or(error::INVALID_VALUE)?, data: user_data })
 }
 
+free_entry! {
+    fn cuGraphLaunch | cuGraphLaunch_ptsz(executable: *mut c_void, stream: *mut c_void) {
+        Engine::wait_room(stream, PER_THREAD)?;
+        with(|d| d.graph_launch(executable, stream, PER_THREAD))
+    }
+}
+
 entry! {
     fn cuGraphCreate(d, graph: *mut u64, _flags: c_uint) {
         let id = d.graph_create();
@@ -830,13 +855,12 @@ entry! {
 
     fn cuGraphAddKernelNode(d, node: *mut u64, graph: *mut c_void, nodes: *const u64, count: usize, params: *const CUDA_KERNEL_NODE_PARAMS) {
         let params = first_form(get(params)?);
-        d.function(params.first.func)?;
-        d.node_put(node, graph, nodes, count, Work::Kernel(params))
+        let work = d.kernel_work(params)?;
+        d.node_put(node, graph, nodes, count, work)
     }
     fn cuGraphAddKernelNode_v2(d, node: *mut u64, graph: *mut c_void, nodes: *const u64, count: usize, params: *const CUDA_KERNEL_NODE_PARAMS_v2) {
-        let params = get(params)?;
-        d.function(if params.first.func != 0 { params.first.func } else { params.kern })?;
-        d.node_put(node, graph, nodes, count, Work::Kernel(params))
+        let work = d.kernel_work(get(params)?)?;
+        d.node_put(node, graph, nodes, count, work)
     }
     fn cuGraphAddMemcpyNode(d, node: *mut u64, graph: *mut c_void, nodes: *const u64, count: usize, params: *const CUDA_MEMCPY3D, _ctx: *mut c_void) {
         let params = get(params)?;
@@ -883,20 +907,20 @@ entry! {
     }
 
     fn cuGraphKernelNodeGetParams(d, node: *mut c_void, params: *mut CUDA_KERNEL_NODE_PARAMS) {
-        let Work::Kernel(found) = d.node(node)?.work else { return Err(error::INVALID_VALUE) };
+        let Work::Kernel(found, _) = d.node(node)?.work else { return Err(error::INVALID_VALUE) };
         put(params, found.first)
     }
     fn cuGraphKernelNodeGetParams_v2(d, node: *mut c_void, params: *mut CUDA_KERNEL_NODE_PARAMS_v2) {
-        let Work::Kernel(found) = d.node(node)?.work else { return Err(error::INVALID_VALUE) };
+        let Work::Kernel(found, _) = d.node(node)?.work else { return Err(error::INVALID_VALUE) };
         put(params, found)
     }
     fn cuGraphKernelNodeSetParams(d, node: *mut c_void, params: *const CUDA_KERNEL_NODE_PARAMS) {
-        let params = first_form(get(params)?);
-        d.node_set(node, Work::Kernel(params))
+        let work = d.kernel_work(first_form(get(params)?))?;
+        d.node_set(node, work)
     }
     fn cuGraphKernelNodeSetParams_v2(d, node: *mut c_void, params: *const CUDA_KERNEL_NODE_PARAMS_v2) {
-        let params = get(params)?;
-        d.node_set(node, Work::Kernel(params))
+        let work = d.kernel_work(get(params)?)?;
+        d.node_set(node, work)
     }
     fn cuGraphKernelNodeGetAttribute(d, node: *mut c_void, _attribute: c_int, value: *mut [u64; 8]) {
         d.node(node)?;
@@ -999,9 +1023,6 @@ entry! {
     fn cuGraphUpload | cuGraphUpload_ptsz(d, executable: *mut c_void, stream: *mut c_void) {
         d.upload(executable, stream, PER_THREAD)
     }
-    fn cuGraphLaunch | cuGraphLaunch_ptsz(d, executable: *mut c_void, stream: *mut c_void) {
-        d.graph_launch(executable, stream, PER_THREAD)
-    }
     fn cuGraphExecUpdate(d, executable: *mut c_void, graph: *mut c_void, error_node: *mut u64, result: *mut c_int) {
         let why = d.update(executable, graph)?;
         put_optional(error_node, 0);
@@ -1014,12 +1035,12 @@ entry! {
         if why == 0 { Ok(()) } else { Err(910) }
     }
     fn cuGraphExecKernelNodeSetParams(d, executable: *mut c_void, node: *mut c_void, params: *const CUDA_KERNEL_NODE_PARAMS) {
-        let params = first_form(get(params)?);
-        d.step_set(executable, node, Work::Kernel(params))
+        let work = d.kernel_work(first_form(get(params)?))?;
+        d.step_set(executable, node, work)
     }
     fn cuGraphExecKernelNodeSetParams_v2(d, executable: *mut c_void, node: *mut c_void, params: *const CUDA_KERNEL_NODE_PARAMS_v2) {
-        let params = get(params)?;
-        d.step_set(executable, node, Work::Kernel(params))
+        let work = d.kernel_work(get(params)?)?;
+        d.step_set(executable, node, work)
     }
     fn cuGraphExecMemcpyNodeSetParams(d, executable: *mut c_void, node: *mut c_void, params: *const CUDA_MEMCPY3D, _ctx: *mut c_void) {
         let params = get(params)?;

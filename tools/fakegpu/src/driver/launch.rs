@@ -4,8 +4,9 @@ use cleave_cuda::types::error;
 use core::ffi::{c_int, c_uint, c_void};
 
 use super::abi::{CUDA_KERNEL_NODE_PARAMS, CUDA_KERNEL_NODE_PARAMS_v2, CUlaunchConfig};
+use super::engine::Engine;
 use super::graph::Work;
-use super::{Driver, Outcome, get};
+use super::{Driver, Outcome, get, with};
 
 impl Driver {
     /// Checks a launch and makes room for its stack.
@@ -50,21 +51,38 @@ impl Driver {
             kern: 0,
             ctx: 0,
         };
-        self.submit(stream, Work::Kernel(params))
+        let work = self.kernel_work(params)?;
+        self.submit(stream, work)?;
+        self.launched(stream);
+        Ok(())
+    }
+
+    /// A launch of a kernel, with how long it takes as the parameters are now.
+    pub(crate) fn kernel_work(&self, params: CUDA_KERNEL_NODE_PARAMS_v2) -> Outcome<Work> {
+        let first = &params.first;
+        let kernel = &self.function(if first.func != 0 { first.func } else { params.kern })?.kernel;
+        let duration = kernel.launch_duration(first.kernel_params, first.extra)?;
+        Ok(Work::Kernel(params, duration))
+    }
+}
+
+free_entry! {
+    fn cuLaunchKernel | cuLaunchKernel_ptsz(f: *mut c_void, gx: c_uint, gy: c_uint, gz: c_uint, bx: c_uint, by: c_uint, bz: c_uint, shared: c_uint, stream: *mut c_void, params: *mut *mut c_void, extra: *mut *mut c_void) {
+        Engine::wait_room(stream, PER_THREAD)?;
+        with(|d| d.launch(f, [gx, gy, gz], [bx, by, bz], shared, stream, PER_THREAD, params, extra))
+    }
+    fn cuLaunchCooperativeKernel | cuLaunchCooperativeKernel_ptsz(f: *mut c_void, gx: c_uint, gy: c_uint, gz: c_uint, bx: c_uint, by: c_uint, bz: c_uint, shared: c_uint, stream: *mut c_void, params: *mut *mut c_void) {
+        Engine::wait_room(stream, PER_THREAD)?;
+        with(|d| d.launch(f, [gx, gy, gz], [bx, by, bz], shared, stream, PER_THREAD, params, std::ptr::null_mut()))
+    }
+    fn cuLaunchKernelEx | cuLaunchKernelEx_ptsz(config: *const CUlaunchConfig, f: *mut c_void, params: *mut *mut c_void, extra: *mut *mut c_void) {
+        let c = get(config)?;
+        Engine::wait_room(c.stream, PER_THREAD)?;
+        with(|d| d.launch(f, c.grid, c.block, c.shared_mem_bytes, c.stream, PER_THREAD, params, extra))
     }
 }
 
 entry! {
-    fn cuLaunchKernel | cuLaunchKernel_ptsz(d, f: *mut c_void, gx: c_uint, gy: c_uint, gz: c_uint, bx: c_uint, by: c_uint, bz: c_uint, shared: c_uint, stream: *mut c_void, params: *mut *mut c_void, extra: *mut *mut c_void) {
-        d.launch(f, [gx, gy, gz], [bx, by, bz], shared, stream, PER_THREAD, params, extra)
-    }
-    fn cuLaunchCooperativeKernel | cuLaunchCooperativeKernel_ptsz(d, f: *mut c_void, gx: c_uint, gy: c_uint, gz: c_uint, bx: c_uint, by: c_uint, bz: c_uint, shared: c_uint, stream: *mut c_void, params: *mut *mut c_void) {
-        d.launch(f, [gx, gy, gz], [bx, by, bz], shared, stream, PER_THREAD, params, std::ptr::null_mut())
-    }
-    fn cuLaunchKernelEx | cuLaunchKernelEx_ptsz(d, config: *const CUlaunchConfig, f: *mut c_void, params: *mut *mut c_void, extra: *mut *mut c_void) {
-        let c = get(config)?;
-        d.launch(f, c.grid, c.block, c.shared_mem_bytes, c.stream, PER_THREAD, params, extra)
-    }
     fn cuLaunch(d, f: *mut c_void) {
         d.launch(f, [1; 3], [1; 3], 0, std::ptr::null_mut(), false, std::ptr::null_mut(), std::ptr::null_mut())
     }

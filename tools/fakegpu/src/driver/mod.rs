@@ -96,6 +96,7 @@ mod memory;
 mod module;
 mod pool;
 mod proc;
+mod steps;
 mod stream;
 mod vmm;
 
@@ -153,6 +154,9 @@ pub(crate) struct Driver {
     captures: HashMap<u64, graph::Capture>,
     sequence: u64,
     user_objects: HashMap<u64, graph::UserObject>,
+    /// What the devices have yet to do, where time is real, and the thread that looks after it.
+    steps: Vec<steps::Step>,
+    rest: steps::Rest,
 }
 
 static DRIVER: Mutex<Option<Driver>> = Mutex::new(None);
@@ -310,6 +314,8 @@ fn start() -> Outcome {
         captures: HashMap::new(),
         sequence: 0,
         user_objects: HashMap::new(),
+        steps: Vec::new(),
+        rest: steps::Rest::default(),
     });
     // SAFETY: registers a function that only stores to an atomic.
     unsafe { libc::pthread_atfork(None, None, Some(after_fork)) };

@@ -6,10 +6,15 @@
 //! ```text
 //! //fakegpu
 //! kernel spin duration=200us local=0
+//! kernel work each=2ns count=u32
 //! kernel bad fault=illegal_address
 //! kernel stuck fault=hang
 //! global table size=64MiB
 //! ```
+//!
+//! With `each`, a launch takes so long for each unit of the kernel's first parameter, an `u64` unless `count` says
+//! otherwise. A line of PTX that begins with `//fakegpu kernel` says the same of an entry of that PTX, which is a comment
+//! to everybody else.
 
 use std::collections::BTreeMap;
 
@@ -31,12 +36,49 @@ const DURATION: Nanos = 10_000;
 /// What a global has whose size an image does not tell.
 const UNKNOWN_GLOBAL: u64 = 64 << 10;
 
+/// The type of a kernel's first parameter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Count {
+    U32,
+    U64,
+}
+
 /// What a kernel does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Kernel {
     pub duration: Nanos,
+    /// What each unit of the first parameter adds to it, and how wide that is.
+    pub each: Option<(Nanos, Count)>,
     pub local: usize,
     pub fault: Option<Fault>,
+}
+
+impl Default for Kernel {
+    fn default() -> Kernel {
+        Kernel { duration: DURATION, each: None, local: 0, fault: None }
+    }
+}
+
+impl Kernel {
+    /// How long a launch takes; the parameters are as `cuLaunchKernel` takes them.
+    pub fn launch_duration(&self, parameters: u64, extra: u64) -> Outcome<Nanos> {
+        let Some((each, width)) = self.each else { return Ok(self.duration) };
+        // A list of pointers to parameters, or a list of keys and values in which 1 is a buffer with all of them.
+        let first = match (parameters, extra) {
+            (0, 0) => return Err(error::INVALID_VALUE),
+            (0, extra) => {
+                let pairs = (0..3).map(|pair| get((extra as *const [u64; 2]).wrapping_add(pair)));
+                let buffer = pairs.map_while(Result::ok).take_while(|[key, _]| *key != 0).find(|[key, _]| *key == 1);
+                buffer.ok_or(error::INVALID_VALUE)?[1]
+            }
+            (parameters, _) => get(parameters as *const u64)?,
+        };
+        let count = match width {
+            Count::U32 => u64::from(get(first as *const u32)?),
+            Count::U64 => get(first as *const u64)?,
+        };
+        Ok(self.duration.saturating_add(count.saturating_mul(each)))
+    }
 }
 
 /// What an image holds.
@@ -101,6 +143,29 @@ fn quantity(text: &str) -> Option<u64> {
     number.checked_mul(unit)
 }
 
+/// What our own text says of a kernel.
+fn parse_kernel(fields: &[(&str, &str)]) -> Option<Kernel> {
+    let mut kernel = Kernel::default();
+    let mut duration = None;
+    for (key, value) in fields {
+        match (*key, *value) {
+            ("duration", value) => duration = Some(quantity(value)?),
+            ("each", value) => {
+                kernel.each = Some((quantity(value)?, kernel.each.map_or(Count::U64, |(_, count)| count)))
+            }
+            ("count", "u32") => kernel.each = Some((kernel.each.map_or(0, |(each, _)| each), Count::U32)),
+            ("count", "u64") => kernel.each = Some((kernel.each.map_or(0, |(each, _)| each), Count::U64)),
+            ("local", value) => kernel.local = quantity(value)? as usize,
+            ("fault", "illegal_address") => kernel.fault = Some(Fault::IllegalAddress),
+            ("fault", "hang") => kernel.fault = Some(Fault::Hang),
+            _ => return None,
+        }
+    }
+    // Where a parameter says how long, nothing else does unless it is said, too.
+    kernel.duration = duration.unwrap_or(if kernel.each.is_some() { 0 } else { DURATION });
+    Some(kernel)
+}
+
 /// Our own text form.
 fn parse_own(text: &str) -> Option<Image> {
     let mut image = Image::default();
@@ -110,17 +175,7 @@ fn parse_own(text: &str) -> Option<Image> {
         let fields: Vec<(&str, &str)> = words.map(|word| word.split_once('=')).collect::<Option<_>>()?;
         match kind {
             "kernel" => {
-                let mut kernel = Kernel { duration: DURATION, local: 0, fault: None };
-                for (key, value) in fields {
-                    match (key, value) {
-                        ("duration", value) => kernel.duration = quantity(value)?,
-                        ("local", value) => kernel.local = quantity(value)? as usize,
-                        ("fault", "illegal_address") => kernel.fault = Some(Fault::IllegalAddress),
-                        ("fault", "hang") => kernel.fault = Some(Fault::Hang),
-                        _ => return None,
-                    }
-                }
-                image.kernels.insert(name, kernel);
+                image.kernels.insert(name, parse_kernel(&fields)?);
             }
             "global" => {
                 let [("size", size)] = fields[..] else { return None };
@@ -160,9 +215,10 @@ fn ptx_variable(line: &str) -> Option<(String, u64)> {
     None
 }
 
-/// PTX: entries, globals, and the local memory of each entry.
-fn parse_ptx(text: &str) -> Image {
-    let mut image = Image::default();
+/// PTX: entries, globals, and the local memory of each entry. `None` where a line for us makes no sense.
+fn parse_ptx(text: &str) -> Option<Image> {
+    let told = text.lines().filter_map(|line| line.trim().strip_prefix("//fakegpu")).collect::<Vec<_>>().join("\n");
+    let mut image = parse_own(&told)?;
     let mut current = None;
     for line in text.lines().map(|line| line.split("//").next().unwrap_or_default().trim()) {
         if let Some(at) = line.find(".entry") {
@@ -172,7 +228,7 @@ fn parse_ptx(text: &str) -> Image {
                 .take_while(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '$' | '%'))
                 .collect();
             if !name.is_empty() {
-                image.kernels.insert(name.clone(), Kernel { duration: DURATION, local: 0, fault: None });
+                image.kernels.entry(name.clone()).or_default();
                 current = Some(name);
             }
         } else if line.starts_with(".local") {
@@ -189,7 +245,7 @@ fn parse_ptx(text: &str) -> Image {
             image.globals.insert(name, bytes);
         }
     }
-    image
+    Some(image)
 }
 
 /// Reads an image from memory, whatever kind it is.
@@ -206,7 +262,7 @@ fn parse(image: *const c_void) -> Outcome<Image> {
         return parse_own(&text).ok_or(INVALID_IMAGE);
     }
     if text.contains(".version") && text.contains(".target") {
-        return Ok(parse_ptx(&text));
+        return parse_ptx(&text).ok_or(INVALID_IMAGE);
     }
     Err(INVALID_IMAGE)
 }
@@ -303,7 +359,7 @@ impl Driver {
         }
         let kernel = match module.image.kernels.get(name) {
             Some(kernel) => kernel.clone(),
-            None if module.image.open => Kernel { duration: DURATION, local: 0, fault: None },
+            None if module.image.open => Kernel::default(),
             None => return Err(error::NOT_FOUND),
         };
         let handle = self.handle();
@@ -543,12 +599,33 @@ mod tests {
             "//fakegpu\nkernel spin duration=200us local=4KiB\nkernel bad fault=illegal_address\nglobal t size=64MiB\n",
         )
         .expect("valid");
-        assert_eq!(image.kernels["spin"], Kernel { duration: 200_000, local: 4096, fault: None });
+        assert_eq!(image.kernels["spin"], Kernel { duration: 200_000, local: 4096, ..Kernel::default() });
         assert_eq!(image.kernels["bad"].fault, Some(Fault::IllegalAddress));
         assert_eq!(image.globals["t"], 64 << 20);
-        for bad in ["kernel", "kernel k duration=x", "kernel k speed=1", "global g", "thing t"] {
+        for bad in ["kernel", "kernel k duration=x", "kernel k speed=1", "kernel k count=f32", "global g", "thing t"] {
             assert_eq!(parse_own(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn a_parameter_says_how_long_a_launch_takes() {
+        let image = parse_own("kernel a each=2ns\nkernel b each=1us count=u32 duration=5us\nkernel c duration=7ns\n");
+        let kernels = image.expect("valid").kernels;
+        let (long, short) = (1_u64 << 40, 3_u32);
+        let list = [(&raw const long) as u64];
+        let buffer = [1, (&raw const short) as u64, 2, 0, 0];
+        let take = |name: &str, list: u64, extra: u64| kernels[name].launch_duration(list, extra);
+        assert_eq!(take("a", list.as_ptr() as u64, 0), Ok(2 << 40));
+        assert_eq!(take("b", 0, buffer.as_ptr() as u64), Ok(8_000));
+        assert_eq!(take("c", 0, 0), Ok(7));
+        assert_eq!(take("a", 0, 0), Err(error::INVALID_VALUE));
+    }
+
+    #[test]
+    fn the_spinning_program_is_known() {
+        let image = parse_ptx(include_str!("../../data/spin.ptx")).expect("valid");
+        let spin = Kernel { duration: 0, each: Some((2, Count::U64)), ..Kernel::default() };
+        assert_eq!(image.kernels, BTreeMap::from([("spin".to_owned(), spin)]));
     }
 
     #[test]
@@ -557,7 +634,8 @@ mod tests {
             ".version 7.0\n.target sm_70\n.address_size 64\n.visible .global .align 4 .b8 table[1024];\n\
              .global .f64 one;\n.visible .entry add(\n .param .u64 p0\n)\n{\n .local .align 16 .b8 __local_depot0[2048];\n ret;\n}\n\
              .visible .entry second()\n{ ret; }\n",
-        );
+        )
+        .expect("nothing for us in it");
         assert_eq!(image.globals, BTreeMap::from([("table".to_owned(), 1024), ("one".to_owned(), 8)]));
         assert_eq!(image.kernels["add"].local, 2048);
         assert_eq!(image.kernels["second"].local, 0);

@@ -54,7 +54,7 @@ entry! {
             d.pump();
         }
         if !matches!(d.stream_standing(id), Ok(Standing::Outside)) {
-            d.streams.remove(&id);
+            d.stream_gone(id);
         }
         Ok(())
     }

@@ -19,7 +19,17 @@ pub struct Installed {
 }
 
 impl Installed {
+    /// Devices whose time is virtual.
     pub fn new(spec: &str) -> Installed {
+        Installed::with_pace(spec, fakegpu::Pace::Virtual)
+    }
+
+    /// Devices whose time passes.
+    pub fn real(spec: &str) -> Installed {
+        Installed::with_pace(spec, fakegpu::Pace::Real)
+    }
+
+    fn with_pace(spec: &str, pace: fakegpu::Pace) -> Installed {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("fakegpu-test-{}-{number}", std::process::id()));
@@ -27,7 +37,9 @@ impl Installed {
         let exe = std::env::current_exe().expect("own path");
         let library = exe.parent().expect("folder").join("libfakegpu.so");
         let bytes = std::fs::read(&library).unwrap_or_else(|e| panic!("{}: {e}", library.display()));
-        fakegpu::install(&dir, spec, &bytes).expect("install");
+        let mut inventory = fakegpu::Inventory::parse(spec).expect("spec");
+        inventory.pace = pace;
+        fakegpu::install_inventory(&dir, &inventory, &bytes).expect("install");
         Installed { dir, own: true }
     }
 
