@@ -92,7 +92,7 @@ impl Default for Config {
             mean: 6_000_000,
             lead: 100_000,
             slack: 150_000,
-            idle: 500_000,
+            idle: 300_000,
             lease_ahead: 4_000_000,
             turn_ahead: 1_000_000,
             adaptive_ahead: 500_000,
@@ -117,8 +117,6 @@ const RECENT: u64 = 1_000_000_000;
 const LOOK: u64 = 100_000_000;
 /// The farthest that a tenant's virtual time may be ahead, in ns: so long at most can it be shut out for an overrun.
 const DEBT: i64 = 2_000_000_000;
-/// The longest time between two looks whether the holder still wants its turn, in ns.
-const PATIENCE: u64 = 16_000_000;
 
 /// A tenant and its standing.
 #[derive(Clone, Debug)]
@@ -142,8 +140,8 @@ struct Member {
     woke: bool,
     /// Nothing was granted to it by the last decision.
     closed: bool,
-    /// How long to wait before looking whether it still wants its turn; doubled each time that it did.
-    patience: u64,
+    /// Since when it wants the GPU without a pause.
+    since: u64,
     account: Account,
 }
 
@@ -173,6 +171,13 @@ impl Member {
         self.seen.busy_until.max(self.seen.last_launch)
     }
 
+    /// When to look whether it still wants its turn. The longer it did, the later: what it leaves unused before anybody
+    /// looks is a quarter of what it used, and one that always has work costs no wakes.
+    fn look(&self, now: u64, begins: u64, idle: u64) -> u64 {
+        let sign = if self.seen.waiting { begins.max(now) } else { begins.max(self.last_sign()) };
+        (sign + idle).max(now + now.saturating_sub(self.since) / 4)
+    }
+
     /// Strict: how long it may run now until its tokens, which go on filling, are used up.
     fn run_length(&self) -> u64 {
         self.tokens.max(0) as u64 * 1000 / u64::from(1000 - self.tenant.share)
@@ -187,8 +192,6 @@ struct Turn {
     until: u64,
     /// What the holder had used when it began.
     used: u64,
-    /// When to look whether the holder still wants it.
-    check: u64,
 }
 
 /// The state of one class.
@@ -274,7 +277,7 @@ impl Arbiter {
                     ready: false,
                     woke: false,
                     closed: true,
-                    patience: self.config.idle,
+                    since: 0,
                     account: Account::default(),
                 };
                 self.members.insert(at, member);
@@ -357,8 +360,12 @@ impl Arbiter {
             for member in self.members.iter_mut().filter(|member| member.tenant.class == round.class) {
                 let turn = round.turn.filter(|turn| turn.holder == member.id && now < turn.until);
                 let begins = turn.filter(|_| !round.lease).map_or(0, |turn| turn.from);
-                member.wants = member.governed()
+                let wants = member.governed()
                     && (member.seen.waiting || now < member.last_sign().max(begins).saturating_add(idle));
+                if wants && !member.wants {
+                    member.since = now;
+                }
+                member.wants = wants;
                 let may = !member.strict() || turn.is_some() || member.tokens >= member.turn_tokens(cycle);
                 let ready = member.wants && may;
                 if ready && !member.ready {
@@ -424,7 +431,7 @@ impl Arbiter {
             let (holder, used) = (self.members[at].id, self.members[at].used);
             if !round.turn.is_some_and(|turn| turn.holder == holder && round.lease) {
                 self.end(round, now, now);
-                round.turn = Some(Turn { holder, from: now, until: u64::MAX, used, check: 0 });
+                round.turn = Some(Turn { holder, from: now, until: u64::MAX, used });
                 round.lease = true;
             }
             self.members[at].woke = false;
@@ -442,23 +449,18 @@ impl Arbiter {
             let overtaken = ready.iter().any(|at| *at != holder && ahead(at));
             let cut = turn.from.saturating_add(least);
             let ends = if alone { turn.until } else { turn.until.saturating_sub(lead + slack) };
-            let member = &mut self.members[holder];
-            if !member.ready {
-                member.patience = idle;
-            } else if !round.lease && now < ends && !(overtaken && now >= cut) {
-                if now >= turn.check {
-                    member.patience = (member.patience * 2).min(PATIENCE);
-                    turn.check = now + member.patience;
-                }
+            let member = &self.members[holder];
+            if member.ready && !round.lease && now < ends && !(overtaken && now >= cut) {
                 if !alone {
-                    wake.at(turn.check.max(member.last_sign() + idle));
+                    wake.at(member.look(now, turn.from, idle));
                 }
                 if overtaken {
                     wake.at(cut);
                 }
                 wake.at(ends);
                 return;
-            } else {
+            }
+            if member.ready {
                 let closes = if round.lease || overtaken { now } else { turn.until };
                 outgoing = Some((holder, closes, self.expected_end(holder, closes, now)));
             }
@@ -489,17 +491,16 @@ impl Arbiter {
         match (&mut round.turn, outgoing) {
             (Some(turn), Some((holder, closes, _))) if holder == next && closes > now => turn.until = end + length,
             _ => {
-                let (holder, used, check) = (member.id, member.used, end + member.patience);
+                let (holder, used) = (member.id, member.used);
                 self.end(round, now, outgoing.map_or(now, |(_, closes, end)| if closes > now { end } else { now }));
-                round.turn =
-                    Some(Turn { holder, from: end.saturating_sub(lead).max(now), until: end + length, used, check });
+                round.turn = Some(Turn { holder, from: end.saturating_sub(lead).max(now), until: end + length, used });
             }
         }
         round.lease = false;
         self.members[next].woke = false;
         wake.at(if alone { end + length } else { (end + length).saturating_sub(lead + slack) });
         if !alone {
-            wake.at(end + self.members[next].patience);
+            wake.at(self.members[next].look(now, end, idle));
         }
     }
 
@@ -513,7 +514,7 @@ impl Arbiter {
             (round.floor_since, round.floor_used, round.floor_until) = (now, used, 0);
             return;
         }
-        let due = |round: &Round| round.floor_since + (used.saturating_sub(round.floor_used) + least) * 1000 / floor;
+        let due = |round: &Round| round.floor_since + used.saturating_sub(round.floor_used).max(least) * 1000 / floor;
         if now >= due(round) {
             (round.floor_since, round.floor_used, round.floor_until) = (now, used, now + least);
         }
@@ -537,7 +538,8 @@ impl Arbiter {
             && !higher
         {
             let member = &mut self.members[at];
-            let unused = (now.saturating_sub(turn.from) / 2).saturating_sub(member.used - turn.used.min(member.used));
+            let unused =
+                (now.saturating_sub(turn.from) * 3 / 5).saturating_sub(member.used - turn.used.min(member.used));
             member.virtual_time = member.virtual_time.saturating_add(member.virtual_of(unused));
         }
         round.last = (closes > now && !round.lease).then_some(Turn { until: turn.until.min(closes), ..turn });

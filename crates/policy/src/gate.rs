@@ -31,7 +31,8 @@ pub enum Mode {
 
 /// The slice gives way while a slice of a higher class says that it is at work (the `urgent_until` of [`admit`]).
 pub const YIELD: u8 = 1;
-/// Slices of a lower class give way to this one: at each launch it publishes [`urgent_until`] in its class's word.
+/// Slices of a lower class give way to this one: after each launch and each wait for the GPU it publishes
+/// [`Track::claim`] in its class's word.
 pub const URGENT: u8 = 2;
 
 /// The daemon looks soon anyway: who begins to wait need not ring.
@@ -103,20 +104,16 @@ pub enum Verdict {
     WaitForChange,
 }
 
-/// How long after its last expected work a slice still counts as urgent, in ns. A switch between contexts costs about
-/// as much, so nothing is gained by letting others into a shorter gap.
+/// How long after its last work a slice still counts as urgent, in ns. A switch between contexts costs about as much, so
+/// nothing is gained by letting others into a shorter gap.
 pub const HOLD: u64 = 200_000;
+/// How much later than expected the GPU may come to an urgent slice's work, in ns: other contexts' time slices end first.
+const SLICES: u64 = 5_000_000;
+/// A claim may end sooner than it said, so who gives way looks again after this long, in ns.
+const LOOK: u64 = 50_000;
 /// A claim that reaches further than this beyond now, in ns, isn't believed: so a word that a process left behind or
 /// scribbled over stops nobody for long.
 pub const CLAIM: u64 = 20_000_000;
-
-/// What a slice with [`URGENT`] publishes after each launch (the greatest of its processes' values counts): until when
-/// lower classes keep out of the way.
-pub const fn urgent_until(now: u64, busy_until: u64) -> u64 {
-    let most = now.saturating_add(CLAIM / 2);
-    let end = if busy_until > now { busy_until } else { now }.saturating_add(HOLD);
-    if end < most { end } else { most }
-}
 
 /// May an operation that costs `cost` ns be sent at `now`? `busy_until` is the process's own ([`Track::busy_until`]);
 /// `urgent_until` the latest word of the classes above this one (0: none), and is only looked at under [`YIELD`].
@@ -125,6 +122,7 @@ pub const fn admit(now: u64, grant: &Grant, busy_until: u64, cost: u64, urgent_u
     if grant.flags & YIELD != 0 && urgent_until > now && urgent_until - now <= CLAIM {
         return match grant.mode {
             Mode::Closed | Mode::Paused => Verdict::WaitForChange,
+            Mode::Lease | Mode::Window if urgent_until - now > LOOK => Verdict::WaitUntil(now + LOOK),
             Mode::Lease | Mode::Window => Verdict::WaitUntil(urgent_until),
         };
     }
@@ -189,6 +187,18 @@ impl Track {
     /// When the last operation was sent.
     pub const fn last_launch(&self) -> u64 {
         self.last_launch
+    }
+
+    /// Until when lower classes shall keep out of the way: what a slice with [`URGENT`] publishes after each launch and
+    /// each wait for the GPU (the latest of its processes' values counts). Short once all that was sent is known to be
+    /// done, so it pays to put a mark before a wait.
+    pub const fn claim(&self, now: u64) -> u64 {
+        if self.head == self.tail && self.ops == 0 {
+            return now.saturating_add(HOLD);
+        }
+        let end = if self.busy_until > now { self.busy_until } else { now }.saturating_add(HOLD + SLICES);
+        let most = now.saturating_add(CLAIM - SLICES);
+        if end < most { end } else { most }
     }
 
     /// An operation that is expected to cost `cost` ns was sent under `grant`.

@@ -60,3 +60,56 @@ fn explore() {
         assert!((delivered - f64::from(share)).abs() < 10.0, "{delivered} of {share}");
     }
 }
+
+#[test]
+fn explore2() {
+    for k in [50 * US, 200 * US, MS, 5 * MS] {
+        let serve = Load::Serve { period: 10 * MS, count: 10, kernel: 100 * US };
+        for (name, class, isolation) in
+            [("urgent", 2, Isolation::Balanced), ("same", 0, Isolation::Balanced), ("adaptive", 0, Isolation::Adaptive)]
+        {
+            let mut sim = Sim::new(1, Config::default());
+            sim.add(0, Tenant { class, isolation, ..tenant(500) }, serve.clone(), 0);
+            sim.add(1, tenant(500), Load::Saturate(vec![k]), 0);
+            sim.run(2 * SEC);
+            let l = [50, 95, 99].map(|p| sim.latency(0, p, SEC / 2) / 1000);
+            report(&format!("{name} {k} {l:?} {}", sim.processes[1].costs[0].estimate(0)), &sim);
+        }
+    }
+    let mut sim = Sim::new(1, Config::default());
+    sim.add(0, tenant(500), Load::Saturate(vec![200 * US]), 0);
+    sim.add(1, tenant(500), Load::Bursts { on: 50 * MS, off: 50 * MS, kernel: 200 * US }, 0);
+    sim.run(2 * SEC);
+    report(&format!("bursts wait {}", sim.processes[1].longest_wait), &sim);
+    for t in (0..20).map(|i| 1000 * MS + i * 10 * MS) {
+        print!(" {:.2}/{:.2}", sim.share(0, t, t + 10 * MS), sim.share(1, t, t + 10 * MS));
+    }
+    println!();
+    let mut sim = Sim::new(1, Config::default());
+    sim.add(0, tenant(500), Load::Saturate(vec![200 * US]), 0);
+    sim.run(2 * SEC);
+    println!("sum {} {}", sim.share(0, SEC, 2 * SEC), sim.decisions);
+    let mut sim = Sim::new(1, Config::default());
+    sim.add(0, tenant(500), Load::Saturate(vec![200 * US]), 0);
+    sim.add(1, tenant(500), Load::Loop { kernel: 5 * US, gap: 50 * US }, 0);
+    sim.run(2 * SEC);
+    report("low duty", &sim);
+    let mut sim = Sim::new(1, Config::default());
+    sim.add(0, tenant(250), Load::Saturate(vec![200 * US]), 0);
+    sim.add(1, strict(250), Load::Saturate(vec![200 * US]), 0);
+    sim.add(2, strict(500), Load::Saturate(vec![2 * MS]), 0);
+    sim.run(2 * SEC);
+    report("strict 25 50", &sim);
+    let mut sim = Sim::new(1, Config::default());
+    sim.add(0, Tenant { class: 2, ..tenant(250) }, Load::Saturate(vec![200 * US]), 0);
+    sim.add(1, Tenant { class: 1, ..tenant(250) }, Load::Saturate(vec![200 * US]), 0);
+    sim.add(2, tenant(500), Load::Saturate(vec![2 * MS]), 0);
+    sim.run(2 * SEC);
+    report("classes", &sim);
+    let mut sim = Sim::new(1, Config { floor: 20, ..Config::default() });
+    sim.add(0, Tenant { class: 2, ..tenant(250) }, Load::Saturate(vec![200 * US]), 0);
+    sim.add(1, Tenant { class: 1, ..tenant(250) }, Load::Saturate(vec![200 * US]), 0);
+    sim.add(2, tenant(500), Load::Saturate(vec![2 * MS]), 0);
+    sim.run(2 * SEC);
+    report("classes floor", &sim);
+}

@@ -75,7 +75,7 @@ pub struct Process {
     /// It saturates or serves only from here on.
     pub begins: u64,
     kinds: Vec<u64>,
-    costs: Vec<Cost>,
+    pub costs: Vec<Cost>,
     track: Track,
     words: [Option<u32>; MARKS],
     marks: VecDeque<(u64, u32)>,
@@ -337,6 +337,9 @@ impl Sim {
         process.track.poll(now, |mark| words[mark as usize % MARKS] == Some(mark));
         if process.syncing {
             process.syncing = false;
+            if process.grant.flags & gate::URGENT != 0 {
+                process.claim = process.track.claim(now);
+            }
             let next = match process.load {
                 Load::Loop { gap, .. } => now + gap,
                 Load::Serve { period, count, .. } if process.step >= count => {
@@ -391,7 +394,7 @@ impl Sim {
                 let mark = (process.track.mark_due() || syncs).then(|| process.track.mark());
                 process.incoming.push_back(Kernel { left: process.kinds[kind], started: None, mark, kind, timed });
                 if process.grant.flags & gate::URGENT != 0 {
-                    process.claim = gate::urgent_until(now, process.track.busy_until());
+                    process.claim = process.track.claim(now);
                 }
                 process.syncing = syncs;
                 self.at(now + LAUNCH, Event::Arrive(at));
