@@ -4,7 +4,8 @@
 //! and at once when a process rings because it begins to wait at its gate, or when tenants were changed. Between those
 //! it sleeps: a lone tenant, or none, costs nothing.
 
-use crate::gate::Grant;
+use crate::account::{Account, Sum};
+use crate::gate::{Grant, Mode, QUIET, URGENT, YIELD};
 use alloc::vec::Vec;
 
 /// Names a tenant (a slice) of the GPU.
@@ -19,7 +20,7 @@ pub enum Isolation {
     Balanced,
     /// Never more than the share, even alone.
     Strict,
-    /// Balanced, with shorter turns while a tenant of this kind needs little but soon.
+    /// Balanced, and while it is at work its neighbours queue less ahead, so that the GPU comes back sooner.
     Adaptive,
 }
 
@@ -75,6 +76,8 @@ pub struct Config {
     pub lease_ahead: u32,
     /// What may be queued in a turn.
     pub turn_ahead: u32,
+    /// What may be queued under a lease while an adaptive tenant is at work.
+    pub adaptive_ahead: u32,
     /// What may be queued below an active higher class: just enough to send an operation before the last one ends.
     pub yield_ahead: u32,
     /// The least that each class gets while a higher one takes everything, in thousandths.
@@ -86,12 +89,13 @@ impl Default for Config {
         Config {
             cycle: 20_000_000,
             least: 1_000_000,
-            mean: 5_000_000,
+            mean: 6_000_000,
             lead: 100_000,
             slack: 150_000,
-            idle: 500_000,
+            idle: 300_000,
             lease_ahead: 4_000_000,
             turn_ahead: 1_000_000,
+            adaptive_ahead: 500_000,
             yield_ahead: 15_000,
             floor: 0,
         }
@@ -107,38 +111,501 @@ pub struct Decision {
     pub next_wake: Option<u64>,
 }
 
+/// How long a tenant that sent something counts as at work for its neighbours' `ahead`, in ns.
+const RECENT: u64 = 1_000_000_000;
+/// How often the arbiter looks whether a higher class is at work, while a lower one runs, in ns.
+const LOOK: u64 = 100_000_000;
+/// The farthest that a tenant's virtual time may be ahead, in ns: so long at most can it be shut out for an overrun.
+const DEBT: i64 = 2_000_000_000;
+
+/// A tenant and its standing.
+#[derive(Clone, Debug)]
+struct Member {
+    id: TenantId,
+    tenant: Tenant,
+    seen: Observation,
+    /// It was observed once: what was used before isn't charged.
+    known: bool,
+    /// Virtual time: device time used over share. Among those that want the GPU, the least goes first.
+    virtual_time: i64,
+    /// Strict: device time that it may use, filled at the rate of its share.
+    tokens: i64,
+    /// Device time charged since it was added.
+    used: u64,
+    /// It has work, or had some a moment ago.
+    wants: bool,
+    /// It wants the GPU and may have it: a strict tenant only with a turn's worth of tokens, or in its turn.
+    ready: bool,
+    /// It became ready, and has had no turn since.
+    woke: bool,
+    /// Nothing was granted to it by the last decision.
+    closed: bool,
+    /// Since when it wants the GPU without a pause.
+    since: u64,
+    account: Account,
+}
+
+impl Member {
+    /// Takes part in rounds.
+    fn governed(&self) -> bool {
+        !self.tenant.paused && self.tenant.isolation != Isolation::None
+    }
+
+    fn strict(&self) -> bool {
+        self.tenant.isolation == Isolation::Strict && self.tenant.share < 1000
+    }
+
+    /// `ns` of device time in this tenant's virtual time.
+    fn virtual_of(&self, ns: u64) -> i64 {
+        (u128::from(ns) * 1000 / u128::from(self.tenant.share)) as i64
+    }
+
+    /// Strict: the tokens to begin a turn with, so that alone it has one in each cycle: they fill while it runs, too.
+    fn turn_tokens(&self, cycle: u64) -> i64 {
+        let share = u64::from(self.tenant.share);
+        (cycle * share / 1000 * (1000 - share) / 1000) as i64
+    }
+
+    /// When it last gave a sign of work.
+    fn last_sign(&self) -> u64 {
+        self.seen.busy_until.max(self.seen.last_launch)
+    }
+
+    /// When to look whether it still wants its turn. The longer it did, the later: what it leaves unused before anybody
+    /// looks is a quarter of what it used, and one that always has work costs no wakes.
+    fn look(&self, now: u64, begins: u64, idle: u64) -> u64 {
+        let sign = if self.seen.waiting { begins.max(now) } else { begins.max(self.last_sign()) };
+        (sign + idle).max(now + now.saturating_sub(self.since) / 4)
+    }
+
+    /// Strict: how long it may run now until its tokens, which go on filling, are used up.
+    fn run_length(&self) -> u64 {
+        self.tokens.max(0) as u64 * 1000 / u64::from(1000 - self.tenant.share)
+    }
+}
+
+/// A turn: who runs, from when until when.
+#[derive(Clone, Copy, Debug)]
+struct Turn {
+    holder: TenantId,
+    from: u64,
+    until: u64,
+    /// What the holder had used when it began.
+    used: u64,
+}
+
+/// The state of one class.
+#[derive(Clone, Debug)]
+struct Round {
+    class: u8,
+    turn: Option<Turn>,
+    /// The turn has no end: nobody else is ready.
+    lease: bool,
+    /// The turn before, while its end is still to come.
+    last: Option<Turn>,
+    /// The least virtual time among those that want the GPU; never goes back.
+    virtual_now: i64,
+    /// Since when a higher class keeps this one out, what it had used by then, and until when it gets its least.
+    floor_since: u64,
+    floor_used: u64,
+    floor_until: u64,
+}
+
 /// Decides for one GPU.
+///
+/// Each priority class has a round of its own, and in it at most one tenant has the turn: a lease while nobody else is
+/// ready, otherwise a window. When it ends, the tenant with the least virtual time is next. Lower classes give way to
+/// higher ones at their gates, so that needs no decision.
 #[derive(Clone, Debug)]
 pub struct Arbiter {
     config: Config,
-    tenants: Vec<(TenantId, Tenant)>,
+    members: Vec<Member>,
+    rounds: Vec<Round>,
+    /// When it observed last.
+    at: u64,
 }
 
 impl Arbiter {
     /// An arbiter without tenants.
     pub fn new(config: Config) -> Arbiter {
-        Arbiter { config, tenants: Vec::new() }
+        Arbiter { config, members: Vec::new(), rounds: Vec::new(), at: 0 }
     }
 
-    /// Adds a tenant or changes what it is entitled to; effective with the next decision.
-    pub fn set(&mut self, id: TenantId, tenant: Tenant) {
-        match self.tenants.binary_search_by_key(&id, |t| t.0) {
-            Ok(at) => self.tenants[at].1 = tenant,
-            Err(at) => self.tenants.insert(at, (id, tenant)),
+    /// Adds a tenant or changes what it is entitled to; effective with the next decision. A share of 0 counts as 1,
+    /// one over 1000 as 1000.
+    pub fn set(&mut self, id: TenantId, mut tenant: Tenant) {
+        tenant.share = tenant.share.clamp(1, 1000);
+        let at = match self.rounds.binary_search_by_key(&tenant.class, |round| round.class) {
+            Ok(at) => at,
+            Err(at) => {
+                self.rounds.insert(
+                    at,
+                    Round {
+                        class: tenant.class,
+                        turn: None,
+                        lease: false,
+                        last: None,
+                        virtual_now: 0,
+                        floor_since: 0,
+                        floor_used: 0,
+                        floor_until: 0,
+                    },
+                );
+                at
+            }
+        };
+        let virtual_time = self.rounds[at].virtual_now;
+        match self.members.binary_search_by_key(&id, |member| member.id) {
+            Ok(at) => {
+                let member = &mut self.members[at];
+                if member.tenant.class != tenant.class {
+                    member.virtual_time = virtual_time;
+                }
+                member.tenant = tenant;
+            }
+            Err(at) => {
+                let seen = Observation { tenant: id, ..Observation::default() };
+                let member = Member {
+                    id,
+                    tenant,
+                    seen,
+                    virtual_time,
+                    tokens: i64::MAX,
+                    used: 0,
+                    known: false,
+                    wants: false,
+                    ready: false,
+                    woke: false,
+                    closed: true,
+                    since: 0,
+                    account: Account::default(),
+                };
+                self.members.insert(at, member);
+            }
         }
+        self.rounds.retain(|round| self.members.iter().any(|member| member.tenant.class == round.class));
     }
 
     /// Forgets a tenant.
     pub fn remove(&mut self, id: TenantId) {
-        self.tenants.retain(|t| t.0 != id);
+        self.members.retain(|member| member.id != id);
+        self.rounds.retain(|round| self.members.iter().any(|member| member.tenant.class == round.class));
     }
 
-    /// Takes in what was published, as read at `now`. A tenant that isn't named did nothing.
-    pub fn observe(&mut self, _now: u64, _observations: &[Observation]) {}
+    /// What a tenant was given so far.
+    pub fn account(&self, id: TenantId) -> Option<&Account> {
+        self.member(id).map(|member| &member.account)
+    }
+
+    fn member(&self, id: TenantId) -> Option<&Member> {
+        self.members.binary_search_by_key(&id, |member| member.id).ok().map(|at| &self.members[at])
+    }
+
+    /// Takes in what was published, as read at `now`. A tenant that isn't named did nothing. Time that runs backwards
+    /// is taken to stand still.
+    pub fn observe(&mut self, now: u64, observations: &[Observation]) {
+        let since = if self.at == 0 { now } else { self.at.min(now) };
+        let elapsed = now - since;
+        self.at = self.at.max(now);
+        let mut used = alloc::vec![0; self.members.len()];
+        for observation in observations {
+            let Ok(at) = self.members.binary_search_by_key(&observation.tenant, |member| member.id) else { continue };
+            let member = &mut self.members[at];
+            if member.known {
+                used[at] = observation.device_ns.saturating_sub(member.seen.device_ns);
+            }
+            member.known = true;
+            if observation.waiting && !member.seen.waiting && member.closed {
+                member.account.throttle();
+            }
+            // Estimates are corrected: what was counted once isn't counted again.
+            let device_ns = member.seen.device_ns.max(observation.device_ns);
+            member.seen = Observation { device_ns, ..*observation };
+        }
+        // Nobody can use more time than there was. Where the hardware ran several at once, or kernels took turns, each
+        // process believes that it had the GPU alone: then each is charged its part.
+        let total: u64 = used.iter().sum();
+        for (member, used) in self.members.iter_mut().zip(&mut used) {
+            if total > elapsed {
+                *used = (u128::from(*used) * u128::from(elapsed) / u128::from(total)) as u64;
+            }
+            member.used += *used;
+            member.virtual_time = member.virtual_time.saturating_add(member.virtual_of(*used));
+            let turn = self.config.cycle * u64::from(member.tenant.share) / 1000;
+            let depth = member.tenant.burst.max(turn) as i64;
+            let earned = u128::from(elapsed) * u128::from(member.tenant.share) / 1000;
+            // What it used, it used while the tokens came.
+            member.tokens = member.tokens.saturating_add(earned as i64).saturating_sub(*used as i64).min(depth);
+            let sum = Sum {
+                given: *used,
+                owed: if member.wants { earned as u64 } else { 0 },
+                throttled: if member.seen.waiting && member.closed { elapsed } else { 0 },
+            };
+            member.account.add(since, now, sum);
+        }
+        self.wishes(now);
+    }
+
+    /// Who wants the GPU now, and who may have it?
+    fn wishes(&mut self, now: u64) {
+        let Config { cycle, idle, .. } = self.config;
+        for round in &mut self.rounds {
+            let of = |member: &&Member| member.ready && member.tenant.class == round.class;
+            let ready = || self.members.iter().filter(of);
+            let total: u64 = ready().map(|member| u64::from(member.tenant.share)).sum();
+            let credit = (cycle * 1000 / total.max(50)) as i64;
+            if let Some(least) = ready().map(|member| member.virtual_time).min() {
+                round.virtual_now = round.virtual_now.max(least);
+            }
+            for member in self.members.iter_mut().filter(|member| member.tenant.class == round.class) {
+                let turn = round.turn.filter(|turn| turn.holder == member.id && now < turn.until);
+                let begins = turn.filter(|_| !round.lease).map_or(0, |turn| turn.from);
+                let wants = member.governed()
+                    && (member.seen.waiting || now < member.last_sign().max(begins).saturating_add(idle));
+                if wants && !member.wants {
+                    member.since = now;
+                }
+                member.wants = wants;
+                let may = !member.strict() || turn.is_some() || member.tokens >= member.turn_tokens(cycle);
+                let ready = member.wants && may;
+                if ready && !member.ready {
+                    // No hoarding: what was not used while it was away was others'.
+                    member.virtual_time = member.virtual_time.max(round.virtual_now - credit);
+                    member.woke = true;
+                }
+                member.ready = ready;
+                member.woke &= ready;
+                member.virtual_time = member.virtual_time.min(round.virtual_now.saturating_add(DEBT));
+            }
+        }
+    }
 
     /// Decides who may run. Publish the grants of those that lose first, then the others'.
-    pub fn decide(&mut self, _now: u64) -> Decision {
-        let open = Grant { mode: crate::gate::Mode::Lease, ahead: self.config.lease_ahead, ..Grant::CLOSED };
-        Decision { grants: self.tenants.iter().map(|t| (t.0, open)).collect(), next_wake: None }
+    pub fn decide(&mut self, now: u64) -> Decision {
+        self.wishes(now);
+        let mut wake = Wake { now, at: None };
+        for at in 0..self.rounds.len() {
+            let mut round = self.rounds[at].clone();
+            self.turn(&mut round, &mut wake);
+            self.rounds[at] = round;
+        }
+        let grants: Vec<_> =
+            (0..self.members.len()).map(|at| (self.members[at].id, self.grant(at, &mut wake))).collect();
+        for (member, (_, grant)) in self.members.iter_mut().zip(&grants) {
+            member.closed = grant.mode == Mode::Closed;
+        }
+        Decision { grants, next_wake: wake.at }
+    }
+
+    /// Advances one class.
+    fn turn(&mut self, round: &mut Round, wake: &mut Wake) {
+        let now = wake.now;
+        let Config { cycle, least, mean, lead, slack, idle, .. } = self.config;
+        round.last = round.last.filter(|last| now < last.until);
+        round.turn = round.turn.filter(|turn| {
+            self.member(turn.holder).is_some_and(|member| member.governed() && member.tenant.class == round.class)
+        });
+        let of_class = |at: &usize| self.members[*at].tenant.class == round.class;
+        let ready: Vec<usize> = (0..self.members.len()).filter(of_class).filter(|&at| self.members[at].ready).collect();
+        let mut throttled = false;
+        for member in self.members.iter().filter(|member| member.tenant.class == round.class) {
+            if member.wants && !member.ready {
+                let missing = (member.turn_tokens(cycle) - member.tokens).max(0) as u64;
+                wake.at(now + missing * 1000 / u64::from(member.tenant.share) + 1);
+                throttled = true;
+            }
+        }
+        self.floor(round, !ready.is_empty(), wake);
+
+        if ready.is_empty() {
+            // The last holder keeps its lease, so that it can go on without asking.
+            if throttled || !round.lease {
+                self.end(round, now, now);
+            }
+            return;
+        }
+        let alone = ready.len() == 1;
+        if let &[at] = &ready[..]
+            && !self.members[at].strict()
+        {
+            let (holder, used) = (self.members[at].id, self.members[at].used);
+            if !round.turn.is_some_and(|turn| turn.holder == holder && round.lease) {
+                self.end(round, now, now);
+                round.turn = Some(Turn { holder, from: now, until: u64::MAX, used });
+                round.lease = true;
+            }
+            self.members[at].woke = false;
+            return;
+        }
+
+        // Several contend, or a strict one is alone.
+        let mut outgoing = None;
+        if let Some(turn) = &mut round.turn
+            && let Ok(holder) = self.members.binary_search_by_key(&turn.holder, |member| member.id)
+        {
+            let ahead = |&at: &usize| {
+                self.members[at].woke && self.members[at].virtual_time < self.members[holder].virtual_time
+            };
+            let overtaken = ready.iter().any(|at| *at != holder && ahead(at));
+            let cut = turn.from.saturating_add(least);
+            let ends = if alone { turn.until } else { turn.until.saturating_sub(lead + slack) };
+            let member = &self.members[holder];
+            if member.ready && !round.lease && now < ends && !(overtaken && now >= cut) {
+                if !alone {
+                    wake.at(member.look(now, turn.from, idle));
+                }
+                if overtaken {
+                    wake.at(cut);
+                }
+                wake.at(ends);
+                return;
+            }
+            if member.ready {
+                let closes = if round.lease || overtaken { now } else { turn.until };
+                outgoing = Some((holder, closes, self.expected_end(holder, closes, now)));
+            }
+        }
+        let end = outgoing.map_or(now, |(_, _, end)| end).min(now + cycle);
+        let rest = |at: usize| outgoing.filter(|&(holder, ..)| holder == at).map_or(0, |(_, _, end)| end - now);
+        let projected = |&at: &usize| {
+            let member = &self.members[at];
+            member.virtual_time.saturating_add(member.virtual_of(rest(at)))
+        };
+        // A strict tenant that has just used up its tokens isn't next.
+        let may = |&at: &usize| {
+            let member = &self.members[at];
+            !member.strict() || member.tokens - rest(at) as i64 >= member.turn_tokens(cycle)
+        };
+        let Some(next) = ready.iter().copied().filter(may).min_by_key(projected) else {
+            self.end(round, now, now);
+            wake.at(now + 1);
+            return;
+        };
+        let total: u64 = ready.iter().map(|&at| u64::from(self.members[at].tenant.share)).sum();
+        let cycle = cycle.max(mean * ready.len() as u64);
+        let member = &self.members[next];
+        let mut length = (cycle * u64::from(member.tenant.share) / total).max(least);
+        if member.strict() {
+            length = if alone { member.run_length() } else { length.min(member.run_length()) };
+        }
+        match (&mut round.turn, outgoing) {
+            (Some(turn), Some((holder, closes, _))) if holder == next && closes > now => turn.until = end + length,
+            _ => {
+                let (holder, used) = (member.id, member.used);
+                self.end(round, now, outgoing.map_or(now, |(_, closes, end)| if closes > now { end } else { now }));
+                round.turn = Some(Turn { holder, from: end.saturating_sub(lead).max(now), until: end + length, used });
+            }
+        }
+        round.lease = false;
+        self.members[next].woke = false;
+        wake.at(if alone { end + length } else { (end + length).saturating_sub(lead + slack) });
+        if !alone {
+            wake.at(self.members[next].look(now, end, idle));
+        }
+    }
+
+    /// Gives a class that is kept out by higher ones its least.
+    fn floor(&self, round: &mut Round, ready: bool, wake: &mut Wake) {
+        let (now, floor, least) = (wake.now, u64::from(self.config.floor), self.config.least);
+        let of_class = |member: &&Member| member.tenant.class == round.class;
+        let used = self.members.iter().filter(of_class).fold(0u64, |sum, member| sum.wrapping_add(member.used));
+        let kept_out = ready && self.members.iter().any(|member| member.wants && member.tenant.class > round.class);
+        if !kept_out || floor == 0 {
+            (round.floor_since, round.floor_used, round.floor_until) = (now, used, 0);
+            return;
+        }
+        let due = |round: &Round| round.floor_since + used.saturating_sub(round.floor_used).max(least) * 1000 / floor;
+        if now >= due(round) {
+            (round.floor_since, round.floor_used, round.floor_until) = (now, used, now + least);
+        }
+        wake.at(if now < round.floor_until { round.floor_until } else { due(round) });
+    }
+
+    /// When the holder's work will be done if its turn ends at `until`: an operation that is under way, or would be the
+    /// last to begin, is waited for.
+    fn expected_end(&self, holder: usize, until: u64, now: u64) -> u64 {
+        let seen = &self.members[holder].seen;
+        let busy = seen.busy_until.max(now);
+        if busy >= until || seen.op_ns <= self.config.lead { busy.max(until) } else { busy + seen.op_ns }
+    }
+
+    /// Ends the turn at `closes`, and charges for it: who holds the GPU without using it keeps others out.
+    fn end(&mut self, round: &mut Round, now: u64, closes: u64) {
+        let Some(turn) = round.turn else { return };
+        let higher = self.members.iter().any(|member| member.wants && member.tenant.class > round.class);
+        if let Ok(at) = self.members.binary_search_by_key(&turn.holder, |member| member.id)
+            && !round.lease
+            && !higher
+        {
+            let member = &mut self.members[at];
+            let unused =
+                (now.saturating_sub(turn.from) * 3 / 5).saturating_sub(member.used - turn.used.min(member.used));
+            member.virtual_time = member.virtual_time.saturating_add(member.virtual_of(unused));
+        }
+        round.last = (closes > now && !round.lease).then_some(Turn { until: turn.until.min(closes), ..turn });
+        (round.turn, round.lease) = (None, false);
+    }
+
+    /// What a tenant is granted in its round as it stands.
+    fn grant(&self, at: usize, wake: &mut Wake) -> Grant {
+        let (now, member) = (wake.now, &self.members[at]);
+        if member.tenant.paused {
+            return Grant { mode: Mode::Paused, ..Grant::CLOSED };
+        }
+        if member.tenant.isolation == Isolation::None {
+            return Grant { mode: Mode::Lease, ahead: u32::MAX, ..Grant::CLOSED };
+        }
+        let Some(round) = self.rounds.iter().find(|round| round.class == member.tenant.class) else {
+            return Grant::CLOSED;
+        };
+        let others = || self.members.iter().filter(|other| other.id != member.id && other.governed());
+        let recent = |other: &Member| other.seen.waiting || now < other.last_sign().saturating_add(RECENT);
+        let mut higher = others().filter(|other| other.tenant.class > member.tenant.class).peekable();
+        // While several contend, or tokens are waited for, a wake is due.
+        let mut flags = if member.wants && !round.lease { QUIET } else { 0 };
+        if others().any(|other| other.tenant.class < member.tenant.class) {
+            flags |= URGENT;
+        }
+        let mut most = u32::MAX;
+        if higher.peek().is_some() {
+            flags |= YIELD;
+            if member.wants {
+                wake.at(now + LOOK);
+            }
+            if higher.any(recent) {
+                most = self.config.yield_ahead;
+            }
+        }
+        let mine = |turn: &Turn| turn.holder == member.id && now < turn.until;
+        let Some(turn) = round.turn.filter(mine).or(round.last.filter(mine)) else {
+            return Grant { flags, ..Grant::CLOSED };
+        };
+        if now < round.floor_until {
+            let (flags, ahead) = (flags & !YIELD, self.config.turn_ahead);
+            return Grant { mode: Mode::Window, flags, ahead, from: now, until: turn.until.min(round.floor_until) };
+        }
+        if turn.until < u64::MAX {
+            let ahead = self.config.turn_ahead.min(most);
+            return Grant { mode: Mode::Window, flags, ahead, from: turn.from, until: turn.until };
+        }
+        let adaptive = others().filter(|other| other.tenant.isolation == Isolation::Adaptive && recent(other));
+        if let Some(last) = adaptive.map(Member::last_sign).max() {
+            most = most.min(self.config.adaptive_ahead);
+            wake.at(last.max(now).saturating_add(RECENT));
+        }
+        Grant { mode: Mode::Lease, flags, ahead: self.config.lease_ahead.min(most), from: 0, until: 0 }
+    }
+}
+
+/// The earliest time to decide again.
+struct Wake {
+    now: u64,
+    at: Option<u64>,
+}
+
+impl Wake {
+    fn at(&mut self, time: u64) {
+        let time = time.max(self.now + 1);
+        self.at = Some(self.at.map_or(time, |at| at.min(time)));
     }
 }

@@ -6,9 +6,10 @@
 //! ```text
 //! track.poll(now, |mark| words[mark % MARKS] == mark);        // what has the GPU finished?
 //! match admit(now, &grant, track.busy_until(), cost, urgent_until) {
-//!     Go              => { driver call; track.sent(now, cost); if track.mark_due() { have the GPU write track.mark() } }
+//!     Go              => { driver call; track.sent(now, cost, &grant); if track.mark_due() { have the GPU write track.mark() } }
 //!     WaitUntil(time) => spin or sleep until then, or until the grant changes; look again
-//!     WaitForChange   => publish that a thread waits, ring the daemon, sleep until the grant changes; look again
+//!     WaitForChange   => publish that a thread waits, ring the daemon unless the grant is QUIET or Paused,
+//!                        sleep until the grant changes; look again
 //! }
 //! ```
 //! Only shifts, sums and comparisons; nothing here can panic.
@@ -30,8 +31,12 @@ pub enum Mode {
 
 /// The slice gives way while a slice of a higher class says that it is at work (the `urgent_until` of [`admit`]).
 pub const YIELD: u8 = 1;
-/// Slices of a lower class give way to this one: at each launch it publishes [`urgent_until`] in its class's word.
+/// Slices of a lower class give way to this one: after each launch and each wait for the GPU it publishes
+/// [`Track::claim`] in its class's word.
 pub const URGENT: u8 = 2;
+
+/// The daemon looks soon anyway: who begins to wait need not ring.
+pub const QUIET: u8 = 4;
 
 /// What the arbiter lets a slice do on a GPU. In shared memory it is the three words of [`Grant::to_words`], which a
 /// reader must get from one moment (a sequence lock); a page of zeros is [`Mode::Closed`].
@@ -39,7 +44,7 @@ pub const URGENT: u8 = 2;
 pub struct Grant {
     /// What is granted.
     pub mode: Mode,
-    /// [`YIELD`] and [`URGENT`].
+    /// [`YIELD`], [`URGENT`] and [`QUIET`].
     pub flags: u8,
     /// An operation may be sent while what was sent before it lasts no longer than this beyond now, in ns.
     pub ahead: u32,
@@ -69,6 +74,15 @@ impl Grant {
         Grant { mode, flags: (word >> 8) as u8, ahead: (word >> 32) as u32, from, until }
     }
 
+    /// Was the GPU this slice's own between these times, as far as the grant tells?
+    pub const fn covers(&self, from: u64, until: u64) -> bool {
+        match self.mode {
+            Mode::Lease => true,
+            Mode::Window => self.from <= from && until <= self.until,
+            Mode::Closed | Mode::Paused => false,
+        }
+    }
+
     /// What an operation of unknown length is taken to cost, in ns: a quarter of what may be queued, so that few of
     /// them are in flight.
     pub const fn unknown_cost(&self) -> u32 {
@@ -90,20 +104,16 @@ pub enum Verdict {
     WaitForChange,
 }
 
-/// How long after its last expected work a slice still counts as urgent, in ns. A switch between contexts costs about
-/// as much, so nothing is gained by letting others into a shorter gap.
+/// How long after its last work a slice still counts as urgent, in ns. A switch between contexts costs about as much, so
+/// nothing is gained by letting others into a shorter gap.
 pub const HOLD: u64 = 200_000;
+/// How much later than expected the GPU may come to an urgent slice's work, in ns: other contexts' time slices end first.
+const SLICES: u64 = 5_000_000;
+/// A claim may end sooner than it said, so who gives way looks again after this long, in ns.
+const LOOK: u64 = 50_000;
 /// A claim that reaches further than this beyond now, in ns, isn't believed: so a word that a process left behind or
 /// scribbled over stops nobody for long.
 pub const CLAIM: u64 = 20_000_000;
-
-/// What a slice with [`URGENT`] publishes after each launch (the greatest of its processes' values counts): until when
-/// lower classes keep out of the way.
-pub const fn urgent_until(now: u64, busy_until: u64) -> u64 {
-    let most = now.saturating_add(CLAIM / 2);
-    let end = if busy_until > now { busy_until } else { now }.saturating_add(HOLD);
-    if end < most { end } else { most }
-}
 
 /// May an operation that costs `cost` ns be sent at `now`? `busy_until` is the process's own ([`Track::busy_until`]);
 /// `urgent_until` the latest word of the classes above this one (0: none), and is only looked at under [`YIELD`].
@@ -112,6 +122,7 @@ pub const fn admit(now: u64, grant: &Grant, busy_until: u64, cost: u64, urgent_u
     if grant.flags & YIELD != 0 && urgent_until > now && urgent_until - now <= CLAIM {
         return match grant.mode {
             Mode::Closed | Mode::Paused => Verdict::WaitForChange,
+            Mode::Lease | Mode::Window if urgent_until - now > LOOK => Verdict::WaitUntil(now + LOOK),
             Mode::Lease | Mode::Window => Verdict::WaitUntil(urgent_until),
         };
     }
@@ -157,6 +168,9 @@ pub struct Track {
     tail: u32,
     /// When each mark on its way is expected.
     expected: [u64; MARKS],
+    /// The turn (its `from`) that the last operation was sent in, and its first mark while that isn't there yet.
+    turn: u64,
+    first: Option<u32>,
 }
 
 impl Track {
@@ -175,9 +189,24 @@ impl Track {
         self.last_launch
     }
 
-    /// An operation that is expected to cost `cost` ns was sent.
+    /// Until when lower classes shall keep out of the way: what a slice with [`URGENT`] publishes after each launch and
+    /// each wait for the GPU (the latest of its processes' values counts). Short once all that was sent is known to be
+    /// done, so it pays to put a mark before a wait.
+    pub const fn claim(&self, now: u64) -> u64 {
+        if self.head == self.tail && self.ops == 0 {
+            return now.saturating_add(HOLD);
+        }
+        let end = if self.busy_until > now { self.busy_until } else { now }.saturating_add(HOLD + SLICES);
+        let most = now.saturating_add(CLAIM - SLICES);
+        if end < most { end } else { most }
+    }
+
+    /// An operation that is expected to cost `cost` ns was sent under `grant`.
     #[inline]
-    pub fn sent(&mut self, now: u64, cost: u64) {
+    pub fn sent(&mut self, now: u64, cost: u64, grant: &Grant) {
+        if self.turn != grant.from {
+            (self.turn, self.first) = (grant.from, Some(self.head));
+        }
         self.busy_until = self.busy_until.max(now).saturating_add(cost);
         self.charged = self.charged.wrapping_add(cost);
         self.last_launch = now;
@@ -208,13 +237,17 @@ impl Track {
         while self.tail != self.head {
             let expected = self.expected[self.tail as usize % MARKS];
             if there(self.tail) {
+                if self.first == Some(self.tail) {
+                    self.first = None;
+                }
                 self.tail = self.tail.wrapping_add(1);
                 if expected > now {
-                    self.shift((now.wrapping_sub(expected)) as i64);
+                    self.shift((now.wrapping_sub(expected)) as i64, true);
                 }
             } else {
                 if now > expected.saturating_add(MARK_LATENCY) {
-                    self.shift((now - expected) as i64);
+                    // At the start of a turn the last one's end and the switch between contexts are waited for.
+                    self.shift((now - expected) as i64, self.first.is_none());
                 }
                 return;
             }
@@ -222,9 +255,11 @@ impl Track {
     }
 
     /// Everything that is not done yet will be done `by` ns later than was thought.
-    fn shift(&mut self, by: i64) {
+    fn shift(&mut self, by: i64, charge: bool) {
         self.busy_until = self.busy_until.saturating_add_signed(by);
-        self.charged = self.charged.wrapping_add_signed(by);
+        if charge {
+            self.charged = self.charged.wrapping_add_signed(by);
+        }
         let mut mark = self.tail;
         while mark != self.head {
             let expected = &mut self.expected[mark as usize % MARKS];
@@ -246,15 +281,19 @@ pub struct Cost {
     mean: u32,
     /// Launches since the last sample.
     since: u16,
-    /// Samples taken, up to [`SETTLED`].
+    /// Samples taken, up to [`KNOWN`].
     samples: u8,
     /// Samples in a row that were far off.
     odd: u8,
 }
 
-/// Of this many launches one is timed once two are known: under 1 %, so that the 99th percentile never sees it.
+/// Of this many launches one is timed once the cost is known: under 1 %, so that the 99th percentile never sees it.
 pub const SAMPLE_EVERY: u16 = 128;
-/// A settled mean moves by `1 / 2^SETTLED` of the difference with each sample.
+/// Until it is known, the first two launches and then one of this many.
+const LEARN_EVERY: u16 = 16;
+/// A cost is known after this many samples.
+const KNOWN: u8 = 8;
+/// A mean of several samples moves by `1 / 2^SETTLED` of the difference with each.
 const SETTLED: u8 = 3;
 /// A sample more than this many times off is doubted...
 const FAR: u32 = 4;
@@ -278,21 +317,33 @@ impl Cost {
         if self.samples == 0 { unknown as u64 } else { self.mean as u64 }
     }
 
-    /// Counts a launch; true if it is one to be timed: the first two, then one in [`SAMPLE_EVERY`].
+    /// Counts a launch; true if it is one to be timed: the first two, some more, then one in [`SAMPLE_EVERY`].
     #[inline]
     pub const fn launched(&mut self) -> bool {
         self.since = self.since.saturating_add(1);
-        let sample = self.samples < 2 || self.since >= SAMPLE_EVERY;
+        let every = match self.samples {
+            0 | 1 => 1,
+            2..KNOWN => LEARN_EVERY,
+            _ => SAMPLE_EVERY,
+        };
+        let sample = self.since >= every;
         if sample {
             self.since = 0;
         }
         sample
     }
 
-    /// Learns from a timed launch, in ns of device time. One that is far off (a first launch that had to load code, a
-    /// kernel that had to share the GPU) moves the mean only so far, until several in a row say the same.
-    pub const fn update(&mut self, measured: u64) {
+    /// Learns from a timed launch, in ns of device time. `alone`: it began and ended in the slice's own turn
+    /// ([`Grant::covers`]). If not, it may have shared the GPU and is only an upper bound. A sample that is far off (a
+    /// first launch that had to load code) moves the mean only so far, until several in a row say the same.
+    pub const fn update(&mut self, measured: u64, alone: bool) {
         let measured = if measured > u32::MAX as u64 { u32::MAX } else { measured as u32 };
+        if !alone && self.samples > 0 {
+            if measured < self.mean {
+                self.mean = measured;
+            }
+            return;
+        }
         let (low, high) = (self.mean / FAR, self.mean.saturating_mul(FAR));
         if self.samples < 2 || (low <= measured && measured <= high) {
             self.odd = 0;
@@ -311,7 +362,7 @@ impl Cost {
         let weight = if weight < SETTLED { weight } else { SETTLED };
         let by = (measured as i64 - self.mean as i64) >> weight;
         self.mean = (self.mean as i64 + by) as u32;
-        if self.samples < SETTLED {
+        if self.samples < KNOWN {
             self.samples += 1;
         }
     }
