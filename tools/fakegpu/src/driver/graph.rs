@@ -602,7 +602,7 @@ impl Driver {
 
     /// Makes room for a kernel's stack: an executable graph has its kernels' (measured on driver 580).
     fn stack_for(&mut self, work: &Work) -> Outcome {
-        let Work::Kernel(params) = work else { return Ok(()) };
+        let Work::Kernel(params, _) = work else { return Ok(()) };
         let handle = if params.first.func != 0 { params.first.func } else { params.kern };
         let local = self.function(handle)?.kernel.local;
         let context = if params.ctx != 0 { params.ctx } else { self.usable()? };
