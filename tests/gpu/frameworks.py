@@ -123,10 +123,10 @@ def smi():
     escape = build(HERE / "escape.c")
     inside = f"""
 import json, subprocess
-program = subprocess.Popen([{escape!r}, "alloc", "--ask", "2048", "--hold"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+program = subprocess.Popen([{str(escape)!r}, "alloc", "--ask", "2048", "--hold"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 own = json.loads(program.stdout.readline())
 def smi(*arguments):
-    return subprocess.run([{tool!r}, *arguments], capture_output=True, text=True, timeout=30, check=True).stdout
+    return subprocess.run([{str(tool)!r}, *arguments], capture_output=True, text=True, timeout=30, check=True).stdout
 query = ["--format=csv,noheader,nounits"]
 print(json.dumps([own, smi("--query-gpu=memory.total,memory.used", *query), smi("--query-compute-apps=pid,used_memory", *query), smi()]))
 program.communicate()
