@@ -46,9 +46,11 @@ pub struct Grant {
     pub mode: Mode,
     /// [`YIELD`], [`URGENT`] and [`QUIET`].
     pub flags: u8,
+    /// The GPU is expected to come to this slice's work this many µs after `from`: until then the last turn's work ends.
+    pub delay: u16,
     /// An operation may be sent while what was sent before it lasts no longer than this beyond now, in ns.
     pub ahead: u32,
-    /// Start of the window ([`Mode::Window`] only).
+    /// Start of the window or lease. A lease may be used at once, whatever this says.
     pub from: u64,
     /// End of the window ([`Mode::Window`] only).
     pub until: u64,
@@ -56,11 +58,12 @@ pub struct Grant {
 
 impl Grant {
     /// It is somebody else's turn.
-    pub const CLOSED: Grant = Grant { mode: Mode::Closed, flags: 0, ahead: 0, from: 0, until: 0 };
+    pub const CLOSED: Grant = Grant { mode: Mode::Closed, flags: 0, delay: 0, ahead: 0, from: 0, until: 0 };
 
     /// The words for shared memory.
     pub const fn to_words(self) -> [u64; 3] {
-        [(self.ahead as u64) << 32 | (self.flags as u64) << 8 | self.mode as u64, self.from, self.until]
+        let word = (self.ahead as u64) << 32 | (self.delay as u64) << 16 | (self.flags as u64) << 8 | self.mode as u64;
+        [word, self.from, self.until]
     }
 
     /// A grant from shared memory. An unknown mode is [`Mode::Closed`].
@@ -71,14 +74,15 @@ impl Grant {
             3 => Mode::Paused,
             _ => Mode::Closed,
         };
-        Grant { mode, flags: (word >> 8) as u8, ahead: (word >> 32) as u32, from, until }
+        Grant { mode, flags: (word >> 8) as u8, delay: (word >> 16) as u16, ahead: (word >> 32) as u32, from, until }
     }
 
     /// Was the GPU this slice's own between these times, as far as the grant tells?
     pub const fn covers(&self, from: u64, until: u64) -> bool {
+        let begun = self.from.saturating_add(self.delay as u64 * 1000) <= from;
         match self.mode {
-            Mode::Lease => true,
-            Mode::Window => self.from <= from && until <= self.until,
+            Mode::Lease => begun,
+            Mode::Window => begun && until <= self.until,
             Mode::Closed | Mode::Paused => false,
         }
     }
@@ -207,8 +211,9 @@ impl Track {
         if self.turn != grant.from {
             (self.turn, self.first) = (grant.from, Some(self.head));
         }
-        self.busy_until = self.busy_until.max(now).saturating_add(cost);
-        self.charged = self.charged.wrapping_add(cost);
+        let begins = grant.from.saturating_add(grant.delay as u64 * 1000);
+        self.busy_until = self.busy_until.max(now).max(begins).saturating_add(cost);
+        self.charged = self.charged.saturating_add(cost);
         self.last_launch = now;
         self.ops = self.ops.saturating_add(1);
         self.work = self.work.saturating_add(cost);
@@ -236,18 +241,19 @@ impl Track {
     pub fn poll(&mut self, now: u64, mut there: impl FnMut(u32) -> bool) {
         while self.tail != self.head {
             let expected = self.expected[self.tail as usize % MARKS];
+            // At the start of a turn the last one's end and the switch between contexts are waited for: nobody's use.
+            let charge = self.first.is_none();
             if there(self.tail) {
                 if self.first == Some(self.tail) {
                     self.first = None;
                 }
                 self.tail = self.tail.wrapping_add(1);
                 if expected > now {
-                    self.shift((now.wrapping_sub(expected)) as i64, true);
+                    self.shift((now.wrapping_sub(expected)) as i64, charge);
                 }
             } else {
                 if now > expected.saturating_add(MARK_LATENCY) {
-                    // At the start of a turn the last one's end and the switch between contexts are waited for.
-                    self.shift((now - expected) as i64, self.first.is_none());
+                    self.shift((now - expected) as i64, charge);
                 }
                 return;
             }
@@ -258,7 +264,7 @@ impl Track {
     fn shift(&mut self, by: i64, charge: bool) {
         self.busy_until = self.busy_until.saturating_add_signed(by);
         if charge {
-            self.charged = self.charged.wrapping_add_signed(by);
+            self.charged = self.charged.saturating_add_signed(by);
         }
         let mut mark = self.tail;
         while mark != self.head {
@@ -291,6 +297,8 @@ pub struct Cost {
 pub const SAMPLE_EVERY: u16 = 128;
 /// Until it is known, the first two launches and then one of this many.
 const LEARN_EVERY: u16 = 16;
+/// An operation that lasts so long (ns) is timed each time: next to it the timing costs nothing.
+const LONG: u32 = 400_000;
 /// A cost is known after this many samples.
 const KNOWN: u8 = 8;
 /// A mean of several samples moves by `1 / 2^SETTLED` of the difference with each.
@@ -317,12 +325,14 @@ impl Cost {
         if self.samples == 0 { unknown as u64 } else { self.mean as u64 }
     }
 
-    /// Counts a launch; true if it is one to be timed: the first two, some more, then one in [`SAMPLE_EVERY`].
+    /// Counts a launch; true if it is one to be timed: the first two, long ones, some more, then one in
+    /// [`SAMPLE_EVERY`].
     #[inline]
     pub const fn launched(&mut self) -> bool {
         self.since = self.since.saturating_add(1);
         let every = match self.samples {
             0 | 1 => 1,
+            _ if self.mean >= LONG => 1,
             2..KNOWN => LEARN_EVERY,
             _ => SAMPLE_EVERY,
         };
