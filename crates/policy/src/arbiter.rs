@@ -133,6 +133,8 @@ struct Member {
     virtual_time: i64,
     /// Strict: device time that it may use, filled at the rate of its share.
     tokens: i64,
+    /// It became strict, or ceased to be: what it used until it is observed again is no debt.
+    starts: bool,
     /// Device time charged since it was added.
     used: u64,
     /// It has work, or had some a moment ago.
@@ -163,10 +165,11 @@ impl Member {
         (u128::from(ns) * 1000 / u128::from(self.tenant.share)) as i64
     }
 
-    /// Strict: the tokens to begin a turn with, so that alone it has two in each cycle: they fill while it runs, too.
-    fn turn_tokens(&self, cycle: u64) -> i64 {
+    /// Strict: the tokens to begin a turn with. Alone, short turns keep the rate even (the tokens fill while it runs,
+    /// too); beside others each costs a switch, so a whole cycle's share is gathered.
+    fn turn_tokens(&self, cycle: u64, alone: bool) -> i64 {
         let share = u64::from(self.tenant.share);
-        (cycle / 2 * share / 1000 * (1000 - share) / 1000) as i64
+        (if alone { cycle / 2 * share / 1000 * (1000 - share) / 1000 } else { cycle * share / 1000 }) as i64
     }
 
     /// When it last gave a sign of work.
@@ -178,7 +181,7 @@ impl Member {
     /// before anybody looks is a quarter of that, and one that always has work costs no wakes.
     fn look(&self, now: u64, begins: u64, idle: u64) -> u64 {
         let sign = if self.seen.waiting { begins.max(now) } else { begins.max(self.last_sign()) };
-        (sign + idle).max(now + self.used.saturating_sub(self.since) / 4)
+        (sign + idle).max(now + (self.used.saturating_sub(self.since) / 4).max(2 * idle))
     }
 
     /// Strict: how long it may run now until its tokens, which go on filling, are used up.
@@ -266,6 +269,9 @@ impl Arbiter {
                 if member.tenant.class != tenant.class {
                     member.virtual_time = virtual_time;
                 }
+                if member.strict() != (tenant.isolation == Isolation::Strict) {
+                    member.starts = true;
+                }
                 member.tenant = tenant;
             }
             Err(at) => {
@@ -276,6 +282,7 @@ impl Arbiter {
                     seen,
                     virtual_time,
                     tokens: i64::MAX,
+                    starts: false,
                     used: 0,
                     known: false,
                     wants: false,
@@ -343,7 +350,8 @@ impl Arbiter {
             let depth = member.tenant.burst.max(2 * turn) as i64;
             let earned = u128::from(elapsed) * u128::from(member.tenant.share) / 1000;
             // What it used, it used while the tokens came.
-            member.tokens = member.tokens.saturating_add(earned as i64).saturating_sub(*used as i64).min(depth);
+            let tokens = member.tokens.saturating_add(earned as i64).saturating_sub(*used as i64).min(depth);
+            member.tokens = if core::mem::take(&mut member.starts) { 0 } else { tokens };
             let round = self.rounds.iter().find(|round| round.class == member.tenant.class);
             let turns = round.map_or([None, None], |round| [round.last, round.turn]);
             let allowed: u64 = (turns.into_iter().flatten())
@@ -368,6 +376,9 @@ impl Arbiter {
             let ready = || self.members.iter().filter(of);
             let total: u64 = ready().map(|member| u64::from(member.tenant.share)).sum();
             let credit = (cycle * 1000 / total.max(50)) as i64;
+            let wanting =
+                self.members.iter().filter(|member| member.wants && member.tenant.class == round.class).count();
+            let turns = cycle.max(self.config.mean * wanting as u64);
             if let Some(least) = ready().map(|member| member.virtual_time).min() {
                 round.virtual_now = round.virtual_now.max(least);
             }
@@ -380,7 +391,8 @@ impl Arbiter {
                     member.since = member.used;
                 }
                 member.wants = wants;
-                let may = !member.strict() || turn.is_some() || member.tokens >= member.turn_tokens(cycle);
+                let alone = wanting <= 1;
+                let may = !member.strict() || turn.is_some() || member.tokens >= member.turn_tokens(turns, alone);
                 let ready = member.wants && may;
                 if ready && !member.ready {
                     // No hoarding: what was not used while it was away was others'.
@@ -421,10 +433,12 @@ impl Arbiter {
         });
         let of_class = |at: &usize| self.members[*at].tenant.class == round.class;
         let ready: Vec<usize> = (0..self.members.len()).filter(of_class).filter(|&at| self.members[at].ready).collect();
+        let wanting = self.members.iter().filter(|member| member.wants && member.tenant.class == round.class).count();
+        let turns = cycle.max(mean * wanting as u64);
         let mut throttled = false;
         for member in self.members.iter().filter(|member| member.tenant.class == round.class) {
             if member.wants && !member.ready {
-                let missing = (member.turn_tokens(cycle) - member.tokens).max(0) as u64;
+                let missing = (member.turn_tokens(turns, wanting == 1) - member.tokens).max(0) as u64;
                 // While others run, its tokens may pile up a little: one wake serves several.
                 let soonest = if ready.is_empty() { now } else { now + 2 * least };
                 wake.at(soonest.max(now + missing * 1000 / u64::from(member.tenant.share)));
@@ -490,7 +504,7 @@ impl Arbiter {
         // A strict tenant that has just used up its tokens isn't next.
         let may = |&at: &usize| {
             let member = &self.members[at];
-            !member.strict() || member.tokens - rest(at) as i64 >= member.turn_tokens(cycle)
+            !member.strict() || member.tokens - rest(at) as i64 >= member.turn_tokens(turns, wanting == 1)
         };
         let Some(next) = ready.iter().copied().filter(may).min_by_key(projected) else {
             self.end(round, now, now);
