@@ -68,6 +68,8 @@ pub struct Config {
     pub mean: u64,
     /// The next turn opens this much before the present one ends, so that the GPU doesn't idle.
     pub lead: u64,
+    /// What a switch from one tenant's work to another's costs the GPU.
+    pub switch: u64,
     /// How late the daemon may be woken.
     pub slack: u64,
     /// A tenant that sent nothing for this long after its work was done doesn't want the GPU.
@@ -89,8 +91,9 @@ impl Default for Config {
         Config {
             cycle: 20_000_000,
             least: 1_000_000,
-            mean: 6_000_000,
+            mean: 7_000_000,
             lead: 100_000,
+            switch: 100_000,
             slack: 150_000,
             idle: 300_000,
             lease_ahead: 4_000_000,
@@ -130,6 +133,8 @@ struct Member {
     virtual_time: i64,
     /// Strict: device time that it may use, filled at the rate of its share.
     tokens: i64,
+    /// It became strict, or ceased to be: what it used until it is observed again is no debt.
+    starts: bool,
     /// Device time charged since it was added.
     used: u64,
     /// It has work, or had some a moment ago.
@@ -140,7 +145,7 @@ struct Member {
     woke: bool,
     /// Nothing was granted to it by the last decision.
     closed: bool,
-    /// Since when it wants the GPU without a pause.
+    /// What it had used when it began to want the GPU.
     since: u64,
     account: Account,
 }
@@ -160,10 +165,11 @@ impl Member {
         (u128::from(ns) * 1000 / u128::from(self.tenant.share)) as i64
     }
 
-    /// Strict: the tokens to begin a turn with, so that alone it has one in each cycle: they fill while it runs, too.
-    fn turn_tokens(&self, cycle: u64) -> i64 {
+    /// Strict: the tokens to begin a turn with. Alone, short turns keep the rate even (the tokens fill while it runs,
+    /// too); beside others each costs a switch, so a whole cycle's share is gathered.
+    fn turn_tokens(&self, cycle: u64, alone: bool) -> i64 {
         let share = u64::from(self.tenant.share);
-        (cycle * share / 1000 * (1000 - share) / 1000) as i64
+        (if alone { cycle / 2 * share / 1000 * (1000 - share) / 1000 } else { cycle * share / 1000 }) as i64
     }
 
     /// When it last gave a sign of work.
@@ -171,11 +177,11 @@ impl Member {
         self.seen.busy_until.max(self.seen.last_launch)
     }
 
-    /// When to look whether it still wants its turn. The longer it did, the later: what it leaves unused before anybody
-    /// looks is a quarter of what it used, and one that always has work costs no wakes.
+    /// When to look whether it still wants its turn. The more it used without a pause, the later: what it leaves unused
+    /// before anybody looks is a quarter of that, and one that always has work costs no wakes.
     fn look(&self, now: u64, begins: u64, idle: u64) -> u64 {
         let sign = if self.seen.waiting { begins.max(now) } else { begins.max(self.last_sign()) };
-        (sign + idle).max(now + now.saturating_sub(self.since) / 4)
+        (sign + idle).max(now + (self.used.saturating_sub(self.since) / 4).max(2 * idle))
     }
 
     /// Strict: how long it may run now until its tokens, which go on filling, are used up.
@@ -190,6 +196,8 @@ struct Turn {
     holder: TenantId,
     from: u64,
     until: u64,
+    /// When the GPU is expected to come to its work.
+    begins: u64,
     /// What the holder had used when it began.
     used: u64,
 }
@@ -261,6 +269,9 @@ impl Arbiter {
                 if member.tenant.class != tenant.class {
                     member.virtual_time = virtual_time;
                 }
+                if member.strict() != (tenant.isolation == Isolation::Strict) {
+                    member.starts = true;
+                }
                 member.tenant = tenant;
             }
             Err(at) => {
@@ -271,6 +282,7 @@ impl Arbiter {
                     seen,
                     virtual_time,
                     tokens: i64::MAX,
+                    starts: false,
                     used: 0,
                     known: false,
                     wants: false,
@@ -308,38 +320,48 @@ impl Arbiter {
         let elapsed = now - since;
         self.at = self.at.max(now);
         let mut used = alloc::vec![0; self.members.len()];
+        let mut waited: Vec<bool> = self.members.iter().map(|member| member.seen.waiting).collect();
         for observation in observations {
             let Ok(at) = self.members.binary_search_by_key(&observation.tenant, |member| member.id) else { continue };
             let member = &mut self.members[at];
             if member.known {
-                used[at] = observation.device_ns.saturating_sub(member.seen.device_ns);
+                used[at] = observation.device_ns.saturating_sub(member.seen.device_ns).min(elapsed);
             }
             member.known = true;
             if observation.waiting && !member.seen.waiting && member.closed {
                 member.account.throttle();
             }
             // Estimates are corrected: what was counted once isn't counted again.
+            waited[at] |= observation.waiting;
             let device_ns = member.seen.device_ns.max(observation.device_ns);
             member.seen = Observation { device_ns, ..*observation };
         }
         // Nobody can use more time than there was. Where the hardware ran several at once, or kernels took turns, each
         // process believes that it had the GPU alone: then each is charged its part.
         let total: u64 = used.iter().sum();
-        for (member, used) in self.members.iter_mut().zip(&mut used) {
+        let cycle = self.config.cycle.max(self.config.mean * self.members.len() as u64);
+        for (member, (used, waited)) in self.members.iter_mut().zip(used.iter_mut().zip(waited)) {
             if total > elapsed {
                 *used = (u128::from(*used) * u128::from(elapsed) / u128::from(total)) as u64;
             }
             member.used += *used;
             member.virtual_time = member.virtual_time.saturating_add(member.virtual_of(*used));
-            let turn = self.config.cycle * u64::from(member.tenant.share) / 1000;
-            let depth = member.tenant.burst.max(turn) as i64;
+            let turn = cycle * u64::from(member.tenant.share) / 1000;
+            let depth = member.tenant.burst.max(2 * turn) as i64;
             let earned = u128::from(elapsed) * u128::from(member.tenant.share) / 1000;
             // What it used, it used while the tokens came.
-            member.tokens = member.tokens.saturating_add(earned as i64).saturating_sub(*used as i64).min(depth);
+            let tokens = member.tokens.saturating_add(earned as i64).saturating_sub(*used as i64).min(depth);
+            member.tokens = if core::mem::take(&mut member.starts) { 0 } else { tokens };
+            let round = self.rounds.iter().find(|round| round.class == member.tenant.class);
+            let turns = round.map_or([None, None], |round| [round.last, round.turn]);
+            let allowed: u64 = (turns.into_iter().flatten())
+                .filter(|turn| turn.holder == member.id)
+                .map(|turn| turn.until.min(now).saturating_sub(turn.from.max(since)))
+                .sum();
             let sum = Sum {
                 given: *used,
                 owed: if member.wants { earned as u64 } else { 0 },
-                throttled: if member.seen.waiting && member.closed { elapsed } else { 0 },
+                throttled: if waited { elapsed.saturating_sub(allowed) } else { 0 },
             };
             member.account.add(since, now, sum);
         }
@@ -354,6 +376,9 @@ impl Arbiter {
             let ready = || self.members.iter().filter(of);
             let total: u64 = ready().map(|member| u64::from(member.tenant.share)).sum();
             let credit = (cycle * 1000 / total.max(50)) as i64;
+            let wanting =
+                self.members.iter().filter(|member| member.wants && member.tenant.class == round.class).count();
+            let turns = cycle.max(self.config.mean * wanting as u64);
             if let Some(least) = ready().map(|member| member.virtual_time).min() {
                 round.virtual_now = round.virtual_now.max(least);
             }
@@ -363,10 +388,11 @@ impl Arbiter {
                 let wants = member.governed()
                     && (member.seen.waiting || now < member.last_sign().max(begins).saturating_add(idle));
                 if wants && !member.wants {
-                    member.since = now;
+                    member.since = member.used;
                 }
                 member.wants = wants;
-                let may = !member.strict() || turn.is_some() || member.tokens >= member.turn_tokens(cycle);
+                let alone = wanting <= 1;
+                let may = !member.strict() || turn.is_some() || member.tokens >= member.turn_tokens(turns, alone);
                 let ready = member.wants && may;
                 if ready && !member.ready {
                     // No hoarding: what was not used while it was away was others'.
@@ -400,18 +426,22 @@ impl Arbiter {
     /// Advances one class.
     fn turn(&mut self, round: &mut Round, wake: &mut Wake) {
         let now = wake.now;
-        let Config { cycle, least, mean, lead, slack, idle, .. } = self.config;
+        let Config { cycle, least, mean, lead, switch, slack, idle, .. } = self.config;
         round.last = round.last.filter(|last| now < last.until);
         round.turn = round.turn.filter(|turn| {
             self.member(turn.holder).is_some_and(|member| member.governed() && member.tenant.class == round.class)
         });
         let of_class = |at: &usize| self.members[*at].tenant.class == round.class;
         let ready: Vec<usize> = (0..self.members.len()).filter(of_class).filter(|&at| self.members[at].ready).collect();
+        let wanting = self.members.iter().filter(|member| member.wants && member.tenant.class == round.class).count();
+        let turns = cycle.max(mean * wanting as u64);
         let mut throttled = false;
         for member in self.members.iter().filter(|member| member.tenant.class == round.class) {
             if member.wants && !member.ready {
-                let missing = (member.turn_tokens(cycle) - member.tokens).max(0) as u64;
-                wake.at(now + missing * 1000 / u64::from(member.tenant.share) + 1);
+                let missing = (member.turn_tokens(turns, wanting == 1) - member.tokens).max(0) as u64;
+                // While others run, its tokens may pile up a little: one wake serves several.
+                let soonest = if ready.is_empty() { now } else { now + 2 * least };
+                wake.at(soonest.max(now + missing * 1000 / u64::from(member.tenant.share)));
                 throttled = true;
             }
         }
@@ -431,7 +461,7 @@ impl Arbiter {
             let (holder, used) = (self.members[at].id, self.members[at].used);
             if !round.turn.is_some_and(|turn| turn.holder == holder && round.lease) {
                 self.end(round, now, now);
-                round.turn = Some(Turn { holder, from: now, until: u64::MAX, used });
+                round.turn = Some(Turn { holder, from: now, until: u64::MAX, begins: now, used });
                 round.lease = true;
             }
             self.members[at].woke = false;
@@ -474,7 +504,7 @@ impl Arbiter {
         // A strict tenant that has just used up its tokens isn't next.
         let may = |&at: &usize| {
             let member = &self.members[at];
-            !member.strict() || member.tokens - rest(at) as i64 >= member.turn_tokens(cycle)
+            !member.strict() || member.tokens - rest(at) as i64 >= member.turn_tokens(turns, wanting == 1)
         };
         let Some(next) = ready.iter().copied().filter(may).min_by_key(projected) else {
             self.end(round, now, now);
@@ -482,9 +512,12 @@ impl Arbiter {
             return;
         };
         let total: u64 = ready.iter().map(|&at| u64::from(self.members[at].tenant.share)).sum();
-        let cycle = cycle.max(mean * ready.len() as u64);
+        let count = ready.len() as u64;
+        let cycle = cycle.max(mean * count);
         let member = &self.members[next];
-        let mut length = (cycle * u64::from(member.tenant.share) / total).max(least);
+        // Unlike shares are more a matter of how often than of how long: long turns make shares coarse, short ones cost
+        // switches.
+        let mut length = (cycle * u64::from(member.tenant.share) / total).clamp(mean * 2 / 3, cycle / count.max(2));
         if member.strict() {
             length = if alone { member.run_length() } else { length.min(member.run_length()) };
         }
@@ -492,8 +525,18 @@ impl Arbiter {
             (Some(turn), Some((holder, closes, _))) if holder == next && closes > now => turn.until = end + length,
             _ => {
                 let (holder, used) = (member.id, member.used);
+                // An outgoing tenant that doesn't queue ahead leaves gaps, in which its neighbour would slip too early.
+                let queued =
+                    outgoing.map_or(0, |(holder, ..)| self.members[holder].seen.busy_until.saturating_sub(now));
+                let lead = if queued > lead { lead } else { 0 };
                 self.end(round, now, outgoing.map_or(now, |(_, closes, end)| if closes > now { end } else { now }));
-                round.turn = Some(Turn { holder, from: end.saturating_sub(lead).max(now), until: end + length, used });
+                round.turn = Some(Turn {
+                    holder,
+                    from: end.saturating_sub(lead).max(now),
+                    until: end + length,
+                    begins: end + switch,
+                    used,
+                });
             }
         }
         round.lease = false;
@@ -514,7 +557,8 @@ impl Arbiter {
             (round.floor_since, round.floor_used, round.floor_until) = (now, used, 0);
             return;
         }
-        let due = |round: &Round| round.floor_since + used.saturating_sub(round.floor_used).max(least) * 1000 / floor;
+        let due =
+            |round: &Round| round.floor_since + used.saturating_sub(round.floor_used).max(least / 2) * 1000 / floor;
         if now >= due(round) {
             (round.floor_since, round.floor_used, round.floor_until) = (now, used, now + least);
         }
@@ -581,19 +625,27 @@ impl Arbiter {
             return Grant { flags, ..Grant::CLOSED };
         };
         if now < round.floor_until {
-            let (flags, ahead) = (flags & !YIELD, self.config.turn_ahead);
-            return Grant { mode: Mode::Window, flags, ahead, from: now, until: turn.until.min(round.floor_until) };
+            let (flags, ahead, until) = (flags & !YIELD, self.config.turn_ahead, turn.until.min(round.floor_until));
+            return Grant { mode: Mode::Window, flags, delay: 0, ahead, from: now, until };
         }
         if turn.until < u64::MAX {
             let ahead = self.config.turn_ahead.min(most);
-            return Grant { mode: Mode::Window, flags, ahead, from: turn.from, until: turn.until };
+            let delay = (turn.begins.saturating_sub(turn.from) / 1000).min(u64::from(u16::MAX)) as u16;
+            return Grant { mode: Mode::Window, flags, delay, ahead, from: turn.from, until: turn.until };
         }
         let adaptive = others().filter(|other| other.tenant.isolation == Isolation::Adaptive && recent(other));
         if let Some(last) = adaptive.map(Member::last_sign).max() {
             most = most.min(self.config.adaptive_ahead);
             wake.at(last.max(now).saturating_add(RECENT));
         }
-        Grant { mode: Mode::Lease, flags, ahead: self.config.lease_ahead.min(most), from: 0, until: 0 }
+        Grant {
+            mode: Mode::Lease,
+            flags,
+            delay: 0,
+            ahead: self.config.lease_ahead.min(most),
+            from: turn.from,
+            until: 0,
+        }
     }
 }
 

@@ -46,9 +46,11 @@ pub struct Grant {
     pub mode: Mode,
     /// [`YIELD`], [`URGENT`] and [`QUIET`].
     pub flags: u8,
+    /// The GPU is expected to come to this slice's work this many µs after `from`: until then the last turn's work ends.
+    pub delay: u16,
     /// An operation may be sent while what was sent before it lasts no longer than this beyond now, in ns.
     pub ahead: u32,
-    /// Start of the window ([`Mode::Window`] only).
+    /// Start of the window or lease. A lease may be used at once, whatever this says.
     pub from: u64,
     /// End of the window ([`Mode::Window`] only).
     pub until: u64,
@@ -56,11 +58,12 @@ pub struct Grant {
 
 impl Grant {
     /// It is somebody else's turn.
-    pub const CLOSED: Grant = Grant { mode: Mode::Closed, flags: 0, ahead: 0, from: 0, until: 0 };
+    pub const CLOSED: Grant = Grant { mode: Mode::Closed, flags: 0, delay: 0, ahead: 0, from: 0, until: 0 };
 
     /// The words for shared memory.
     pub const fn to_words(self) -> [u64; 3] {
-        [(self.ahead as u64) << 32 | (self.flags as u64) << 8 | self.mode as u64, self.from, self.until]
+        let word = (self.ahead as u64) << 32 | (self.delay as u64) << 16 | (self.flags as u64) << 8 | self.mode as u64;
+        [word, self.from, self.until]
     }
 
     /// A grant from shared memory. An unknown mode is [`Mode::Closed`].
@@ -71,14 +74,15 @@ impl Grant {
             3 => Mode::Paused,
             _ => Mode::Closed,
         };
-        Grant { mode, flags: (word >> 8) as u8, ahead: (word >> 32) as u32, from, until }
+        Grant { mode, flags: (word >> 8) as u8, delay: (word >> 16) as u16, ahead: (word >> 32) as u32, from, until }
     }
 
     /// Was the GPU this slice's own between these times, as far as the grant tells?
     pub const fn covers(&self, from: u64, until: u64) -> bool {
+        let begun = self.from.saturating_add(self.delay as u64 * 1000) <= from;
         match self.mode {
-            Mode::Lease => true,
-            Mode::Window => self.from <= from && until <= self.until,
+            Mode::Lease => begun,
+            Mode::Window => begun && until <= self.until,
             Mode::Closed | Mode::Paused => false,
         }
     }
@@ -207,8 +211,9 @@ impl Track {
         if self.turn != grant.from {
             (self.turn, self.first) = (grant.from, Some(self.head));
         }
-        self.busy_until = self.busy_until.max(now).saturating_add(cost);
-        self.charged = self.charged.wrapping_add(cost);
+        let begins = grant.from.saturating_add(grant.delay as u64 * 1000);
+        self.busy_until = self.busy_until.max(now).max(begins).saturating_add(cost);
+        self.charged = self.charged.saturating_add(cost);
         self.last_launch = now;
         self.ops = self.ops.saturating_add(1);
         self.work = self.work.saturating_add(cost);
@@ -236,18 +241,19 @@ impl Track {
     pub fn poll(&mut self, now: u64, mut there: impl FnMut(u32) -> bool) {
         while self.tail != self.head {
             let expected = self.expected[self.tail as usize % MARKS];
+            // At the start of a turn the last one's end and the switch between contexts are waited for: nobody's use.
+            let charge = self.first.is_none();
             if there(self.tail) {
                 if self.first == Some(self.tail) {
                     self.first = None;
                 }
                 self.tail = self.tail.wrapping_add(1);
                 if expected > now {
-                    self.shift((now.wrapping_sub(expected)) as i64, true);
+                    self.shift((now.wrapping_sub(expected)) as i64, charge);
                 }
             } else {
                 if now > expected.saturating_add(MARK_LATENCY) {
-                    // At the start of a turn the last one's end and the switch between contexts are waited for.
-                    self.shift((now - expected) as i64, self.first.is_none());
+                    self.shift((now - expected) as i64, charge);
                 }
                 return;
             }
@@ -258,7 +264,7 @@ impl Track {
     fn shift(&mut self, by: i64, charge: bool) {
         self.busy_until = self.busy_until.saturating_add_signed(by);
         if charge {
-            self.charged = self.charged.wrapping_add_signed(by);
+            self.charged = self.charged.saturating_add_signed(by);
         }
         let mut mark = self.tail;
         while mark != self.head {
@@ -291,6 +297,8 @@ pub struct Cost {
 pub const SAMPLE_EVERY: u16 = 128;
 /// Until it is known, the first two launches and then one of this many.
 const LEARN_EVERY: u16 = 16;
+/// An operation that lasts so long (ns) is timed each time: next to it the timing costs nothing.
+const LONG: u32 = 400_000;
 /// A cost is known after this many samples.
 const KNOWN: u8 = 8;
 /// A mean of several samples moves by `1 / 2^SETTLED` of the difference with each.
@@ -317,12 +325,14 @@ impl Cost {
         if self.samples == 0 { unknown as u64 } else { self.mean as u64 }
     }
 
-    /// Counts a launch; true if it is one to be timed: the first two, some more, then one in [`SAMPLE_EVERY`].
+    /// Counts a launch; true if it is one to be timed: the first two, long ones, some more, then one in
+    /// [`SAMPLE_EVERY`].
     #[inline]
     pub const fn launched(&mut self) -> bool {
         self.since = self.since.saturating_add(1);
         let every = match self.samples {
             0 | 1 => 1,
+            _ if self.mean >= LONG => 1,
             2..KNOWN => LEARN_EVERY,
             _ => SAMPLE_EVERY,
         };
@@ -349,7 +359,7 @@ impl Cost {
             self.odd = 0;
             // The first is taken as it is. It is often slow, so a second that is far quicker stands in for it.
             self.learn(measured, if self.samples == 1 && measured < self.mean / 2 { 0 } else { self.samples });
-        } else if self.odd + 1 < BELIEVED {
+        } else if self.odd.saturating_add(1) < BELIEVED {
             self.odd += 1;
             self.learn(if measured < low { low } else { high }, SETTLED);
         } else {
@@ -365,5 +375,168 @@ impl Cost {
         if self.samples < KNOWN {
             self.samples += 1;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const US: u64 = 1000;
+    const NOW: u64 = 1_000_000_000;
+
+    fn lease(flags: u8) -> Grant {
+        Grant { mode: Mode::Lease, flags, ahead: 15_000, ..Grant::CLOSED }
+    }
+
+    fn window(from: u64, until: u64) -> Grant {
+        Grant { mode: Mode::Window, ahead: 1_000_000, from, until, ..Grant::CLOSED }
+    }
+
+    #[test]
+    fn who_may_go() {
+        use Verdict::{Go, WaitForChange, WaitUntil};
+        let paused = Grant { mode: Mode::Paused, ..Grant::CLOSED };
+        for (grant, busy_until, cost, urgent, verdict) in [
+            (Grant::CLOSED, 0, 0, 0, WaitForChange),
+            (paused, 0, 0, 0, WaitForChange),
+            (lease(0), 0, u64::MAX, 0, Go),
+            // Just in time: once no more than `ahead` is left of what was sent.
+            (lease(0), NOW + 15 * US, 50 * US, 0, Go),
+            (lease(0), NOW + 50 * US, 50 * US, 0, WaitUntil(NOW + 35 * US)),
+            // Only who yields looks at the word; a claim is looked at again soon; one that is too far off isn't believed.
+            (lease(0), 0, 0, NOW + 10 * US, Go),
+            (lease(YIELD), 0, 0, NOW + 10 * US, WaitUntil(NOW + 10 * US)),
+            (lease(YIELD), 0, 0, NOW + CLAIM, WaitUntil(NOW + LOOK)),
+            (lease(YIELD), 0, 0, NOW, Go),
+            (lease(YIELD), 0, 0, NOW + CLAIM + 1, Go),
+            (lease(YIELD), 0, 0, u64::MAX, Go),
+            (Grant { flags: YIELD, ..paused }, 0, 0, NOW + 1, WaitForChange),
+            (window(NOW + 1, NOW + 9), 0, 0, 0, WaitUntil(NOW + 1)),
+            (window(0, NOW), 0, 0, 0, WaitForChange),
+            (window(0, NOW + 100 * US), NOW + 10 * US, 90 * US, 0, Go),
+            // Not done in time: not while something is in flight, but then however long it is.
+            (window(0, NOW + 100 * US), NOW + 10 * US, 91 * US, 0, WaitUntil(NOW + 10 * US)),
+            (window(0, NOW + 100 * US), NOW, u64::MAX, 0, Go),
+            (window(0, u64::MAX), NOW + 3000 * US, 1, 0, WaitUntil(NOW + 2000 * US)),
+        ] {
+            assert_eq!(admit(NOW, &grant, busy_until, cost, urgent), verdict, "{grant:?} {busy_until} {cost} {urgent}");
+        }
+    }
+
+    #[test]
+    fn words_keep_a_grant() {
+        for mode in [Mode::Closed, Mode::Lease, Mode::Window, Mode::Paused] {
+            let grant = Grant { mode, flags: YIELD | QUIET, delay: 200, ahead: u32::MAX - 1, from: 7, until: u64::MAX };
+            assert_eq!(Grant::from_words(grant.to_words()), grant);
+        }
+        assert_eq!(Grant::from_words([0; 3]), Grant::CLOSED);
+        assert_eq!(Grant::from_words([0xff, 0, 0]).mode, Mode::Closed);
+    }
+
+    #[test]
+    fn marks_correct_what_is_expected_and_charged() {
+        let grant = lease(0);
+        let mut track = Track::default();
+        track.sent(NOW, 100 * US, &grant);
+        assert!(track.mark_due());
+        let first = track.mark();
+        track.sent(NOW, 50 * US, &grant);
+        assert_eq!((track.busy_until(), track.charged()), (NOW + 150 * US, 150 * US));
+        assert_eq!(done(track.charged(), track.busy_until(), NOW + 60 * US), 60 * US);
+        // There 40 µs early: all that follows is, too, and the time is given back.
+        track.poll(NOW + 60 * US, |mark| mark == first);
+        assert_eq!((track.busy_until(), track.charged()), (NOW + 110 * US, 110 * US));
+        assert_eq!(done(track.charged(), track.busy_until(), NOW + 60 * US), 60 * US, "what is done stays done");
+        // Late: a little isn't, more is charged.
+        track.mark();
+        track.poll(NOW + 110 * US + MARK_LATENCY, |_| false);
+        assert_eq!(track.charged(), 110 * US);
+        track.poll(NOW + 160 * US, |_| false);
+        assert_eq!((track.busy_until(), track.charged()), (NOW + 160 * US, 160 * US));
+        // In a new turn nothing is expected before the GPU is free, and waiting for that is nobody's use.
+        let turn = Grant { delay: 200, ..window(NOW + 1000 * US, NOW + 5000 * US) };
+        track.poll(NOW + 160 * US, |_| true);
+        track.sent(turn.from, 100 * US, &turn);
+        assert_eq!(track.busy_until(), turn.from + 300 * US);
+        let mark = track.mark();
+        track.poll(turn.from + 400 * US, |_| false);
+        assert_eq!((track.busy_until(), track.charged()), (turn.from + 400 * US, 260 * US));
+        track.poll(turn.from + 400 * US, |there| there == mark);
+        track.sent(turn.from + 400 * US, 100 * US, &turn);
+        track.mark();
+        track.poll(turn.from + 600 * US, |_| false);
+        assert_eq!(track.charged(), 460 * US, "later in the turn lateness is use");
+    }
+
+    #[test]
+    fn no_more_marks_than_there_is_room_for() {
+        let mut track = Track::default();
+        for sent in 0..100 {
+            track.sent(NOW, 200 * US, &lease(0));
+            assert_eq!(track.mark_due(), sent < MARKS);
+            if track.mark_due() {
+                track.mark();
+            }
+        }
+        track.poll(NOW, |mark| mark < 3);
+        assert!(track.mark_due());
+    }
+
+    #[test]
+    fn a_claim_lasts_until_the_work_is_known_to_be_done() {
+        let mut track = Track::default();
+        track.sent(NOW, 100 * US, &lease(0));
+        assert_eq!(track.claim(NOW), NOW + 100 * US + HOLD + SLICES);
+        let mark = track.mark();
+        track.poll(NOW + 100 * US, |there| there == mark);
+        assert_eq!(track.claim(NOW + 100 * US), NOW + 100 * US + HOLD);
+        track.sent(NOW, 1000 * CLAIM, &lease(0));
+        assert!(track.claim(NOW) <= NOW + CLAIM, "or nobody would believe it");
+    }
+
+    #[test]
+    fn costs_are_learned() {
+        let mut cost = Cost::default();
+        assert_eq!(cost.estimate(33), 33);
+        // The first launch loads code.
+        cost.update(90_000, true);
+        cost.update(1000, true);
+        assert_eq!(cost.estimate(0), 1000);
+        // One that is far off moves little; several are believed.
+        cost.update(100_000, true);
+        assert_eq!(cost.estimate(0), 1375);
+        cost.update(100_000, true);
+        cost.update(100_000, true);
+        assert_eq!(cost.estimate(0), 100_000);
+        // A disturbed one is only an upper bound.
+        cost.update(200_000, false);
+        assert_eq!(cost.estimate(0), 100_000);
+        cost.update(80_000, false);
+        assert_eq!(cost.estimate(0), 80_000);
+        assert_eq!(Cost::from_word(cost.to_word()), cost);
+        // Kernels of varying length: the mean.
+        let mut cost = Cost::default();
+        for turn in 0..200 {
+            cost.update(if turn % 2 == 0 { 1000 } else { 3000 }, true);
+        }
+        assert!((1700..2300).contains(&cost.estimate(0)), "{cost:?}");
+    }
+
+    #[test]
+    fn few_launches_are_timed() {
+        let timed = |length: u64| {
+            let mut cost = Cost::default();
+            let mut count = 0;
+            for _ in 0..10_000 {
+                if cost.launched() {
+                    count += 1;
+                    cost.update(length, true);
+                }
+            }
+            count
+        };
+        assert!((70..90).contains(&timed(5000)), "{}", timed(5000));
+        assert_eq!(timed(1_000_000), 10_000);
     }
 }
