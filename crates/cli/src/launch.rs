@@ -193,10 +193,10 @@ pub(crate) fn first() -> i32 {
         let mut line = String::new();
         let _ = io::stdin().read_line(&mut line);
         // This `/proc` is still the machine's. Once the process is gone its open file can't be read, whoever has its id then.
-        let program = std::fs::File::open(format!("/proc/{}/stat", line.trim()));
+        let program = line.trim().parse().map(|id: u32| std::fs::File::open(format!("/proc/{id}/stat")));
         // Its end is that of `cleave`, which outlives the program unless it is killed.
         let _ = io::copy(&mut io::stdin(), &mut io::sink());
-        while program.as_ref().is_ok_and(|file| file.read_at(&mut [0; 16], 0).is_ok()) {
+        while matches!(&program, Ok(Ok(file)) if file.read_at(&mut [0; 16], 0).is_ok()) {
             std::thread::sleep(std::time::Duration::from_millis(50));
         }
         std::process::exit(0);

@@ -113,4 +113,18 @@ fn killed_launchers_leave_no_slice() {
         run.wait().unwrap();
     }
     within(PATIENCE, "only the first is left", || place.slices().len() == 1);
+    within(PATIENCE, "nothing of the launchers is left", || !any_process(&place, "internal-first"));
+}
+
+/// Whether a process of this place runs that has `word` as an argument.
+fn any_process(place: &Place, word: &str) -> bool {
+    let holds = |file: std::path::PathBuf, part: &str| {
+        let bytes = std::fs::read(file).unwrap_or_default();
+        bytes.split(|byte| *byte == 0).any(|entry| String::from_utf8_lossy(entry).contains(part))
+    };
+    let run_dir = place.run_dir().display().to_string();
+    std::fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(Result::ok)
+        .any(|process| holds(process.path().join("cmdline"), word) && holds(process.path().join("environ"), &run_dir))
 }
