@@ -219,6 +219,24 @@ impl Track {
         self.work = self.work.saturating_add(cost);
     }
 
+    /// Is there room for a mark?
+    #[inline]
+    pub const fn room(&self) -> bool {
+        self.head.wrapping_sub(self.tail) < MARKS as u32
+    }
+
+    /// The number that the next mark will have.
+    #[inline]
+    pub const fn next_mark(&self) -> u32 {
+        self.head
+    }
+
+    /// Is that mark there, and everything before it done?
+    #[inline]
+    pub const fn done_with(&self, mark: u32) -> bool {
+        self.tail.wrapping_sub(mark) as i32 > 0
+    }
+
     /// Is it time for a mark, and is there room for one?
     #[inline]
     pub const fn mark_due(&self) -> bool {

@@ -16,6 +16,7 @@
 // The exports bear the driver's names, and the driver's header says what they require of their callers.
 #![allow(non_snake_case, clippy::missing_safety_doc, clippy::too_many_arguments)]
 
+mod gate;
 #[rustfmt::skip]
 mod generated;
 mod hooks;

@@ -2,10 +2,13 @@
 //!
 //! All of it lies in one mapping that the kernel wipes on fork, so a child starts as [`Stage::New`] and registers for
 //! itself when it makes its first call.
+use crate::gate::Gates;
 use crate::message::Line;
 use crate::system::{self, Lock};
 use crate::table::Table;
-use cleave_ledger::{ABI, Book, DEVICES, Kind, Ledger, MAGIC, Policy, Refused, SLOTS, Slot, Usage, flags, wire};
+use cleave_ledger::{
+    ABI, Book, CLASSES, DEVICES, Kind, Ledger, MAGIC, Policy, Refused, SLOTS, Slot, Urgency, Usage, flags, wire,
+};
 use core::cell::UnsafeCell;
 use core::ffi::c_char;
 use core::ptr::null_mut;
@@ -77,6 +80,7 @@ pub struct Process {
     policy: AtomicPtr<Policy>,
     usage: AtomicPtr<Usage>,
     own: AtomicPtr<Slot>,
+    urgency: AtomicPtr<Urgency>,
     /// Device of the slice, plus one, for each CUDA ordinal; 0 = not of this slice.
     ordinals: [AtomicU8; ORDINALS],
     /// Device of the slice, plus one, if there is just one CUDA device, whose ordinal is 0 then.
@@ -98,6 +102,7 @@ pub struct Process {
     /// Explicit contexts that exist.
     pub explicit_contexts: AtomicU32,
     kernels: [AtomicU64; KERNELS],
+    pub gates: Gates,
     books: UnsafeCell<Books>,
 }
 
@@ -268,9 +273,9 @@ impl Process {
         unreachable(path)
     }
 
-    fn answered(&self, socket: i32, answer: [u8; wire::MESSAGE], [policy, usage]: [i32; 2]) -> Stage {
-        let stage = self.join(wire::Reply::from_bytes(answer), policy, usage);
-        for fd in [policy, usage] {
+    fn answered(&self, socket: i32, answer: [u8; wire::MESSAGE], fds: [i32; 3]) -> Stage {
+        let stage = self.join(wire::Reply::from_bytes(answer), fds);
+        for fd in fds {
             if fd >= 0 {
                 system::close(fd);
             }
@@ -283,7 +288,7 @@ impl Process {
         stage
     }
 
-    fn join(&self, reply: wire::Reply, policy: i32, usage: i32) -> Stage {
+    fn join(&self, reply: wire::Reply, [policy, usage, urgency]: [i32; 3]) -> Stage {
         let complaint: &[u8] = match reply.status {
             _ if reply.magic != MAGIC => b"the daemon's answer is no answer of cleave's",
             wire::status::VERSION => {
@@ -304,7 +309,8 @@ impl Process {
         }
         let policy = system::map(size_of::<Policy>(), system::PROT_READ, system::MAP_SHARED, policy);
         let usage = system::map(size_of::<Usage>(), system::PROT_READ_WRITE, system::MAP_SHARED, usage);
-        let (Some(policy), Some(usage)) = (policy, usage) else {
+        let urgency = system::map(size_of::<Urgency>(), system::PROT_READ_WRITE, system::MAP_SHARED, urgency);
+        let (Some(policy), Some(usage), Some(urgency)) = (policy, usage, urgency) else {
             return refuse(b"the slice's ledger can't be mapped");
         };
         let policy: *mut Policy = policy.cast();
@@ -314,6 +320,7 @@ impl Process {
         }
         self.policy.store(policy, Ordering::Relaxed);
         self.usage.store(usage.cast(), Ordering::Relaxed);
+        self.urgency.store(urgency.cast(), Ordering::Relaxed);
         self.slot.store(reply.slot, Ordering::Relaxed);
         self.own.store(core::ptr::from_ref(self.ledger().slot()).cast_mut(), Ordering::Relaxed);
         let opened = self.books(|books, _| books.table.open());
@@ -338,6 +345,14 @@ impl Process {
             // SAFETY: not reached.
             None => unsafe { core::hint::unreachable_unchecked() },
         }
+    }
+
+    /// The words of the device's classes on the node's page of urgency.
+    pub fn urgency_of(&self, device: usize) -> Option<&'static [AtomicU64; CLASSES]> {
+        let gpu = self.policy().devices.get(device)?.nvml_index as usize;
+        // SAFETY: set before the stage became Ready, to a mapping that is never unmapped, of a file that nobody can cut; all
+        // of it is atomic.
+        unsafe { (*self.urgency.load(Ordering::Relaxed)).until.get(gpu) }
     }
 
     /// This process's slot: its counters.
@@ -431,6 +446,21 @@ impl Process {
         (reply.status == wire::status::OK).then_some(reply.value)
     }
 
+    /// Tells the daemon something that it does not answer.
+    #[cold]
+    pub fn ring(&self, device: usize, op: u32) {
+        let _speaking = self.speaking.hold();
+        let request = wire::Request { magic: MAGIC, abi: ABI, op, device: device as u32, reserved: 0, argument: 0 };
+        if system::send(self.socket.load(Ordering::Relaxed), &request.to_bytes()) {
+            return;
+        }
+        // The daemon was restarted; a new one knows this process by its id.
+        if let Ok(socket) = system::connect(socket_path().0) {
+            system::close(self.socket.swap(socket, Ordering::Relaxed));
+            system::send(socket, &request.to_bytes());
+        }
+    }
+
     /// Measures, and says whether the slice then uses more of `device` than it may.
     pub fn measured_over(&self, device: usize) -> bool {
         self.measure(device).is_some() && self.over_limit(device)
@@ -514,6 +544,7 @@ impl Process {
         for place in &self.kernels {
             place.store(0, Ordering::Relaxed);
         }
+        crate::gate::forget_costs(self);
     }
 }
 
@@ -566,4 +597,4 @@ fn refuse(reason: &[u8]) -> Stage {
     Stage::Refused
 }
 
-const _: () = assert!(size_of::<Process>() < 64 << 10);
+const _: () = assert!(size_of::<Process>() < 192 << 10);

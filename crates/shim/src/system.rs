@@ -8,6 +8,7 @@ pub const SOCK_CLOEXEC: usize = 0o2000000;
 pub const PROT_READ: usize = 1;
 pub const PROT_READ_WRITE: usize = 3;
 pub const MAP_SHARED: usize = 1;
+pub const MAP_PRIVATE_ANONYMOUS: usize = 0x02 | 0x20;
 pub const MAP_PRIVATE_ANONYMOUS_NORESERVE: usize = 0x02 | 0x20 | 0x4000;
 
 /// Error numbers that decisions depend on.
@@ -37,7 +38,6 @@ mod number {
     pub const KILL: usize = 62;
     pub const ACCESS: usize = 21;
     pub const FUTEX: usize = 202;
-    pub const CLOCK_GETTIME: usize = 228;
 }
 
 /// # Safety
@@ -201,8 +201,8 @@ struct MessageHeader {
     flags: i32,
 }
 
-/// Receives one message and up to two file descriptors; `None` on error, end or a message of another size.
-pub fn receive(fd: i32, message: &mut [u8]) -> Option<[i32; 2]> {
+/// Receives one message and up to three file descriptors; `None` on error, end or a message of another size.
+pub fn receive(fd: i32, message: &mut [u8]) -> Option<[i32; 3]> {
     const MSG_CMSG_CLOEXEC: usize = 0x4000_0000;
     let mut control = [0u64; 8];
     let started = seconds();
@@ -227,9 +227,9 @@ pub fn receive(fd: i32, message: &mut [u8]) -> Option<[i32; 2]> {
             return None;
         }
         // A control message: length, level and type (SOL_SOCKET, SCM_RIGHTS), then the descriptors.
-        let mut fds = [-1, -1];
-        if header.control_length >= 24 && control[0] == 24 && control[1] == 1 | 1 << 32 {
-            fds = [control[2] as i32, (control[2] >> 32) as i32];
+        let mut fds = [-1, -1, -1];
+        if header.control_length >= 28 && control[0] == 28 && control[1] == 1 | 1 << 32 {
+            fds = [control[2] as i32, (control[2] >> 32) as i32, control[3] as i32];
         }
         return Some(fds);
     }
@@ -237,11 +237,32 @@ pub fn receive(fd: i32, message: &mut [u8]) -> Option<[i32; 2]> {
 
 /// Seconds of a clock that never goes back.
 fn seconds() -> u64 {
-    const MONOTONIC: usize = 1;
-    let mut time = [0u64; 2];
-    // SAFETY: clock_gettime writes two words.
-    unsafe { call(number::CLOCK_GETTIME, [MONOTONIC, time.as_mut_ptr() as usize, 0, 0, 0, 0]) };
-    time[0]
+    nanoseconds() / 1_000_000_000
+}
+
+#[link(name = "c")]
+unsafe extern "C" {
+    fn clock_gettime(clock: i32, time: *mut [i64; 2]) -> i32;
+}
+
+/// Nanoseconds of a clock that never goes back, the same for all processes. By libc, which asks the kernel's page rather
+/// than the kernel.
+#[inline]
+pub fn nanoseconds() -> u64 {
+    const MONOTONIC: i32 = 1;
+    let mut time = [0; 2];
+    // SAFETY: writes two words.
+    unsafe { clock_gettime(MONOTONIC, &raw mut time) };
+    (time[0] as u64).wrapping_mul(1_000_000_000).wrapping_add(time[1] as u64)
+}
+
+/// Waits until `word`, which other processes share, is no longer `value`, somebody wakes this thread, or `nanoseconds` are
+/// over.
+pub fn futex_wait_shared(word: &AtomicU32, value: u32, nanoseconds: u64) {
+    const WAIT: usize = 0;
+    let time = [nanoseconds / 1_000_000_000, nanoseconds % 1_000_000_000];
+    // SAFETY: futex reads the word, which outlives the call, and two words of time.
+    unsafe { call(number::FUTEX, [word.as_ptr() as usize, WAIT, value as usize, time.as_ptr() as usize, 0, 0]) };
 }
 
 /// Waits until `word` is no longer `value`, or somebody wakes this thread.

@@ -3,6 +3,7 @@
 use super::memory::{charge, kind};
 use super::pool::changing_pools;
 use super::{context_of, current_device, member, pages};
+use crate::gate;
 use crate::process::{self, Books, Process};
 use crate::real::{driver, real};
 use crate::table::{Entry, Space};
@@ -24,9 +25,10 @@ fn cost(p: &Process, device: usize) -> u64 {
     p.policy().devices.get(device).map_or(0, |d| d.context_bytes.load(Ordering::Relaxed))
 }
 
-/// Gives back what was charged for a context that is gone, and for what was in it: the driver frees it with the context.
+/// Gives back what was charged for `context`, which is gone, and for what was in it: the driver frees it with the context.
 #[inline(never)]
-fn drop_context(p: &Process, gone: &Entry) {
+fn drop_context(p: &Process, context: u64, gone: &Entry) {
+    gate::context_gone(p, context);
     let device = usize::from(gone.device);
     p.books(|books, ledger| {
         books.table.drain(|space, entry| {
@@ -120,10 +122,10 @@ fn primary_gone(p: &Process, ordinal: i32) {
     }
     let gone = p.books(|books, _| {
         let handle = books.primary.get_mut(device).map(core::mem::take)?;
-        books.table.remove(Space::Context, handle)
+        Some((handle, books.table.remove(Space::Context, handle)?))
     });
-    if let Some(gone) = gone {
-        drop_context(p, &gone);
+    if let Some((handle, gone)) = gone {
+        drop_context(p, handle, &gone);
     }
 }
 
@@ -223,7 +225,7 @@ fn destroy(p: &Process, context: CUcontext, call: &dyn Fn() -> CUresult) -> CUre
     if let Some(gone) = gone {
         if status == error::SUCCESS {
             p.explicit_contexts.fetch_sub(1, Ordering::Relaxed);
-            drop_context(p, &gone);
+            drop_context(p, context as u64, &gone);
         } else {
             p.books(|books, _| {
                 books.table.insert(Space::Context, context as u64, gone);

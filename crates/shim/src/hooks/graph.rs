@@ -4,7 +4,8 @@
 use super::context::{STACK, charge_stack, uncharge_stack};
 use super::launch::local_bytes;
 use super::memory::charge;
-use super::{context_of, device_of_context, for_each_ordinal, member};
+use super::{context_of, current_device, device_of_context, for_each_ordinal, member};
+use crate::gate::{self, Operation, per_thread};
 use crate::process::{self, Process};
 use crate::real::{driver, real};
 use crate::table::{Entry, Space};
@@ -348,24 +349,33 @@ instantiating!(
 );
 
 macro_rules! launching {
-    ($($name:ident counts $counts:literal),*) => {$(
+    ($($name:ident on $stream:expr),*) => {$(
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn $name(executable: Handle, stream: CUstream) -> CUresult {
             let call = || real!($name(executable: Handle, stream: CUstream));
             let Some(p) = member!() else { return call() };
-            if $counts {
-                p.slot().graph_launches.fetch_add(1, Ordering::Relaxed);
-            }
+            p.slot().graph_launches.fetch_add(1, Ordering::Relaxed);
+            let operation = Operation { handle: executable as u64, shape: 0, graph: true, stream: $stream(stream) };
+            launch(p, executable, stream, &|| match current_device(p) {
+                Ok(device) => gate::send(p, device, operation, call),
+                Err(_) => call(),
+            })
+        }
+    )*};
+}
+launching!(cuGraphLaunch on core::convert::identity, cuGraphLaunch_ptsz on per_thread);
+
+macro_rules! uploading {
+    ($($name:ident),*) => {$(
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $name(executable: Handle, stream: CUstream) -> CUresult {
+            let call = || real!($name(executable: Handle, stream: CUstream));
+            let Some(p) = member!() else { return call() };
             launch(p, executable, stream, &call)
         }
     )*};
 }
-launching!(
-    cuGraphLaunch counts true,
-    cuGraphLaunch_ptsz counts true,
-    cuGraphUpload counts false,
-    cuGraphUpload_ptsz counts false
-);
+uploading!(cuGraphUpload, cuGraphUpload_ptsz);
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuGraphExecDestroy(executable: Handle) -> CUresult {

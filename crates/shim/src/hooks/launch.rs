@@ -2,7 +2,8 @@
 //! first time. A kernel that is known costs one look into a small cache.
 use super::context::{STACK, charge_stack, heap_taken, uncharge_stack};
 use super::module::{bring, pending_data};
-use super::{context_of, device_of_context, member};
+use super::{context_of, current_device, device_of_context, member};
+use crate::gate::{self, Operation, per_thread, shape};
 use crate::process::{self, Process};
 use crate::real::{driver, real};
 use cleave_cuda::types::{CUresult, CUstream, Handle, error};
@@ -12,16 +13,32 @@ use core::sync::atomic::Ordering;
 
 const LOCAL_SIZE_BYTES: i32 = 3;
 
-/// Runs `call`, the launch of `kernel`.
+/// Runs `call`, the launch of `kernel`, when it may go.
 #[inline]
-fn launch(kernel: Handle, stream: impl Fn() -> CUstream, call: impl Fn() -> CUresult) -> CUresult {
+fn launch(kernel: Handle, how: impl Fn() -> (u64, CUstream), call: impl Fn() -> CUresult) -> CUresult {
     if let Some(p) = process::member() {
         p.slot().launches.fetch_add(1, Ordering::Relaxed);
         if p.knows_kernel(kernel as u64) {
-            return call();
+            return gated(p, kernel, how(), call);
         }
     }
-    first(kernel, stream(), &call)
+    let (shape, stream) = how();
+    first(kernel, stream, &|| match process::member() {
+        Some(p) => gated(p, kernel, (shape, stream), &call),
+        None => call(),
+    })
+}
+
+#[inline]
+fn gated(
+    p: &'static Process,
+    kernel: Handle,
+    (shape, stream): (u64, CUstream),
+    call: impl Fn() -> CUresult,
+) -> CUresult {
+    // Without a device of the slice the driver has an error to return.
+    let Ok(device) = current_device(p) else { return call() };
+    gate::send(p, device, Operation { handle: kernel as u64, shape, graph: false, stream }, call)
 }
 
 #[cold]
@@ -72,50 +89,69 @@ pub fn local_bytes(p: &Process, kernel: Handle) -> u64 {
 }
 
 macro_rules! launching {
-    ($($name:ident($kernel:ident $(, $argument:ident: $type:ty)*) on $stream:expr),* $(,)?) => {$(
+    ($($name:ident($kernel:ident $(, $argument:ident: $type:ty)*) as $how:expr),* $(,)?) => {$(
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn $name($kernel: Handle $(, $argument: $type)*) -> CUresult {
-            launch($kernel, || $stream, || real!($name($kernel: Handle $(, $argument: $type)*)))
+            launch($kernel, || $how, || real!($name($kernel: Handle $(, $argument: $type)*)))
         }
     )*};
 }
 launching!(
     cuLaunchKernel(
         kernel, gx: u32, gy: u32, gz: u32, bx: u32, by: u32, bz: u32, shared: u32, stream: CUstream,
-        parameters: *mut *mut c_void, extra: *mut *mut c_void) on stream,
+        parameters: *mut *mut c_void, extra: *mut *mut c_void)
+        as (shape([gx, gy, gz], [bx, by, bz], shared), stream),
     cuLaunchKernel_ptsz(
         kernel, gx: u32, gy: u32, gz: u32, bx: u32, by: u32, bz: u32, shared: u32, stream: CUstream,
-        parameters: *mut *mut c_void, extra: *mut *mut c_void) on stream,
+        parameters: *mut *mut c_void, extra: *mut *mut c_void)
+        as (shape([gx, gy, gz], [bx, by, bz], shared), per_thread(stream)),
     cuLaunchCooperativeKernel(
         kernel, gx: u32, gy: u32, gz: u32, bx: u32, by: u32, bz: u32, shared: u32, stream: CUstream,
-        parameters: *mut *mut c_void) on stream,
+        parameters: *mut *mut c_void)
+        as (shape([gx, gy, gz], [bx, by, bz], shared), stream),
     cuLaunchCooperativeKernel_ptsz(
         kernel, gx: u32, gy: u32, gz: u32, bx: u32, by: u32, bz: u32, shared: u32, stream: CUstream,
-        parameters: *mut *mut c_void) on stream,
-    cuLaunch(kernel) on null_mut(),
-    cuLaunchGrid(kernel, width: i32, height: i32) on null_mut(),
-    cuLaunchGridAsync(kernel, width: i32, height: i32, stream: CUstream) on stream,
+        parameters: *mut *mut c_void)
+        as (shape([gx, gy, gz], [bx, by, bz], shared), per_thread(stream)),
+    cuLaunch(kernel) as (0, null_mut()),
+    cuLaunchGrid(kernel, width: i32, height: i32) as (shape([width as u32, height as u32, 1], [0; 3], 0), null_mut()),
+    cuLaunchGridAsync(kernel, width: i32, height: i32, stream: CUstream)
+        as (shape([width as u32, height as u32, 1], [0; 3], 0), stream),
 );
 
+/// The beginning of `CUlaunchConfig`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct LaunchConfig {
+    grid: [u32; 3],
+    block: [u32; 3],
+    shared: u32,
+    stream: CUstream,
+}
+
 macro_rules! launching_ex {
-    ($($name:ident),*) => {$(
+    ($($name:ident on $stream:expr),*) => {$(
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn $name(
-            config: *const c_void,
+            config: *const LaunchConfig,
             kernel: Handle,
             parameters: *mut *mut c_void,
             extra: *mut *mut c_void,
         ) -> CUresult {
-            // SAFETY: the caller's configuration: the stream is at this place (`CUlaunchConfig`).
-            let stream = || unsafe { config.cast::<CUstream>().add(4).read() };
-            launch(kernel, stream, || {
+            let how = || {
+                // SAFETY: the caller's configuration, or null, which the driver refuses.
+                let Some(config) = (unsafe { config.as_ref() }) else { return (0, null_mut()) };
+                (shape(config.grid, config.block, config.shared), $stream(config.stream))
+            };
+            launch(kernel, how, || {
                 real!($name(
-                    config: *const c_void, kernel: Handle, parameters: *mut *mut c_void, extra: *mut *mut c_void))
+                    config: *const LaunchConfig, kernel: Handle, parameters: *mut *mut c_void,
+                    extra: *mut *mut c_void))
             })
         }
     )*};
 }
-launching_ex!(cuLaunchKernelEx, cuLaunchKernelEx_ptsz);
+launching_ex!(cuLaunchKernelEx on core::convert::identity, cuLaunchKernelEx_ptsz on per_thread);
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuLaunchCooperativeKernelMultiDevice(list: *mut c_void, count: u32, flags: u32) -> CUresult {

@@ -4,6 +4,7 @@
 //! driver 580). Whether an allocation makes it grow is the driver's to know, so the most that it may grow is reserved
 //! first, and what it did is read after.
 use super::{context_of, current_device, member};
+use crate::gate;
 use crate::process::{self, Books, POOLS, Pool, Process, wait};
 use crate::real::{driver, real};
 use cleave_cuda::types::{CUcontext, CUmemPoolProps, CUresult, CUstream, Handle, MEM_LOCATION_DEVICE, error};
@@ -492,14 +493,18 @@ pub unsafe extern "C" fn cuMemPoolTrimTo(pool: Handle, keep: usize) -> CUresult 
     status
 }
 
-/// After a synchronisation, pools may have given memory back.
+/// After a synchronisation, pools may have given memory back, and who was urgent is no longer.
 macro_rules! synchronising {
     ($($name:ident($($argument:ident: $type:ty),*)),* $(,)?) => {$(
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn $name($($argument: $type),*) -> CUresult {
-            let status = real!($name($($argument: $type),*));
-            if let Some(p) = process::member()
-                && p.pools_dirty.load(Ordering::Relaxed) != 0
+            let call = || real!($name($($argument: $type),*));
+            let Some(p) = process::member() else { return call() };
+            let status = match current_device(p) {
+                Ok(device) => gate::waiting(p, device, call),
+                Err(_) => call(),
+            };
+            if p.pools_dirty.load(Ordering::Relaxed) != 0
             {
                 settle_all(p);
             }

@@ -1,0 +1,679 @@
+//! The gate of every launch: whether it may go to the GPU now, by the daemon's grant and this process's own picture of what
+//! it has sent (`cleave_policy::gate` decides; this carries it out).
+//!
+//! While nobody else wants the GPU, a launch costs one look into the table of costs and one addition. Otherwise it takes
+//! the gate's lock, looks at the clock and at the marks that the GPU has written, and goes or waits. Marks are words of
+//! this process's memory that a stream writes when it gets there, so that looking at them needs no call.
+use crate::process::Process;
+use crate::real::driver;
+use crate::system::{self, Lock};
+use cleave_cuda::types::{CUcontext, CUresult, CUstream, Handle, error};
+use cleave_ledger::{CLASSES, DEVICES, GPUS, Turn, wire};
+use cleave_policy::gate::{Cost, Grant, MARKS, Mode, QUIET, Track, URGENT, Verdict, YIELD, admit};
+use core::cell::UnsafeCell;
+use core::ptr::null_mut;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+/// Kinds of operations whose cost is known.
+const COSTS: usize = 4096;
+/// Stands for the cost of an operation that passes always: half a collective must not be held back.
+const PASSES: u64 = u64::MAX;
+/// Under a lease, this many launches or this much expected work (ns) go by a count alone. So less than one launch in a
+/// hundred does more than count.
+const BATCH: u64 = 128;
+const BATCH_NS: u64 = 250_000;
+const BATCH_SHIFT: u32 = 48;
+/// Streams that one mark can wait for.
+const STREAMS: usize = 4;
+/// Contexts of a device that can have marks.
+const CONTEXTS: usize = 4;
+/// Launches that are timed at the same time.
+const TIMERS: usize = 8;
+const STARTED: u32 = u32::MAX;
+/// A wait shorter than this (ns) is passed without sleeping: the kernel wakes a thread about this late.
+const SPIN: u64 = 80_000;
+/// A wait this long (ns) without an answer of the daemon is its fault, and nobody is held back for it.
+const DEAF: u64 = 200_000_000;
+/// While it waits, a thread asks the driver this often (ns) whether the stream still lives.
+const ALIVE: u64 = 20_000_000;
+
+/// A kind of operation and what it costs.
+struct Known {
+    key: AtomicU64,
+    cost: AtomicU64,
+}
+
+/// The process's gates. All zeros is the state of a new process.
+pub struct Gates {
+    costs: [Known; COSTS],
+    devices: [Gate; DEVICES],
+}
+
+/// The gate of one device.
+struct Gate {
+    lock: Lock,
+    /// What was sent under a lease and is not in the track yet: launches above [`BATCH_SHIFT`], ns of work below.
+    batch: AtomicU64,
+    state: UnsafeCell<State>,
+}
+
+// SAFETY: `state` is reached only through `Gate::state`, which holds `lock`; the rest is atomic.
+unsafe impl Sync for Gate {}
+
+/// What only one thread at a time may touch.
+struct State {
+    /// What follows was made; it is all zeros before.
+    made: bool,
+    track: Track,
+    /// The GPU can't write marks here.
+    blind: bool,
+    /// Streams that got work since the last mark.
+    streams: [u64; STREAMS],
+    stream_count: usize,
+    /// How many words each mark on its way waits for, and on which page.
+    marks: [(u8, u8); MARKS],
+    pages: [Page; CONTEXTS],
+    timers: [Timer; TIMERS],
+    /// What this process claimed last in its class's word.
+    claim: u64,
+}
+
+/// Memory of this process into which the streams of one context write marks: `STREAMS` words a mark.
+#[derive(Clone, Copy)]
+struct Page {
+    context: u64,
+    host: u64,
+    device: u64,
+}
+
+/// A launch between two events.
+#[derive(Clone, Copy)]
+struct Timer {
+    context: u64,
+    start: u64,
+    end: u64,
+    /// The place in the table of costs, plus one; 0 = free, [`STARTED`] = its launch is being made.
+    place: u32,
+    /// The mark after which both events are over.
+    mark: u32,
+    /// When it was sent.
+    sent: u64,
+}
+
+/// What is to be sent.
+#[derive(Clone, Copy)]
+pub struct Operation {
+    /// The function, the library's kernel, or the executable graph.
+    pub handle: u64,
+    /// What its cost depends on besides: a mixture of grid, block and shared memory.
+    pub shape: u64,
+    /// Whether it is a graph.
+    pub graph: bool,
+    /// Where to; the per-thread default stream by its own handle.
+    pub stream: CUstream,
+}
+
+impl Operation {
+    /// Names the kind of operation in the table of costs; never 0.
+    #[inline]
+    fn key(&self) -> u64 {
+        (self.handle ^ self.shape.wrapping_mul(0x9E37_79B9_7F4A_7C15))
+            .rotate_left(17)
+            .wrapping_mul(0xD6E8_FEB8_6659_FD93)
+            | 1
+    }
+}
+
+/// The per-thread default stream, as the entry points of that flavour mean 0.
+pub fn per_thread(stream: CUstream) -> CUstream {
+    if stream.is_null() { 2 as CUstream } else { stream }
+}
+
+/// Mixes the shape of a launch into one number.
+#[inline]
+pub fn shape(grid: [u32; 3], block: [u32; 3], shared: u32) -> u64 {
+    let words = [
+        u64::from(grid[0]) << 32 | u64::from(grid[1]),
+        u64::from(grid[2]) << 32 | u64::from(block[0]),
+        u64::from(block[1]) << 48 | u64::from(block[2]) << 32 | u64::from(shared),
+    ];
+    words.iter().fold(0, |mix: u64, word| (mix ^ word).rotate_left(23).wrapping_mul(0x9E37_79B9_7F4A_7C15))
+}
+
+/// Sends an operation on `device` by `call` when it may go.
+#[inline]
+pub fn send(p: &'static Process, device: usize, operation: Operation, call: impl Fn() -> CUresult) -> CUresult {
+    const FREE: u64 = Mode::Lease as u64;
+    let (Some(turn), Some(gate)) = (p.policy().turns.get(device), p.gates.devices.get(device)) else { return call() };
+    let word = turn.words[0].load(Ordering::Relaxed);
+    let held_back = ((YIELD | URGENT) as u64) << 8;
+    if word & (0xff | held_back) == FREE {
+        let known = p.gates.place(operation.key());
+        if known.key.load(Ordering::Relaxed) == operation.key() {
+            let word = known.cost.load(Ordering::Relaxed);
+            let mut cost = Cost::from_word(word);
+            if word != PASSES && word != 0 && !cost.launched() {
+                known.cost.store(cost.to_word(), Ordering::Relaxed);
+                let cost = cost.estimate(0).min(BATCH_NS);
+                let batch = gate.batch.fetch_add(1 << BATCH_SHIFT | cost, Ordering::Relaxed);
+                if batch >> BATCH_SHIFT < BATCH - 1 && (batch & ((1 << BATCH_SHIFT) - 1)) + cost < BATCH_NS {
+                    return call();
+                }
+                return admitted(p, device, turn, gate, operation, true, &call);
+            }
+        }
+    }
+    admitted(p, device, turn, gate, operation, false, &call)
+}
+
+/// As [`send`], with all that may have to be done. `counted`: the operation is in the batch already.
+#[inline(never)]
+fn admitted(
+    p: &'static Process,
+    device: usize,
+    turn: &Turn,
+    gate: &Gate,
+    operation: Operation,
+    counted: bool,
+    call: &dyn Fn() -> CUresult,
+) -> CUresult {
+    // What is captured costs nothing until the graph is launched. And while a stream is being captured, calls that
+    // have nothing to do with it can spoil the capture.
+    let quiet = p.captures.load(Ordering::Acquire) > 0;
+    if quiet && capturing(operation.stream) {
+        return call();
+    }
+    let known = p.gates.known(operation);
+    let place = known.cost.load(Ordering::Relaxed);
+    if place == PASSES {
+        return call();
+    }
+    let context = if quiet { 0 } else { current() };
+    let mut wait = Wait::new();
+    let (grant, mut state) = loop {
+        let mut state = gate.state();
+        let now = system::nanoseconds();
+        let grant = granted(turn);
+        let batch = gate.batch.swap(0, Ordering::Relaxed) & ((1 << BATCH_SHIFT) - 1);
+        if batch > 0 {
+            state.track.sent(now, batch, &grant);
+        }
+        state.look(p, now, &grant, quiet);
+        state.publish(p, device, 0);
+        let cost = if counted { 0 } else { Cost::from_word(place).estimate(grant.unknown_cost()) };
+        let urgent = if grant.flags & YIELD != 0 { urgent(p, device, turn) } else { 0 };
+        match admit(now, &grant, state.track.busy_until(), cost, urgent) {
+            Verdict::Go => break (grant, state),
+            verdict => {
+                let looked = turn.looked.load(Ordering::Relaxed);
+                if looked == 0 || (wait.deaf(now) && now.saturating_sub(looked) > DEAF) {
+                    break (grant, state);
+                }
+                if wait.asks(now) && !quiet && !alive(operation.stream) {
+                    state.forget(None);
+                    break (grant, state);
+                }
+                drop(state);
+                wait.some(p, device, turn, &grant, verdict, now);
+            }
+        }
+    };
+    wait.end(p, device);
+    let now = system::nanoseconds();
+    let mut timer = None;
+    if !counted {
+        let mut cost = Cost::from_word(place);
+        let sample = cost.launched();
+        known.cost.store(cost.to_word(), Ordering::Relaxed);
+        let cost = cost.estimate(grant.unknown_cost());
+        state.track.sent(now, cost, &grant);
+        if sample && !quiet && context != 0 {
+            timer = state.timer(context, operation.stream);
+        }
+        state.publish(p, device, cost);
+    }
+    drop(state);
+    let status = call();
+    if quiet || context == 0 {
+        return status;
+    }
+    let mut state = gate.state();
+    if let Some(timer) = timer {
+        state.time(timer, p.gates.number(known), operation.stream, now, status == error::SUCCESS);
+    }
+    state.touched(context, operation.stream);
+    if state.track.mark_due() {
+        state.mark(context);
+    }
+    if grant.flags & URGENT != 0 {
+        state.claim(p, device, turn, now);
+    }
+    status
+}
+
+/// Waits for the GPU by `call`: who is urgent says first that it waits, and after it that it is done.
+pub fn waiting(p: &'static Process, device: usize, call: impl Fn() -> CUresult) -> CUresult {
+    let (Some(turn), Some(gate)) = (p.policy().turns.get(device), p.gates.devices.get(device)) else { return call() };
+    let word = turn.words[0].load(Ordering::Relaxed);
+    if word & (URGENT as u64) << 8 == 0 || p.captures.load(Ordering::Acquire) > 0 {
+        return call();
+    }
+    let context = current();
+    {
+        let mut state = gate.state();
+        if state.stream_count > 0 && context != 0 && state.track.room() {
+            state.mark(context);
+        }
+    }
+    let status = call();
+    let mut state = gate.state();
+    let now = system::nanoseconds();
+    state.look(p, now, &granted(turn), false);
+    state.claim(p, device, turn, now);
+    state.publish(p, device, 0);
+    status
+}
+
+/// Forgets what is on its way in `context`, which is gone with all that was in it.
+pub fn context_gone(p: &Process, context: u64) {
+    for gate in &p.gates.devices {
+        if gate.state().made {
+            gate.state().forget(Some(context));
+        }
+    }
+}
+
+/// Forgets what operations cost: their handles may be used again.
+pub fn forget_costs(p: &Process) {
+    for known in &p.gates.costs {
+        known.key.store(0, Ordering::Relaxed);
+    }
+}
+
+/// The grant as the daemon has published it.
+fn granted(turn: &Turn) -> Grant {
+    loop {
+        if let Some((words, _)) = turn.read() {
+            return Grant::from_words(words);
+        }
+        core::hint::spin_loop();
+    }
+}
+
+/// Until when the classes above the slice's want the device.
+fn urgent(p: &Process, device: usize, turn: &Turn) -> u64 {
+    let class = turn.class.load(Ordering::Relaxed) as usize;
+    let Some(row) = p.urgency_of(device) else { return 0 };
+    row.iter().skip(class + 1).map(|word| word.load(Ordering::Relaxed)).max().unwrap_or(0)
+}
+
+fn current() -> u64 {
+    let mut context: CUcontext = null_mut();
+    let status = driver!(cuCtxGetCurrent(&raw mut context => *mut CUcontext));
+    if status == error::SUCCESS { context as u64 } else { 0 }
+}
+
+fn capturing(stream: CUstream) -> bool {
+    let mut state = 0;
+    let status = driver!(cuStreamIsCapturing(stream => CUstream, &raw mut state => *mut i32));
+    status != error::SUCCESS || state != 0
+}
+
+/// Whether the stream's work goes on or is done, rather than dead.
+fn alive(stream: CUstream) -> bool {
+    let status = driver!(cuStreamQuery(stream => CUstream));
+    matches!(status, error::SUCCESS | error::NOT_READY)
+}
+
+/// Whether `kernel` is a part of a collective operation, which must not be held back while others' parts run.
+fn collective(kernel: u64) -> bool {
+    let mut name: *const u8 = core::ptr::null();
+    let kernel = kernel as Handle;
+    let mut status = driver!(cuFuncGetName(&raw mut name => *mut *const u8, kernel => Handle));
+    if status != error::SUCCESS {
+        status = driver!(cuKernelGetName(&raw mut name => *mut *const u8, kernel => Handle));
+    }
+    if status != error::SUCCESS || name.is_null() {
+        return false;
+    }
+    // SAFETY: the driver's own string, which ends with a zero and lives as long as the kernel.
+    let name = unsafe { core::ffi::CStr::from_ptr(name.cast()) }.to_bytes();
+    (0..name.len()).any(|at| name.get(at..).is_some_and(|rest| COLLECTIVES.iter().any(|part| rest.starts_with(part))))
+}
+
+/// Parts of the names of kernels that belong to collective operations.
+const COLLECTIVES: [&[u8]; 4] = [b"ncclDevKernel", b"ncclKernel", b"nvshmem", b"mscclKernel"];
+
+impl Gates {
+    #[inline]
+    fn place(&self, key: u64) -> &Known {
+        &self.costs[(key >> 40) as usize % COSTS]
+    }
+
+    fn number(&self, known: &Known) -> u32 {
+        let first = core::ptr::from_ref(&self.costs[0]) as usize;
+        ((core::ptr::from_ref(known) as usize - first) / size_of::<Known>()) as u32
+    }
+
+    /// The operation's place in the table; it takes that of another whose key leads there.
+    fn known(&self, operation: Operation) -> &Known {
+        let key = operation.key();
+        let known = self.place(key);
+        if known.key.load(Ordering::Relaxed) != key {
+            let passes = !operation.graph && collective(operation.handle);
+            known.cost.store(if passes { PASSES } else { 0 }, Ordering::Relaxed);
+            known.key.store(key, Ordering::Relaxed);
+        }
+        known
+    }
+}
+
+/// A gate's state, held.
+struct Held<'a> {
+    state: &'a mut State,
+    _lock: system::Held<'a>,
+}
+
+impl core::ops::Deref for Held<'_> {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        self.state
+    }
+}
+
+impl core::ops::DerefMut for Held<'_> {
+    fn deref_mut(&mut self) -> &mut State {
+        self.state
+    }
+}
+
+impl Gate {
+    fn state(&self) -> Held<'_> {
+        let lock = self.lock.hold();
+        // SAFETY: the lock makes this the only reference; zeros are a valid `State` (see below), and it is made a fresh one
+        // before anything else looks at it.
+        let state = unsafe { &mut *self.state.get() };
+        if !state.made {
+            // `Track` has a field of a type whose zeros mean nothing certain, so it is written and never read before.
+            // SAFETY: a place of the right type that nobody else refers to; nothing in it needs dropping.
+            unsafe { (&raw mut state.track).write(Track::default()) };
+            state.made = true;
+        }
+        Held { state, _lock: lock }
+    }
+}
+
+impl State {
+    /// Looks what the GPU has done.
+    fn look(&mut self, p: &Process, now: u64, grant: &Grant, quiet: bool) {
+        let State { track, marks, pages, .. } = self;
+        track.poll(now, |mark| {
+            let place = mark as usize % MARKS;
+            let (words, page) = marks.get(place).copied().unwrap_or((0, 0));
+            let Some(page) = pages.get(usize::from(page)) else { return true };
+            (0..usize::from(words).min(STREAMS)).all(|word| {
+                let at = (page.host as *const AtomicU32).wrapping_add(place * STREAMS + word);
+                // SAFETY: within the page, which stays mapped for good.
+                unsafe { (*at).load(Ordering::Acquire) == mark.wrapping_add(1) }
+            })
+        });
+        if quiet {
+            return;
+        }
+        for timer in &mut self.timers {
+            if matches!(timer.place, 0 | STARTED) || !self.track.done_with(timer.mark) {
+                continue;
+            }
+            let mut milliseconds = 0f32;
+            let status = driver!(cuEventElapsedTime(
+                &raw mut milliseconds => *mut f32, timer.start as Handle => Handle, timer.end as Handle => Handle));
+            if let (error::SUCCESS, Some(known)) = (status, p.gates.costs.get(timer.place as usize - 1)) {
+                let mut cost = Cost::from_word(known.cost.load(Ordering::Relaxed));
+                let measured = (milliseconds * 1e6) as u64;
+                cost.update(measured.saturating_sub(EVENTS), grant.covers(timer.sent, now));
+                if known.cost.load(Ordering::Relaxed) != PASSES {
+                    known.cost.store(cost.to_word(), Ordering::Relaxed);
+                }
+            }
+            timer.place = 0;
+        }
+    }
+
+    /// Notes that work went to `stream`.
+    fn touched(&mut self, context: u64, stream: CUstream) {
+        let stream = stream as u64;
+        let seen = self.streams.iter().take(self.stream_count).any(|known| *known == stream);
+        if seen {
+            return;
+        }
+        if self.stream_count == STREAMS {
+            if !self.track.room() {
+                return;
+            }
+            self.mark(context);
+        }
+        if let Some(place) = self.streams.get_mut(self.stream_count) {
+            *place = stream;
+            self.stream_count += 1;
+        }
+    }
+
+    /// Has each stream that got work since the last mark write the next one.
+    fn mark(&mut self, context: u64) {
+        let streams = core::mem::take(&mut self.stream_count);
+        let Some(page) = self.page(context).filter(|_| !self.blind) else { return };
+        let number = self.track.mark();
+        let place = number as usize % MARKS;
+        let base = self.pages.get(page).map_or(0, |page| page.device);
+        let (mut words, mut blind) = (0, false);
+        for stream in self.streams.iter().take(streams) {
+            let at = base.wrapping_add((place * STREAMS + usize::from(words)) as u64 * 4);
+            let status = driver!(cuStreamWriteValue32_v2(
+                *stream as CUstream => CUstream, at => u64, number.wrapping_add(1) => u32, 0 => u32));
+            match status {
+                error::SUCCESS => words += 1,
+                error::NOT_SUPPORTED => blind = true,
+                // The stream is gone, with its work done.
+                _ => {}
+            }
+        }
+        self.blind |= blind;
+        if let Some(mark) = self.marks.get_mut(place) {
+            *mark = (words, page as u8);
+        }
+    }
+
+    /// The place of the context's page, made if need be; `None` if it can have none.
+    fn page(&mut self, context: u64) -> Option<usize> {
+        if let Some(there) = self.pages.iter().position(|page| page.context == context) {
+            return Some(there);
+        }
+        let free = self.pages.iter().position(|page| page.context == 0)?;
+        let page = self.pages.get_mut(free)?;
+        const SIZE: usize = 4096;
+        if page.host == 0 {
+            page.host = system::map(SIZE, system::PROT_READ_WRITE, system::MAP_PRIVATE_ANONYMOUS, -1)? as u64;
+        }
+        const PORTABLE_AND_MAPPED: u32 = 3;
+        let status = driver!(cuMemHostRegister_v2(
+            page.host => u64, SIZE => usize, PORTABLE_AND_MAPPED => u32));
+        let mut device = 0;
+        if status != error::SUCCESS
+            || driver!(cuMemHostGetDevicePointer_v2(&raw mut device => *mut u64, page.host => u64, 0 => u32))
+                != error::SUCCESS
+        {
+            self.blind = true;
+            return None;
+        }
+        (page.context, page.device) = (context, device);
+        Some(free)
+    }
+
+    /// Starts to time what comes next on `stream`.
+    fn timer(&mut self, context: u64, stream: CUstream) -> Option<usize> {
+        if self.blind {
+            return None;
+        }
+        let free = self
+            .timers
+            .iter()
+            .position(|timer| timer.place == 0 && (timer.context == 0 || timer.context == context))?;
+        let timer = self.timers.get_mut(free)?;
+        if timer.context == 0 {
+            let (mut start, mut end): (Handle, Handle) = (null_mut(), null_mut());
+            for event in [&raw mut start, &raw mut end] {
+                if driver!(cuEventCreate(event => *mut Handle, 0 => u32)) != error::SUCCESS {
+                    return None;
+                }
+            }
+            (timer.context, timer.start, timer.end) = (context, start as u64, end as u64);
+        }
+        let status = driver!(cuEventRecord(timer.start as Handle => Handle, stream => CUstream));
+        if status != error::SUCCESS {
+            return None;
+        }
+        timer.place = STARTED;
+        Some(free)
+    }
+
+    /// Ends what [`State::timer`] started.
+    fn time(&mut self, timer: usize, place: u32, stream: CUstream, sent: u64, launched: bool) {
+        let mark = self.track.next_mark();
+        let Some(timer) = self.timers.get_mut(timer) else { return };
+        let recorded =
+            launched && driver!(cuEventRecord(timer.end as Handle => Handle, stream => CUstream)) == error::SUCCESS;
+        (timer.place, timer.mark, timer.sent) = (if recorded { place + 1 } else { 0 }, mark, sent);
+    }
+
+    /// Tells the daemon.
+    fn publish(&self, p: &Process, device: usize, cost: u64) {
+        let Some(activity) = p.slot().activity.get(device) else { return };
+        activity.charged.store(self.track.charged(), Ordering::Relaxed);
+        activity.busy_until.store(self.track.busy_until(), Ordering::Relaxed);
+        activity.last_launch.store(self.track.last_launch(), Ordering::Relaxed);
+        if cost > 0 {
+            activity.op_ns.store(cost, Ordering::Relaxed);
+        }
+    }
+
+    /// Tells lower classes until when to keep out of the way.
+    fn claim(&mut self, p: &Process, device: usize, turn: &Turn, now: u64) {
+        let class = turn.class.load(Ordering::Relaxed) as usize;
+        let Some(word) = p.urgency_of(device).and_then(|row| row.get(class)) else { return };
+        let claim = self.track.claim(now);
+        // Another process's longer claim stays.
+        let there = word.load(Ordering::Relaxed);
+        if there == self.claim || there < claim {
+            word.store(claim, Ordering::Relaxed);
+            self.claim = claim;
+        }
+    }
+
+    /// Takes all marks for written that are on their way in `context` (`None`: in any).
+    fn forget(&mut self, context: Option<u64>) {
+        for (place, page) in self.pages.iter_mut().enumerate() {
+            if context.is_some_and(|context| page.context != context) {
+                continue;
+            }
+            for mark in &mut self.marks {
+                if usize::from(mark.1) == place {
+                    mark.0 = 0;
+                }
+            }
+            if context.is_some() {
+                page.context = 0;
+            }
+        }
+        self.stream_count = 0;
+        for timer in &mut self.timers {
+            if context.is_none_or(|context| timer.context == context) {
+                timer.place = 0;
+                if context.is_some() {
+                    timer.context = 0;
+                }
+            }
+        }
+    }
+}
+
+/// What two events around nothing are apart, in ns (measured on an H100).
+const EVENTS: u64 = 1_500;
+
+/// A thread's wait at the gate.
+struct Wait {
+    since: u64,
+    rang: u64,
+    asked: u64,
+}
+
+impl Wait {
+    fn new() -> Self {
+        Self { since: 0, rang: 0, asked: 0 }
+    }
+
+    /// Whether it has waited for so long that the daemon should have done something.
+    fn deaf(&self, now: u64) -> bool {
+        self.since != 0 && now.saturating_sub(self.since) > DEAF
+    }
+
+    /// Whether it is time to ask the driver how the stream is.
+    fn asks(&mut self, now: u64) -> bool {
+        let due = self.since != 0 && now.saturating_sub(self.asked.max(self.since)) > ALIVE;
+        if due {
+            self.asked = now;
+        }
+        due
+    }
+
+    /// Waits for a while, or until the grant changes.
+    fn some(&mut self, p: &Process, device: usize, turn: &Turn, grant: &Grant, verdict: Verdict, now: u64) {
+        let activity = p.slot().activity.get(device);
+        if self.since == 0 {
+            self.since = now;
+            if let Some(activity) = activity {
+                activity.waiting.fetch_add(1, Ordering::AcqRel);
+                activity.throttled.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        let version = turn.version.load(Ordering::Acquire);
+        // Changed meanwhile.
+        if granted(turn) != *grant {
+            return;
+        }
+        match verdict {
+            Verdict::Go => {}
+            Verdict::WaitUntil(time) if time.saturating_sub(now) > SPIN => {
+                system::futex_wait_shared(&turn.version, version, (time - now - SPIN).min(ALIVE));
+            }
+            Verdict::WaitUntil(_) => {
+                for _ in 0..16 {
+                    core::hint::spin_loop();
+                }
+            }
+            Verdict::WaitForChange => {
+                const AGAIN: u64 = 50_000_000;
+                let answered = grant.flags & QUIET != 0 || grant.mode == Mode::Paused;
+                if !answered && (self.rang == 0 || now.saturating_sub(self.rang) > AGAIN) {
+                    self.rang = now;
+                    p.ring(device, wire::op::RING);
+                }
+                system::futex_wait_shared(&turn.version, version, ALIVE);
+            }
+        }
+    }
+
+    /// The operation goes.
+    fn end(&self, p: &Process, device: usize) {
+        if self.since == 0 {
+            return;
+        }
+        if let Some(activity) = p.slot().activity.get(device) {
+            let waited = system::nanoseconds().saturating_sub(self.since);
+            activity.waiting.fetch_sub(1, Ordering::AcqRel);
+            activity.throttled_ns.fetch_add(waited, Ordering::Relaxed);
+        }
+    }
+}
+
+const _: () = assert!(MARKS * STREAMS * 4 <= 4096 && GPUS >= DEVICES && CLASSES > 0);
