@@ -116,7 +116,7 @@ impl Account {
         self.total
     }
 
-    /// How many times it began to wait for its turn.
+    /// How many turns it had to wait for.
     pub fn throttles(&self) -> u64 {
         self.throttles
     }

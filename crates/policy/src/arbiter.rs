@@ -118,6 +118,9 @@ pub struct Decision {
 const RECENT: u64 = 1_000_000_000;
 /// How often the arbiter looks whether a higher class is at work, while a lower one runs, in ns.
 const LOOK: u64 = 100_000_000;
+/// Of its decisions, the arbiter asks for no more than one in this time by itself, ends of turns apart; 20 may come at
+/// once. In ns.
+const PACE: u64 = 2_500_000;
 /// The farthest that a tenant's virtual time may be ahead, in ns: so long at most can it be shut out for an overrun.
 const DEBT: i64 = 2_000_000_000;
 
@@ -143,8 +146,6 @@ struct Member {
     ready: bool,
     /// It became ready, and has had no turn since.
     woke: bool,
-    /// Nothing was granted to it by the last decision.
-    closed: bool,
     /// What it had used when it began to want the GPU.
     since: u64,
     account: Account,
@@ -231,12 +232,14 @@ pub struct Arbiter {
     rounds: Vec<Round>,
     /// When it observed last.
     at: u64,
+    /// Looks that could wait come no sooner than this.
+    paced: u64,
 }
 
 impl Arbiter {
     /// An arbiter without tenants.
     pub fn new(config: Config) -> Arbiter {
-        Arbiter { config, members: Vec::new(), rounds: Vec::new(), at: 0 }
+        Arbiter { config, members: Vec::new(), rounds: Vec::new(), at: 0, paced: 0 }
     }
 
     /// Adds a tenant or changes what it is entitled to; effective with the next decision. A share of 0 counts as 1,
@@ -288,7 +291,6 @@ impl Arbiter {
                     wants: false,
                     ready: false,
                     woke: false,
-                    closed: true,
                     since: 0,
                     account: Account::default(),
                 };
@@ -328,9 +330,6 @@ impl Arbiter {
                 used[at] = observation.device_ns.saturating_sub(member.seen.device_ns).min(elapsed);
             }
             member.known = true;
-            if observation.waiting && !member.seen.waiting && member.closed {
-                member.account.throttle();
-            }
             // Estimates are corrected: what was counted once isn't counted again.
             waited[at] |= observation.waiting;
             let device_ns = member.seen.device_ns.max(observation.device_ns);
@@ -409,6 +408,7 @@ impl Arbiter {
     /// Decides who may run. Publish the grants of those that lose first, then the others'.
     pub fn decide(&mut self, now: u64) -> Decision {
         self.wishes(now);
+        self.paced = self.paced.max(now.saturating_sub(PACE * 20)) + PACE;
         let mut wake = Wake { now, at: None };
         for at in 0..self.rounds.len() {
             let mut round = self.rounds[at].clone();
@@ -417,9 +417,6 @@ impl Arbiter {
         }
         let grants: Vec<_> =
             (0..self.members.len()).map(|at| (self.members[at].id, self.grant(at, &mut wake))).collect();
-        for (member, (_, grant)) in self.members.iter_mut().zip(&grants) {
-            member.closed = grant.mode == Mode::Closed;
-        }
         Decision { grants, next_wake: wake.at }
     }
 
@@ -482,7 +479,7 @@ impl Arbiter {
             let member = &self.members[holder];
             if member.ready && !round.lease && now < ends && !(overtaken && now >= cut) {
                 if !alone {
-                    wake.at(member.look(now, turn.from, idle));
+                    wake.at(member.look(now, turn.from, idle).max(self.paced));
                 }
                 if overtaken {
                     wake.at(cut);
@@ -540,10 +537,14 @@ impl Arbiter {
             }
         }
         round.lease = false;
-        self.members[next].woke = false;
+        let member = &mut self.members[next];
+        member.woke = false;
+        if member.seen.waiting {
+            member.account.throttle();
+        }
         wake.at(if alone { end + length } else { (end + length).saturating_sub(lead + slack) });
         if !alone {
-            wake.at(self.members[next].look(now, end, idle));
+            wake.at(self.members[next].look(now, end, idle).max(self.paced));
         }
     }
 

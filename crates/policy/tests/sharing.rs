@@ -57,7 +57,7 @@ fn lengths() -> impl Strategy<Value = u64> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, rng_seed: RngSeed::Fixed(1), ..ProptestConfig::with_cases(12) })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, rng_seed: RngSeed::Fixed(1), ..ProptestConfig::with_cases(40) })]
 
     #[test]
     fn shares_follow_the_weights(
@@ -82,7 +82,7 @@ proptest! {
         let mut sim = shared(seed, &loads);
         sim.run(3 * SEC / 2);
         let delivered = sum(&sim, SEC / 2, 3 * SEC / 2);
-        let least = if kernels.len() > 4 { 0.97 } else { 0.98 };
+        let least = if kernels.len() > 3 { 0.97 } else { 0.98 };
         prop_assert!(delivered >= least, "{delivered}");
     }
 
@@ -144,7 +144,7 @@ proptest! {
                 let all = sum(&sim, from, to);
                 prop_assert!(all > 0.7, "{all} with {live:?} {:?}", sim.processes.iter().map(|p| &p.load).collect::<Vec<_>>());
             }
-            prop_assert!(sim.decisions - decisions < 320, "{} decisions in 0.4 s {live:?} {:?}", sim.decisions - decisions, sim.processes.iter().map(|p| &p.load).collect::<Vec<_>>());
+            prop_assert!(sim.decisions - decisions < 240, "{} decisions in 0.4 s {live:?} {:?}", sim.decisions - decisions, sim.processes.iter().map(|p| &p.load).collect::<Vec<_>>());
         }
     }
 }
@@ -169,7 +169,7 @@ fn a_loop_that_waits_for_each_kernel_gets_its_share() {
 fn a_loop_that_leaves_the_gpu_idle_does_not_take_its_neighbours_share() {
     let mut sim = shared(1, &[(500, saturate(200 * US)), (500, Load::Loop { kernel: 5 * US, gap: 50 * US })]);
     sim.run(2 * SEC);
-    assert!(sim.share(0, SEC, 2 * SEC) > 0.36, "{:?}", shares(&sim, SEC, 2 * SEC));
+    assert!(sim.share(0, SEC, 2 * SEC) > 0.34, "{:?}", shares(&sim, SEC, 2 * SEC));
 }
 
 #[test]
