@@ -1,8 +1,9 @@
 //! A slice's files: the policy page, the usage file and the socket's folder.
 //!
-//! The tenant gets two descriptors and nothing else: the policy, opened for reading through a read-only view of the
-//! mount, and the usage file for writing. Whatever it does to the usage file (cut it, fill it, scribble), the daemon
-//! reads with `pread` and believes no number beyond the slice's own account.
+//! The tenant gets three descriptors and nothing else: the policy, opened for reading through a read-only view of the
+//! mount, the usage file for writing, and the node's page of urgency. Whatever it does to the usage file (cut it, fill it,
+//! scribble), the daemon reads with `pread` and believes no number beyond the slice's own account. The page of urgency the
+//! daemon never reads.
 use crate::ffi::map::{PolicyPage, policy_bytes};
 use crate::ffi::os;
 use crate::gpu::parse_uuid;
@@ -10,13 +11,14 @@ use crate::slice::Record;
 use crate::store::ContextCost;
 use cleave_api::OnMissing;
 use cleave_ledger::{
-    Account, DEVICES, HOST, KINDS, Kind, Policy, SLOTS, Slot, UNIT, UNLIMITED, Usage, between, owner, wire,
+    Account, Activity, DEVICES, HOST, KINDS, Kind, Policy, SLOTS, Slot, UNIT, UNLIMITED, Urgency, Usage, between,
+    owner, wire,
 };
-use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, FallocateFlags, MemfdFlags, Mode, OFlags, SealFlags};
 use std::fs::{self, File};
 use std::io;
 use std::mem::offset_of;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -40,6 +42,8 @@ pub struct RunDir {
     pub path: PathBuf,
     /// A read-only view of `slices`, where the daemon may make one.
     view: Option<OwnedFd>,
+    /// The page of urgency.
+    urgency: File,
 }
 
 /// What of a device the policy page says besides the quota.
@@ -62,6 +66,46 @@ pub struct SliceFiles {
     usage: OnceLock<File>,
 }
 
+/// What a process said that it does with the time of one device; see [`Activity`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    /// Device time of all that was sent, in ns.
+    pub charged: u64,
+    /// When that is expected to be done.
+    pub busy_until: u64,
+    /// When something was sent last.
+    pub last_launch: u64,
+    /// Expected device time of the last operation, in ns.
+    pub op_ns: u64,
+    /// Threads that wait for a turn.
+    pub waiting: u64,
+    /// Time that operations waited for a turn, in ns.
+    pub throttled_ns: u64,
+    /// Operations that did.
+    pub throttled: u64,
+}
+
+impl Work {
+    /// From the bytes of an [`Activity`]; what is missing is 0.
+    fn parse(bytes: &[u8]) -> Self {
+        Self {
+            charged: word(bytes, offset_of!(Activity, charged)),
+            busy_until: word(bytes, offset_of!(Activity, busy_until)),
+            last_launch: word(bytes, offset_of!(Activity, last_launch)),
+            op_ns: word(bytes, offset_of!(Activity, op_ns)),
+            waiting: word(bytes, offset_of!(Activity, waiting)),
+            throttled_ns: word(bytes, offset_of!(Activity, throttled_ns)),
+            throttled: word(bytes, offset_of!(Activity, throttled)),
+        }
+    }
+}
+
+/// The word at `offset`; 0 behind the end.
+fn word(bytes: &[u8], offset: usize) -> u64 {
+    let eight = bytes.get(offset..).and_then(|rest| rest.first_chunk());
+    eight.map_or(0, |eight| u64::from_ne_bytes(*eight))
+}
+
 /// What a slot said when it was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reading {
@@ -74,6 +118,7 @@ pub struct Reading {
     pub denied: u64,
     /// Names asked for that the stand-in does not know.
     pub unknown_names: u64,
+    work: [Work; DEVICES],
 }
 
 impl Default for Reading {
@@ -84,13 +129,8 @@ impl Default for Reading {
 
 impl Reading {
     fn parse(bytes: &[u8; SLOT_BYTES]) -> Self {
-        let word = |offset: usize| {
-            let mut eight = [0; 8];
-            if let Some(from) = bytes.get(offset..offset + 8) {
-                eight.copy_from_slice(from);
-            }
-            u64::from_ne_bytes(eight)
-        };
+        let word = |offset: usize| word(bytes, offset);
+        let activity = |d: usize| offset_of!(Slot, activity) + d * size_of::<Activity>();
         let account = |d: usize| offset_of!(Slot, accounts) + d * size_of::<Account>();
         let kind = |d: usize, k: usize| offset_of!(Slot, kinds) + (d * KINDS + k) * 8;
         Self {
@@ -100,7 +140,13 @@ impl Reading {
             launches: word(offset_of!(Slot, launches)).saturating_add(word(offset_of!(Slot, graph_launches))),
             denied: word(offset_of!(Slot, denied)),
             unknown_names: word(offset_of!(Slot, unknown_names)),
+            work: std::array::from_fn(|d| Work::parse(bytes.get(activity(d)..).unwrap_or_default())),
         }
+    }
+
+    /// What it does with the time of `device`.
+    pub fn work(&self, device: usize) -> Work {
+        self.work.get(device).copied().unwrap_or_default()
     }
 
     /// The slot's bytes with nothing in it, but for the accounts' versions, which go on: see [`Slot::clear`].
@@ -232,7 +278,7 @@ impl RunDir {
         let view = os::read_only_view(&slices)
             .inspect_err(|e| tracing::info!("no read-only view of {}: {e}", slices.display()))
             .ok();
-        Ok(Self { path: path.into(), view })
+        Ok(Self { path: path.into(), view, urgency: new_urgency()? })
     }
 
     /// The stand-in library's folder.
@@ -261,9 +307,9 @@ impl RunDir {
         self.view.is_some()
     }
 
-    /// The descriptors that a tenant gets: policy and usage, each opened anew, so that what it does to the flags of
-    /// its descriptor is its own affair.
-    pub fn descriptors(&self, files: &SliceFiles) -> io::Result<(OwnedFd, OwnedFd)> {
+    /// The descriptors that a tenant gets: policy, usage and urgency, each opened anew, so that what it does to the flags
+    /// of its descriptor is its own affair.
+    pub fn descriptors(&self, files: &SliceFiles) -> io::Result<[OwnedFd; 3]> {
         let read = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOFOLLOW;
         let write = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOFOLLOW;
         let policy = match &self.view {
@@ -271,8 +317,24 @@ impl RunDir {
             None => rustix::fs::open(files.folder.join("policy"), read, Mode::empty())?,
         };
         let usage = rustix::fs::open(files.folder.join("usage"), write, Mode::empty())?;
-        Ok((policy, usage))
+        let own = format!("/proc/self/fd/{}", self.urgency.as_raw_fd());
+        let urgency = rustix::fs::open(own, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+        Ok([policy, usage, urgency])
     }
+}
+
+/// The node's page of urgency. Every tenant maps it for writing, so nobody may cut it: who read behind its end would die.
+fn new_urgency() -> io::Result<File> {
+    let make = |more| rustix::fs::memfd_create("cleave-urgency", MemfdFlags::CLOEXEC | more);
+    // Some systems refuse a file that could be executed; older kernels don't know how to say that it can't.
+    let file = match make(MemfdFlags::NOEXEC_SEAL) {
+        Err(rustix::io::Errno::INVAL) => make(MemfdFlags::ALLOW_SEALING),
+        made => made,
+    };
+    let file = File::from(file?);
+    file.write_all_at(&[0; size_of::<Urgency>()], 0)?;
+    rustix::fs::fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+    Ok(file)
 }
 
 fn make_dir(path: &Path, mode: u32) -> io::Result<()> {
@@ -463,19 +525,41 @@ impl SliceFiles {
     /// Reads a slot; zeros if the file was cut short.
     pub fn read(&self, slot: usize) -> Reading {
         let mut bytes = [0; SLOT_BYTES];
+        if self.fill(&mut bytes, slot * SLOT_BYTES) { Reading::parse(&bytes) } else { Reading::default() }
+    }
+
+    /// What the processes in `slots`, which ascend, do with the time of `device`, in one reading into `buffer`; nothing if
+    /// the file was cut short.
+    pub fn work<'a>(
+        &self,
+        device: usize,
+        slots: &'a [usize],
+        buffer: &'a mut Vec<u8>,
+    ) -> impl Iterator<Item = Work> + use<'a> {
+        let first = slots.first().copied().unwrap_or(0);
+        let last = slots.last().copied().unwrap_or(0).max(first);
+        buffer.clear();
+        buffer.resize((last - first) * SLOT_BYTES + size_of::<Activity>(), 0);
+        let at = first * SLOT_BYTES + offset_of!(Slot, activity) + device * size_of::<Activity>();
+        if slots.is_empty() || !self.fill(buffer, at) {
+            buffer.clear();
+        }
+        let bytes = buffer.as_slice();
+        slots.iter().map(move |slot| Work::parse(bytes.get((slot - first) * SLOT_BYTES..).unwrap_or_default()))
+    }
+
+    /// Reads the usage file from `at`; false if it has not so much.
+    fn fill(&self, bytes: &mut [u8], at: usize) -> bool {
         let mut done = 0;
         while let Some(rest) = bytes.get_mut(done..).filter(|r| !r.is_empty()) {
-            match self.usage().and_then(|usage| usage.read_at(rest, (slot * SLOT_BYTES + done) as u64)) {
-                Ok(0) => break,
+            match self.usage().and_then(|usage| usage.read_at(rest, (at + done) as u64)) {
+                Ok(0) => return false,
                 Ok(n) => done += n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => break,
+                Err(_) => return false,
             }
         }
-        if done < SLOT_BYTES {
-            return Reading::default();
-        }
-        Reading::parse(&bytes)
+        true
     }
 
     /// Whether the usage file has its size; a tenant may have changed it. It is given the right size again.
@@ -606,7 +690,6 @@ pub fn lock(path: &Path, dir: &Path, patience: Duration) -> anyhow::Result<File>
 mod tests {
     use super::*;
     use crate::slice::RecordDevice;
-    use std::os::fd::AsRawFd;
 
     fn record() -> Record {
         Record {
@@ -616,7 +699,7 @@ mod tests {
                 uuid: "GPU-8dd5a6ba-1b95-2a6a-a31c-9d2f6ab73f0e".into(),
                 index: 0,
                 limit_bytes: 1 << 30,
-                peak_bytes: 0,
+                ..RecordDevice::default()
             }],
             on_missing: OnMissing::Allow,
             ..Record::default()
@@ -673,7 +756,7 @@ mod tests {
             return;
         }
         let files = SliceFiles::create(&run, &record(), &[]).unwrap();
-        let (policy, usage) = run.descriptors(&files).unwrap();
+        let [policy, usage, _] = run.descriptors(&files).unwrap();
         let reopen = |fd: &OwnedFd| File::options().write(true).open(format!("/proc/self/fd/{}", fd.as_raw_fd()));
         let error = reopen(&policy).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EROFS), "{error}");
@@ -692,7 +775,7 @@ mod tests {
     fn a_tenant_that_cuts_or_fills_its_file_harms_itself_only() {
         let (_dir, run) = run();
         let files = SliceFiles::create(&run, &record(), &[]).unwrap();
-        let (_, usage) = run.descriptors(&files).unwrap();
+        let [_, usage, _] = run.descriptors(&files).unwrap();
         let usage = File::from(usage);
         usage.write_all_at(&[0xff; SLOT_BYTES], 0).unwrap();
         files.take(0, 1, 1, 1, 1);

@@ -17,6 +17,7 @@ mod slice;
 mod store;
 #[cfg(test)]
 mod tests;
+mod turns;
 
 pub use config::{Config, Tcp, default_run_dir, default_state_dir};
 pub use http::document as openapi_document;

@@ -5,7 +5,7 @@
 //! by that alone that it belongs there. Which process it is the kernel says in both cases.
 use crate::ffi::os;
 use crate::files::open_to_all;
-use crate::node::{Node, Peer};
+use crate::node::{Node, Peer, Registered};
 use crate::process::{self, open_pidfd};
 use cleave_ledger::{ABI, MAGIC, wire};
 use rustix::io::Errno;
@@ -145,18 +145,18 @@ async fn receive(connection: &AsyncFd<OwnedFd>) -> io::Result<Option<Option<wire
 }
 
 /// Sends a reply. A peer that does not read its answers is not waited for.
-fn answer(connection: &AsyncFd<OwnedFd>, reply: wire::Reply, fds: Option<(&OwnedFd, &OwnedFd)>) -> io::Result<()> {
+fn answer(connection: &AsyncFd<OwnedFd>, reply: wire::Reply, fds: Option<&[OwnedFd; 3]>) -> io::Result<()> {
     let bytes = reply.to_bytes();
     let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
     loop {
         let sent = match fds {
             None => send(connection.get_ref(), &bytes, flags),
-            Some((policy, usage)) => {
-                let both = [policy.as_fd(), usage.as_fd()];
-                let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+            Some(fds) => {
+                let all = fds.each_ref().map(AsFd::as_fd);
+                let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
                 let mut control = SendAncillaryBuffer::new(&mut space);
-                if !control.push(SendAncillaryMessage::ScmRights(&both)) {
-                    return Err(io::Error::other("no room for two descriptors"));
+                if !control.push(SendAncillaryMessage::ScmRights(&all)) {
+                    return Err(io::Error::other("no room for three descriptors"));
                 }
                 sendmsg(connection.get_ref(), &[IoSlice::new(&bytes)], &mut control, flags)
             }
@@ -184,12 +184,12 @@ async fn serve(node: &Arc<Node>, id: &str, admits: Admits, connection: OwnedFd) 
         Admits::User(owner) => p.uid == 0 || p.uid == owner,
         Admits::Anyone => true,
     });
-    let mut registered = false;
+    let mut registered: Option<Vec<Option<usize>>> = None;
     loop {
         // Who has registered may be silent for as long as it lives.
         let message = match registered {
-            true => receive(&connection).await?,
-            false => match tokio::time::timeout(PATIENCE, receive(&connection)).await {
+            Some(_) => receive(&connection).await?,
+            None => match tokio::time::timeout(PATIENCE, receive(&connection)).await {
                 Ok(message) => message?,
                 Err(_) => return Ok(()),
             },
@@ -203,16 +203,22 @@ async fn serve(node: &Arc<Node>, id: &str, admits: Admits, connection: OwnedFd) 
         };
         match request.op {
             wire::op::REGISTER => match node.register(id, peer, u32::try_from(request.argument).unwrap_or(0)) {
-                Ok((slot, policy, usage)) => {
-                    let sent = answer(&connection, reply(wire::status::OK, slot, 0), Some((&policy, &usage)));
+                Ok(Registered { slot, descriptors, gpus }) => {
+                    let sent = answer(&connection, reply(wire::status::OK, slot, 0), Some(&descriptors));
                     if sent.is_err() {
                         node.unregister(id, slot, peer);
                     }
                     sent?;
-                    registered = true;
+                    registered = Some(gpus);
                 }
                 Err(status) => answer(&connection, reply(status, 0, 0), None)?,
             },
+            wire::op::RING => {
+                let gpu = registered.as_ref().and_then(|gpus| gpus.get(request.device as usize).copied().flatten());
+                if let Some(desk) = gpu.and_then(|place| node.desks.get(place)) {
+                    desk.ring();
+                }
+            }
             wire::op::MEASURE => {
                 let measured = node.measure(id, peer, request.device as usize, request.argument);
                 let (status, value) = measured.map_or_else(|status| (status, 0), |bytes| (wire::status::OK, bytes));

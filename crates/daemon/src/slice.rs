@@ -1,9 +1,12 @@
 //! The rules of slices: what may be created and changed. Decides only; nothing here acts.
+use crate::files::Work;
 use crate::gpu::GpuInfo;
+use crate::turns::HORIZON;
 use cleave_api::{
     ErrorBody, ErrorCode, Fraction, MemoryAmount, OnMissing, Percent, SliceChange, SliceSpec, format_bytes,
 };
 use cleave_ledger::{DEVICES, UNIT};
+use cleave_policy::gate::done;
 use serde::{Deserialize, Serialize};
 
 /// A slice as it is kept in the database.
@@ -66,6 +69,32 @@ pub struct RecordDevice {
     pub limit_bytes: u64,
     /// Most memory in use at any reading.
     pub peak_bytes: u64,
+    /// What processes that have ended did with its time.
+    #[serde(default)]
+    pub time: RecordTime,
+}
+
+/// What processes that have ended did with the time of a GPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordTime {
+    /// Device time, in ns.
+    pub device_ns: u64,
+    /// Time that operations waited for a turn, in ns.
+    pub throttled_ns: u64,
+    /// Operations that did.
+    pub throttled: u64,
+}
+
+impl RecordTime {
+    /// With what a process did until `now`.
+    pub fn plus(self, work: &Work, now: u64) -> Self {
+        let busy_until = work.busy_until.min(now.saturating_add(HORIZON));
+        Self {
+            device_ns: self.device_ns.saturating_add(done(work.charged, busy_until, now)),
+            throttled_ns: self.throttled_ns.saturating_add(work.throttled_ns),
+            throttled: self.throttled.saturating_add(work.throttled),
+        }
+    }
 }
 
 /// A GPU as the rules see it.
@@ -141,6 +170,16 @@ pub fn reserved<'a>(records: impl IntoIterator<Item = &'a Record>, uuid: &str) -
         }
     }
     sum
+}
+
+/// A share in thousandths; at least one.
+pub fn thousandths(percent: f64) -> u16 {
+    (percent * 10.0).round().clamp(1.0, 1000.0) as u16
+}
+
+/// What each of `slices` without a share of their own gets of a GPU, in thousandths: `promised` percent are others'.
+pub fn rest(promised: f64, slices: usize) -> u16 {
+    thousandths((100.0 - promised) / slices.max(1) as f64)
 }
 
 /// "train 10 GiB, serve 20 GiB and 3 more": who has what of a GPU, the largest first.
@@ -460,7 +499,7 @@ mod tests {
                 uuid: format!("GPU-0000000{gpu}-0000-0000-0000-000000000000"),
                 index: gpu,
                 limit_bytes: gib * GIB,
-                peak_bytes: 0,
+                ..RecordDevice::default()
             }],
             compute_percent: compute,
             ..Record::default()

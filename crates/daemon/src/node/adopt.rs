@@ -34,6 +34,7 @@ impl Node {
             }
         }
         let mut inner = self.lock();
+        self.arrange(&inner, &(0..self.desks.len()).map(Some).collect::<Vec<_>>());
         let message = format!(
             "cleave {} runs with driver {}, {} GPUs, {} slices",
             env!("CARGO_PKG_VERSION"),

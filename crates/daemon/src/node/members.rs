@@ -2,6 +2,7 @@
 use super::{Node, note_use, total};
 use crate::files::Reading;
 use crate::process::{self, until_end};
+use crate::turns::clock;
 use cleave_api::format_bytes;
 use cleave_ledger::{SLOTS, wire};
 use std::os::fd::OwnedFd;
@@ -55,9 +56,20 @@ pub struct Peer {
     pub pidfd: Arc<OwnedFd>,
 }
 
+/// What a process gets when it registers.
+#[derive(Debug)]
+pub struct Registered {
+    /// Its slot.
+    pub slot: u32,
+    /// See [`crate::files::RunDir::descriptors`].
+    pub descriptors: [OwnedFd; 3],
+    /// Place of each of the slice's devices among the GPUs.
+    pub gpus: Vec<Option<usize>>,
+}
+
 impl Node {
-    /// Gives a process a slot: its number and the two descriptors, or the status to answer.
-    pub fn register(self: &Arc<Self>, id: &str, peer: &Peer, own_pid: u32) -> Result<(u32, OwnedFd, OwnedFd), u32> {
+    /// Gives a process a slot, or the status to answer.
+    pub fn register(self: &Arc<Self>, id: &str, peer: &Peer, own_pid: u32) -> Result<Registered, u32> {
         let mut inner = self.lock();
         let Some(live) = inner.slices.get_mut(id).filter(|l| !l.deleting) else { return Err(wire::status::GONE) };
         let Some(slot) = (0..SLOTS).find(|slot| !live.processes.contains_key(slot)) else {
@@ -65,7 +77,7 @@ impl Node {
         };
         let files = Arc::clone(&live.files);
         let room = files.make_room(slot).and_then(|()| self.run.descriptors(&files));
-        let (policy, usage) = match room {
+        let descriptors = match room {
             Ok(fds) => fds,
             Err(error) => {
                 let record = live.record.clone();
@@ -95,15 +107,16 @@ impl Node {
         live.processes.insert(slot, member);
         let first = !live.record.started;
         live.record.started = true;
-        let record = live.record.clone();
+        let (record, gpus) = (live.record.clone(), live.gpus.clone());
         if first {
             inner.keep(id);
         }
         inner.event("process-started", Some(&record), &message);
+        self.arrange(&inner, &gpus);
         drop(inner);
         self.watch(id, slot, peer.pid, peer.stat.start_time, &peer.pidfd);
         self.wake.notify_one();
-        Ok((slot as u32, policy, usage))
+        Ok(Registered { slot: slot as u32, descriptors, gpus })
     }
 
     /// Takes a slot back whose descriptors never reached the process.
@@ -114,6 +127,8 @@ impl Node {
         if live.processes.get(&slot).is_some_and(|m| m.pid == peer.pid && !m.dead) {
             live.files.free(slot);
             live.processes.remove(&slot);
+            let gpus = live.gpus.clone();
+            self.arrange(&inner, &gpus);
             self.end_if_over(&mut inner, id);
         }
     }
@@ -129,6 +144,8 @@ impl Node {
 
     /// A process is gone: waits until the driver has let go of its memory, then frees its slot.
     pub async fn ended(self: &Arc<Self>, id: &str, slot: usize, pid: u32, start_time: u64) {
+        // What it had sent by now was not done to its end.
+        let now;
         let places: Vec<usize> = {
             let mut inner = self.lock();
             let Some(live) = inner.slices.get_mut(id) else { return };
@@ -137,8 +154,11 @@ impl Node {
                 return;
             }
             member.dead = true;
+            now = clock();
             live.files.mark_dead(slot);
-            live.gpus.iter().flatten().copied().collect()
+            let gpus = live.gpus.clone();
+            self.arrange(&inner, &gpus);
+            gpus.into_iter().flatten().collect()
         };
         let began = Instant::now();
         let stuck = loop {
@@ -163,6 +183,9 @@ impl Node {
         let peak = member.peak_bytes.max(total(live, slot, &reading));
         live.record.denied_total = live.record.denied_total.saturating_add(reading.denied);
         live.record.launches_total = live.record.launches_total.saturating_add(reading.launches);
+        for (index, device) in live.record.devices.iter_mut().enumerate() {
+            device.time = device.time.plus(&reading.work(index), now);
+        }
         live.files.free(slot);
         let again = live.processes.values().any(|m| m.pid == pid && m.start_time == start_time && !m.dead);
         let record = live.record.clone();

@@ -9,10 +9,11 @@ mod measure;
 mod members;
 mod show;
 mod slices;
+mod time;
 
 pub use launch::Launcher;
 pub use measure::{difference, note_use, total};
-pub use members::{Member, Peer};
+pub use members::{Member, Peer, Registered};
 
 use crate::config::Config;
 use crate::files::{RunDir, SliceFiles};
@@ -20,6 +21,7 @@ use crate::gpu::{DriverFiles, Nvml};
 use crate::process;
 use crate::slice::{Holder, Record};
 use crate::store::{Store, StoreError};
+use crate::turns::Desk;
 use cleave_api::{ErrorBody, ErrorCode};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -51,6 +53,8 @@ pub struct Node {
     pub driver: DriverFiles,
     /// Where the files are.
     pub run: RunDir,
+    /// Who shares out the time of each GPU, in NVML's order.
+    pub desks: Vec<Arc<Desk>>,
     /// RFC 3339.
     pub started_at: String,
     /// Rings when there is something to reconcile.
@@ -165,8 +169,10 @@ impl Inner {
 impl Node {
     /// A node without slices; [`Node::adopt`] brings back those of the database.
     pub fn new(config: Config, nvml: Box<dyn Nvml>, driver: DriverFiles, run: RunDir, store: Store) -> Arc<Self> {
+        let desks = nvml.gpus().iter().map(|_| Arc::default()).collect();
         Arc::new(Self {
             config,
+            desks,
             nvml,
             driver,
             run,

@@ -72,7 +72,7 @@ impl Node {
                         uuid: gpu.uuid.clone(),
                         index: gpu.index,
                         limit_bytes: *limit_bytes,
-                        peak_bytes: 0,
+                        ..RecordDevice::default()
                     })
                 })
                 .collect(),
@@ -102,7 +102,10 @@ impl Node {
         };
         let shares: Vec<String> =
             record.devices.iter().map(|d| format!("{} of GPU {}", format_bytes(d.limit_bytes), d.index)).collect();
+        let gpus = live.gpus.clone();
         self.insert(&mut inner, live);
+        // What it is promised, those without a share of their own have no more.
+        self.arrange(&inner, &gpus);
         inner.event("slice-created", Some(&record), &format!("slice {} has {}", record.name, shares.join(", ")));
         self.write_cdi(&mut inner, &record);
         if let Some(holder) = record.holder {
@@ -222,6 +225,8 @@ impl Node {
         }
         if let Some(live) = inner.slices.get_mut(&id) {
             live.record = record.clone();
+            let gpus = live.gpus.clone();
+            self.arrange(&inner, &gpus);
         }
         let message = if words.is_empty() { "as it was".into() } else { words.join(", ") };
         inner.event("slice-resized", Some(&record), &format!("slice {}: {message}", record.name));
@@ -298,6 +303,7 @@ impl Node {
         inner.names.remove(&live.record.name);
         inner.launchers.retain(|_, l| l.slice != id);
         live.doors.iter().for_each(AbortHandle::abort);
+        self.arrange(inner, &live.gpus);
         if let Err(error) = live.files.remove() {
             tracing::warn!("the files of slice {}: {error}", live.record.name);
         }

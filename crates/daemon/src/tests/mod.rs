@@ -4,12 +4,13 @@
 mod api;
 mod life;
 mod slots;
+mod turns;
 
 use crate::config::Config;
 use crate::gpu::{DriverFiles, GpuInfo, MemoryState, Nvml, NvmlError};
 use crate::run::{Prepared, run_with};
 use cleave_api::{ErrorBody, Event, List, Slice};
-use cleave_ledger::{ABI, Account, Book, KINDS, Kind, MAGIC, Policy, Slot, UNIT, wire};
+use cleave_ledger::{ABI, Account, Activity, Book, KINDS, Kind, MAGIC, Policy, Slot, UNIT, Urgency, wire};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags,
     SocketType, connect, recvmsg, send, socket_with,
@@ -317,13 +318,17 @@ impl Link {
     }
 
     fn ask(&self, op: u32, device: u32, argument: u64) -> (wire::Reply, Vec<OwnedFd>) {
-        self.send(&wire::Request { magic: MAGIC, abi: ABI, op, device, reserved: 0, argument }.to_bytes());
+        self.say(op, device, argument);
         self.reply()
+    }
+
+    fn say(&self, op: u32, device: u32, argument: u64) {
+        self.send(&wire::Request { magic: MAGIC, abi: ABI, op, device, reserved: 0, argument }.to_bytes());
     }
 
     fn reply(&self) -> (wire::Reply, Vec<OwnedFd>) {
         let mut bytes = [0; wire::MESSAGE];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let got = recvmsg(&self.0, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC).unwrap();
         assert_eq!(got.bytes, wire::MESSAGE, "the connection was closed without an answer");
@@ -395,7 +400,7 @@ fn tenant_process() {
     let Some(socket) = std::env::var_os(TENANT) else { return };
     let socket = PathBuf::from(socket);
     let mut links: Vec<Link> = Vec::new();
-    let mut files: Option<(File, File)> = None;
+    let mut files: Option<[File; 3]> = None;
     let mut slot = 0u64;
     for line in std::io::stdin().lines() {
         let line = line.unwrap();
@@ -404,11 +409,10 @@ fn tenant_process() {
         let answer = match words[0] {
             "register" => {
                 let link = Link::open(&socket).unwrap();
-                let (reply, mut fds) = link.ask(wire::op::REGISTER, 0, u64::from(std::process::id()));
+                let (reply, fds) = link.ask(wire::op::REGISTER, 0, u64::from(std::process::id()));
                 links.push(link);
                 if reply.status == wire::status::OK {
-                    let usage = File::from(fds.pop().unwrap());
-                    files = Some((File::from(fds.pop().unwrap()), usage));
+                    files = Some(<[OwnedFd; 3]>::try_from(fds).unwrap().map(File::from));
                     slot = u64::from(reply.slot);
                     format!("ok {}", reply.slot)
                 } else {
@@ -418,7 +422,7 @@ fn tenant_process() {
             "connect" => Link::open(&socket).err().map_or("connected".into(), |e| e.to_string()),
             // hold KIND BYTES: of device 0, as if nothing was held before.
             "hold" => {
-                let (_, usage) = files.as_ref().unwrap();
+                let [_, usage, _] = files.as_ref().unwrap();
                 let base = slot * size_of::<Slot>() as u64;
                 let kind = Kind::ALL.into_iter().find(|k| k.name() == words[1]).unwrap();
                 let mut kinds = [0u8; 8 * KINDS];
@@ -429,21 +433,52 @@ fn tenant_process() {
                 "held".into()
             }
             "deny" => {
-                let (_, usage) = files.as_ref().unwrap();
+                let [_, usage, _] = files.as_ref().unwrap();
                 let at = slot * size_of::<Slot>() as u64 + offset_of!(Slot, denied) as u64;
                 usage.write_all_at(&number(1).to_ne_bytes(), at).unwrap();
                 "denied".into()
             }
             "measure" => {
                 let (reply, _) = links.last().unwrap().ask(wire::op::MEASURE, number(1) as u32, number(2));
-                let (policy, _) = files.as_ref().unwrap();
+                let [policy, ..] = files.as_ref().unwrap();
                 let at = offset_of!(Policy, book) + slot as usize * size_of::<Book>() + offset_of!(Book, adjust);
                 let mut adjust = [0; 8];
                 policy.read_exact_at(&mut adjust, at as u64).unwrap();
                 format!("{} {} {}", reply.status, reply.value, i64::from_ne_bytes(adjust))
             }
+            // work CHARGED BUSY WAITING: on device 0, with something sent just now that will keep it busy for BUSY ns.
+            "work" => {
+                let [_, usage, _] = files.as_ref().unwrap();
+                let at = slot * size_of::<Slot>() as u64 + offset_of!(Slot, activity) as u64;
+                let now = crate::turns::clock();
+                for (offset, value) in [
+                    (offset_of!(Activity, charged), number(1)),
+                    (offset_of!(Activity, busy_until), now + number(2)),
+                    (offset_of!(Activity, last_launch), now),
+                    (offset_of!(Activity, waiting), number(3)),
+                ] {
+                    usage.write_all_at(&value.to_ne_bytes(), at + offset as u64).unwrap();
+                }
+                "done".into()
+            }
+            "ring" => {
+                links.last().unwrap().say(wire::op::RING, number(1) as u32, 0);
+                "rung".into()
+            }
+            // What it can do to the page of urgency.
+            "urgency" => {
+                let [_, _, urgency] = files.as_ref().unwrap();
+                let size = size_of::<Urgency>() as u64;
+                let written = urgency.write_all_at(&[1; 8], size - 8).is_ok();
+                let grown = urgency.set_len(size + 1).is_ok() || urgency.write_all_at(&[1], size).is_ok();
+                let cut = urgency.set_len(size - 1).is_ok();
+                let unsealed = rustix::fs::fcntl_add_seals(urgency, rustix::fs::SealFlags::WRITE).is_ok();
+                let mut last = [0; 8];
+                urgency.read_exact_at(&mut last, size - 8).unwrap();
+                format!("written {written}, {}, grown {grown}, cut {cut}, sealed {unsealed}", last[0])
+            }
             "cut" => {
-                files.as_ref().unwrap().1.set_len(number(1)).unwrap();
+                files.as_ref().unwrap()[1].set_len(number(1)).unwrap();
                 "cut".into()
             }
             // request METHOD PATH BODY: of the API, whose socket it was given.

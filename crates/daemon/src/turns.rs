@@ -1,0 +1,428 @@
+//! Whose turn it is on a GPU: reads what the slices' processes do, lets the arbiter decide, publishes the grants.
+//!
+//! A thread for each GPU that has processes does so; it sleeps until the arbiter wants to look again, or until somebody
+//! rings. While nobody contends it sleeps for good.
+use crate::files::{SliceFiles, Work};
+use cleave_ledger::{CLASSES, Turn};
+use cleave_policy::arbiter::{Arbiter, Config, Observation, Tenant, TenantId};
+use cleave_policy::gate::{Mode, QUIET, done};
+use rustix::thread::futex;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// Who waits for a turn takes a daemon that did not look for longer than a few of these to be gone. In ns.
+const BEAT: u64 = 50_000_000;
+/// Between two looks, however much it rings: a tenant can't keep a core busy. In ns.
+const PACE: u64 = 50_000;
+/// How long a slice without processes is remembered, and so what it used beyond its share. In ns.
+const MEMORY: u64 = 60_000_000_000;
+/// What a process says of the future isn't believed beyond this, in ns.
+pub const HORIZON: u64 = 10_000_000_000;
+
+/// The clock of everything that has to do with turns: `CLOCK_MONOTONIC`, in ns.
+pub fn clock() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs()
+}
+
+/// A slice with processes on a GPU.
+#[derive(Clone, Debug)]
+pub struct Party {
+    /// The slice's id.
+    pub slice: String,
+    /// Its files.
+    pub files: Arc<SliceFiles>,
+    /// Index of the GPU in the slice.
+    pub device: usize,
+    /// The slots of its processes, in ascending order.
+    pub slots: Vec<usize>,
+    /// What it is entitled to.
+    pub tenant: Tenant,
+}
+
+/// Shares out the time of one GPU.
+#[derive(Debug, Default)]
+pub struct Desk {
+    state: Mutex<State>,
+    bell: Condvar,
+}
+
+#[derive(Debug)]
+struct State {
+    arbiter: Arbiter,
+    /// In the order of their ids.
+    seats: Vec<Seat>,
+    next_id: TenantId,
+    /// What the seats' processes said at the last look, in the seats' order.
+    seen: Vec<Observation>,
+    buffer: Vec<u8>,
+    /// When it looked last.
+    looked: u64,
+    /// When to look again.
+    wake: Option<u64>,
+    rung: bool,
+    /// Its thread is there.
+    runs: bool,
+}
+
+#[derive(Debug)]
+struct Seat {
+    id: TenantId,
+    party: Party,
+    /// Device time of its processes that have ended.
+    base: u64,
+    /// Since when it has no processes.
+    left: Option<u64>,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            arbiter: Arbiter::new(Config::default()),
+            seats: Vec::new(),
+            next_id: 0,
+            seen: Vec::new(),
+            buffer: Vec::new(),
+            looked: 0,
+            wake: None,
+            rung: false,
+            runs: false,
+        }
+    }
+}
+
+/// Takes together what the processes of a slice said, as far as it can be true. `base` = device time of those that have ended.
+fn observation(tenant: TenantId, base: u64, works: impl Iterator<Item = Work>, now: u64) -> Observation {
+    let mut all = Observation { tenant, device_ns: base, ..Observation::default() };
+    for work in works {
+        let busy_until = work.busy_until.min(now + HORIZON);
+        let last_launch = work.last_launch.min(now);
+        all.device_ns = all.device_ns.saturating_add(done(work.charged, busy_until, now));
+        all.waiting |= work.waiting > 0;
+        all.busy_until = all.busy_until.max(busy_until);
+        if last_launch >= all.last_launch {
+            (all.last_launch, all.op_ns) = (last_launch, work.op_ns.min(HORIZON));
+        }
+    }
+    all
+}
+
+impl Party {
+    /// Tells the slice's processes.
+    fn publish(&self, words: [u64; 3], now: u64) {
+        let Some(turn) = self.turn() else { return };
+        turn.looked.store(now, Relaxed);
+        if turn.write(words, u32::from(self.tenant.class).min(CLASSES as u32 - 1)) {
+            // Not a private futex: it is waited for by other processes. The kernel takes the count as a signed number.
+            let _ = futex::wake(&turn.version, futex::Flags::empty(), i32::MAX as u32);
+        }
+    }
+
+    fn turn(&self) -> Option<&Turn> {
+        self.files.policy.turns.get(self.device)
+    }
+}
+
+impl State {
+    /// Takes in who is there, in whatever order. Who is not named has no processes; `known` says whether that slice is there still.
+    fn arrange(&mut self, mut parties: Vec<Party>, known: impl Fn(&str) -> bool, now: u64) {
+        for seat in &mut self.seats {
+            let here = parties.iter().position(|party| party.slice == seat.party.slice);
+            let slots = here.map_or(&[][..], |at| &parties[at].slots);
+            let gone: Vec<usize> = seat.party.slots.iter().copied().filter(|slot| !slots.contains(slot)).collect();
+            let works = seat.party.files.work(seat.party.device, &gone, &mut self.buffer);
+            seat.base = observation(seat.id, seat.base, works, now).device_ns;
+            match here {
+                Some(at) => {
+                    seat.party = parties.swap_remove(at);
+                    seat.left = None;
+                    self.arbiter.set(seat.id, seat.party.tenant);
+                }
+                None => {
+                    seat.party.slots.clear();
+                    seat.left.get_or_insert(now);
+                }
+            }
+        }
+        for party in parties {
+            self.next_id += 1;
+            self.arbiter.set(self.next_id, party.tenant);
+            self.seats.push(Seat { id: self.next_id, party, base: 0, left: None });
+        }
+        let (arbiter, memory) = (&mut self.arbiter, now.saturating_sub(MEMORY));
+        self.seats.retain(|seat| {
+            let stays = seat.left.is_none_or(|left| left >= memory) && known(&seat.party.slice);
+            if !stays {
+                arbiter.remove(seat.id);
+            }
+            stays
+        });
+    }
+
+    /// Looks, decides and publishes.
+    fn look(&mut self, now: u64) {
+        self.observe(now);
+        self.arbiter.observe(now, &self.seen);
+        let mut decision = self.arbiter.decide(now);
+        // Who loses its turn hears of it before the next one gets it: its grant is none, or began earlier.
+        decision.grants.sort_by_key(|(_, grant)| grant.from);
+        let mut watched = self.seen.iter().any(|seen| seen.waiting);
+        for (id, grant) in decision.grants {
+            let Ok(at) = self.seats.binary_search_by_key(&id, |seat| seat.id) else { continue };
+            let Some(seat) = self.seats.get(at) else { continue };
+            seat.party.publish(grant.to_words(), now);
+            // These begin to wait without ringing.
+            watched |= seat.left.is_none() && (grant.mode == Mode::Paused || grant.flags & QUIET != 0);
+        }
+        (self.looked, self.rung) = (now, false);
+        self.wake = decision.next_wake.into_iter().chain(watched.then_some(now + BEAT)).min();
+    }
+
+    /// Reads what the processes do.
+    fn observe(&mut self, now: u64) {
+        self.seen.clear();
+        for seat in &self.seats {
+            let works = seat.party.files.work(seat.party.device, &seat.party.slots, &mut self.buffer);
+            self.seen.push(observation(seat.id, seat.base, works, now));
+        }
+    }
+
+    /// When to look next; `None`: when somebody rings.
+    fn next(&self) -> Option<u64> {
+        if self.rung { Some(self.looked + PACE) } else { self.wake.map(|wake| wake.max(self.looked + PACE)) }
+    }
+}
+
+impl Desk {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes in which slices have processes now, and what they are entitled to; all others have none. `known` says whether
+    /// a slice is there still. When this returns, the grants that follow from it are published.
+    pub fn arrange(self: &Arc<Self>, parties: Vec<Party>, known: impl Fn(&str) -> bool) {
+        let mut state = self.lock();
+        let now = clock();
+        state.arrange(parties, known, now);
+        state.look(now);
+        if state.runs || state.seats.iter().all(|seat| seat.left.is_some()) {
+            self.bell.notify_one();
+            return;
+        }
+        let desk = Arc::clone(self);
+        match std::thread::Builder::new().name("cleave-turns".into()).spawn(move || desk.run()) {
+            Ok(_) => state.runs = true,
+            // Gates open by themselves where nobody looks.
+            Err(error) => tracing::error!("a GPU's time can't be shared out: no thread: {error}"),
+        }
+    }
+
+    /// Somebody waits for a turn.
+    pub fn ring(&self) {
+        self.lock().rung = true;
+        self.bell.notify_one();
+    }
+
+    /// Shares the GPU's time out as long as some slice has processes on it.
+    fn run(&self) {
+        let mut state = self.lock();
+        while state.seats.iter().any(|seat| seat.left.is_none()) {
+            let now = clock();
+            let next = state.next();
+            if next.is_some_and(|next| next <= now) {
+                state.look(now);
+                continue;
+            }
+            state = match next {
+                None => self.bell.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Some(next) => {
+                    let waited = self.bell.wait_timeout(state, Duration::from_nanos(next - now));
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+        state.runs = false;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::files::RunDir;
+    use crate::slice::{Record, RecordDevice};
+    use cleave_ledger::{Activity, Slot};
+    use cleave_policy::arbiter::Isolation;
+    use cleave_policy::gate::Grant;
+    use std::fs::File;
+    use std::mem::offset_of;
+    use std::os::unix::fs::FileExt;
+
+    const MS: u64 = 1_000_000;
+    const START: u64 = 1000 * MS;
+
+    /// A desk with a clock of its own, and slices with files.
+    struct World {
+        dir: tempfile::TempDir,
+        state: State,
+        parties: Vec<Party>,
+    }
+
+    impl World {
+        /// Slices with these shares in percent, and as many processes each.
+        fn new(shares: &[u16], processes: usize) -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let run = RunDir::open(dir.path()).unwrap();
+            let party = |(index, percent): (usize, &u16)| {
+                let device = RecordDevice { limit_bytes: 1 << 30, ..RecordDevice::default() };
+                let record = Record { id: format!("SLICE-{index}"), devices: vec![device], ..Record::default() };
+                let files = SliceFiles::create(&run, &record, &[]).unwrap();
+                let slots: Vec<usize> = (0..processes).collect();
+                slots.iter().for_each(|slot| files.make_room(*slot).unwrap());
+                let isolation = Isolation::Balanced;
+                let tenant = Tenant { share: percent * 10, isolation, class: 1, burst: 0, paused: false };
+                Party { slice: record.id, files: Arc::new(files), device: 0, slots, tenant }
+            };
+            let parties = shares.iter().enumerate().map(party).collect();
+            let mut world = Self { dir, state: State::default(), parties };
+            world.arrange(START);
+            world
+        }
+
+        fn arrange(&mut self, now: u64) {
+            self.state.arrange(self.parties.clone(), |_| true, now);
+        }
+
+        /// What a process says.
+        fn say(&self, slice: usize, slot: usize, work: Work) {
+            let path = self.dir.path().join("slices").join(format!("SLICE-{slice}")).join("usage");
+            let file = File::options().write(true).open(path).unwrap();
+            let at = (slot * size_of::<Slot>() + offset_of!(Slot, activity)) as u64;
+            for (offset, value) in [
+                (offset_of!(Activity, charged), work.charged),
+                (offset_of!(Activity, busy_until), work.busy_until),
+                (offset_of!(Activity, last_launch), work.last_launch),
+                (offset_of!(Activity, op_ns), work.op_ns),
+                (offset_of!(Activity, waiting), work.waiting),
+            ] {
+                file.write_all_at(&value.to_ne_bytes(), at + offset as u64).unwrap();
+            }
+        }
+
+        fn grant(&self, slice: usize) -> Grant {
+            let turn = &self.parties[slice].files.policy.turns[0];
+            let (words, class) = turn.read().unwrap();
+            assert_eq!(class, 1);
+            Grant::from_words(words)
+        }
+    }
+
+    #[test]
+    fn what_is_said_is_taken_together_and_not_believed_beyond_reason() {
+        let now = 50 * MS;
+        let one =
+            Work { charged: 30 * MS, busy_until: now + 2 * MS, last_launch: now - 5, op_ns: 7, ..Work::default() };
+        let two = Work { charged: 9 * MS, busy_until: now - MS, last_launch: now - 1, op_ns: 8, waiting: 2, ..one };
+        let all = observation(3, MS, [one, two].into_iter(), now);
+        let wanted = Observation {
+            tenant: 3,
+            device_ns: (1 + 28 + 9) * MS,
+            waiting: true,
+            busy_until: now + 2 * MS,
+            last_launch: now - 1,
+            op_ns: 8,
+        };
+        assert_eq!(all, wanted);
+        let most = u64::MAX;
+        let wild = Work { charged: most, busy_until: most, last_launch: most, op_ns: most, waiting: most, ..one };
+        let all = observation(3, MS, [wild, wild].into_iter(), now);
+        assert_eq!((all.device_ns, all.busy_until, all.last_launch), (most, now + HORIZON, now));
+        assert_eq!(all.op_ns, HORIZON);
+        // And the arbiter lives with that.
+        let mut world = World::new(&[50, 50], 1);
+        for at in 0..2 {
+            world.say(at, 0, wild);
+        }
+        for step in 0..1000 {
+            world.state.look(START + step * MS);
+        }
+    }
+
+    #[test]
+    fn nobody_looks_while_nobody_contends() {
+        let mut world = World::new(&[50, 50], 1);
+        world.state.look(START);
+        assert_eq!((world.state.next(), world.grant(0).mode), (None, Mode::Closed));
+        // One alone is given a lease, for good.
+        let now = START + MS;
+        world.say(0, 0, Work { busy_until: now + MS, last_launch: now, ..Work::default() });
+        world.state.look(now);
+        assert_eq!((world.state.next(), world.grant(0).mode), (None, Mode::Lease));
+        // A ring is heard, but not more often than that.
+        world.state.rung = true;
+        assert_eq!(world.state.next(), Some(now + PACE));
+        // Two contend: it looks by itself, and at least every 50 ms.
+        let now = now + MS;
+        for at in 0..2 {
+            world.say(at, 0, Work { busy_until: now + MS, last_launch: now, waiting: 1, ..Work::default() });
+        }
+        world.state.look(now);
+        let next = world.state.next().unwrap();
+        assert!(next > now && next <= now + BEAT);
+        assert_eq!(world.parties[1].files.policy.turns[0].looked.load(Relaxed), now);
+        assert!([0, 1].iter().any(|at| world.grant(*at).mode == Mode::Window));
+    }
+
+    #[test]
+    fn device_time_does_not_go_back_when_processes_end() {
+        let mut world = World::new(&[100], 3);
+        let now = START + MS;
+        for slot in 0..3 {
+            world.say(0, slot, Work { charged: 5 * MS, busy_until: now + MS, last_launch: now, ..Work::default() });
+        }
+        let total = |world: &mut World, now: u64| {
+            world.state.look(now);
+            world.state.seen[0].device_ns
+        };
+        assert_eq!(total(&mut world, now), 12 * MS);
+        // Two end: what they had sent was not done to its end. Their slots are cleared, and one is given out again.
+        world.parties[0].slots = vec![1];
+        world.arrange(now);
+        for slot in [0, 2] {
+            world.say(0, slot, Work::default());
+        }
+        assert_eq!(total(&mut world, now), 12 * MS);
+        world.parties[0].slots = vec![0, 1];
+        world.arrange(now);
+        assert_eq!(total(&mut world, now + MS), 13 * MS);
+        // All end: it is remembered for a while.
+        let party = world.parties.remove(0);
+        world.arrange(now + MS);
+        assert_eq!(total(&mut world, now + 2 * MS), 13 * MS);
+        world.parties = vec![Party { slots: vec![7], ..party }];
+        world.arrange(now + 3 * MS);
+        assert_eq!(total(&mut world, now + 3 * MS), 13 * MS);
+        world.parties.clear();
+        world.arrange(now + 4 * MS);
+        world.arrange(now + 5 * MS + MEMORY);
+        assert!(world.state.seats.is_empty());
+    }
+
+    #[test]
+    fn a_slice_that_is_gone_is_forgotten() {
+        let mut world = World::new(&[50, 50], 1);
+        world.state.arrange(world.parties.split_off(1), |slice| slice == "SLICE-1", START);
+        assert_eq!(world.state.seats.len(), 1);
+        world.state.look(START + MS);
+    }
+
+    #[test]
+    fn a_file_that_was_cut_is_no_work() {
+        let mut world = World::new(&[50, 50], 2);
+        let path = world.dir.path().join("slices/SLICE-0/usage");
+        world.say(0, 1, Work { charged: MS, waiting: 1, ..Work::default() });
+        File::options().write(true).open(path).unwrap().set_len(0).unwrap();
+        world.state.look(START + MS);
+        assert_eq!(world.state.seen[0], Observation { tenant: 1, ..Observation::default() });
+    }
+}
