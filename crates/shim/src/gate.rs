@@ -184,8 +184,7 @@ fn admitted(
         return call();
     }
     let known = p.gates.known(operation);
-    let place = known.cost.load(Ordering::Relaxed);
-    if place == PASSES {
+    if known.cost.load(Ordering::Relaxed) == PASSES {
         return call();
     }
     let context = if quiet { 0 } else { current() };
@@ -200,7 +199,9 @@ fn admitted(
         }
         state.look(p, now, &grant, quiet);
         state.publish(p, device, 0);
-        let cost = if counted { 0 } else { Cost::from_word(place).estimate(grant.unknown_cost()) };
+        // After the look, which may just have learned it.
+        let cost = Cost::from_word(known.cost.load(Ordering::Relaxed)).estimate(grant.unknown_cost());
+        let cost = if counted { 0 } else { cost };
         let urgent = if grant.flags & YIELD != 0 { urgent(p, device, turn) } else { 0 };
         match admit(now, &grant, state.track.busy_until(), cost, urgent) {
             Verdict::Go => break (grant, state),
@@ -222,7 +223,7 @@ fn admitted(
     let now = system::nanoseconds();
     let mut timer = None;
     if !counted {
-        let mut cost = Cost::from_word(place);
+        let mut cost = Cost::from_word(known.cost.load(Ordering::Relaxed));
         let sample = cost.launched();
         known.cost.store(cost.to_word(), Ordering::Relaxed);
         let cost = cost.estimate(grant.unknown_cost());
