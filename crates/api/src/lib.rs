@@ -4,9 +4,13 @@
 //! why; it is never 0. Field names are stable within one [`API_VERSION`]; new fields may come.
 mod amount;
 mod error;
+mod sharing;
 
 pub use amount::{Fraction, MemoryAmount, Percent, format_bytes};
 pub use error::{ErrorBody, ErrorCode};
+pub use sharing::{
+    DeviceExplanation, DeviceTime, Explanation, Given, Mode, Neighbour, Priority, Reason, ReasonKind, TurnKind,
+};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -27,8 +31,14 @@ pub struct SliceSpec {
     pub gpu: String,
     /// Memory on each of its GPUs.
     pub memory: Option<MemoryAmount>,
-    /// Share of each GPU's compute.
+    /// Share of each GPU's time. Slices without one share what the others leave, equally.
     pub compute: Option<Percent>,
+    /// How far that is enforced: `balanced` if absent.
+    pub mode: Mode,
+    /// Which slices go first: `staging` if absent.
+    pub priority: Priority,
+    /// Mode `strict` only: device time that may be used at once after it was left unused, in ms; two turns if absent.
+    pub burst_ms: Option<u64>,
     /// Memory and compute in one: `1/4` is a quarter of both. Excludes `memory` and `compute`.
     pub fraction: Option<Fraction>,
     /// Most host memory that the slice may pin; no limit if absent.
@@ -63,6 +73,12 @@ pub struct SliceChange {
     pub memory: Option<MemoryAmount>,
     /// New compute share.
     pub compute: Option<Percent>,
+    /// New mode; one that is not `strict` ends a burst.
+    pub mode: Option<Mode>,
+    /// New priority.
+    pub priority: Option<Priority>,
+    /// New burst, in ms.
+    pub burst_ms: Option<u64>,
     /// New quota of pinned host memory.
     pub host_memory: Option<MemoryAmount>,
     /// Shrink below what is in use; nothing is taken away, but nothing more is granted.
@@ -84,8 +100,16 @@ pub struct Slice {
     pub created_at: String,
     /// Its part of each GPU.
     pub devices: Vec<SliceDevice>,
-    /// Share of each GPU's compute in percent; absent = no share set.
+    /// Share of each GPU's time in percent; absent = no share set.
     pub compute_percent: Option<f64>,
+    /// How far that is enforced.
+    pub mode: Mode,
+    /// Its class.
+    pub priority: Priority,
+    /// Mode `strict` only: device time that may be used at once after it was left unused, in ms.
+    pub burst_ms: Option<u64>,
+    /// An operator stopped it: its programs wait at their next kernel.
+    pub paused: bool,
     /// Most host memory that it may pin.
     pub host_limit_bytes: Option<u64>,
     /// Host memory that it pins.
@@ -136,6 +160,8 @@ pub struct SliceDevice {
     pub measured_bytes: i64,
     /// Percent of the last second in which the slice's kernels ran; absent where the driver does not say.
     pub busy_percent: Option<u32>,
+    /// What it did with the GPU's time.
+    pub time: DeviceTime,
 }
 
 /// A process of a slice.
@@ -264,7 +290,7 @@ pub struct Event {
     pub id: u64,
     /// When, RFC 3339.
     pub at: String,
-    /// `slice-created`, `slice-resized`, `slice-deleted`, `process-started`, `process-ended`, `denied`, `bypass`,
+    /// `slice-created`, `slice-resized`, `slice-paused`, `slice-resumed`, `slice-deleted`, `process-started`, `process-ended`, `denied`, `bypass`,
     /// `untracked`, `daemon-started`, `adopted`, `warning`.
     pub kind: String,
     /// The slice it is about.

@@ -7,7 +7,7 @@ mod output;
 mod tenant;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
-use cleave_api::{Fraction, MemoryAmount, OnMissing, Percent, SliceSpec};
+use cleave_api::{Fraction, MemoryAmount, Mode, OnMissing, Percent, Priority, SliceSpec};
 use commands::Context;
 use launch::{Hold, Pids};
 use output::{Color, Format};
@@ -73,6 +73,16 @@ enum Command {
     /// Create, list, show, resize and delete slices
     #[command(subcommand)]
     Slice(SliceCommand),
+    /// Stop a slice's programs at their next kernel
+    Pause {
+        /// Its name or id
+        slice: String,
+    },
+    /// Let the programs of a paused slice go on
+    Resume {
+        /// Its name or id
+        slice: String,
+    },
     /// List the processes in slices
     Ps {
         /// Those of this slice only
@@ -173,9 +183,18 @@ struct SliceOptions {
     /// Memory quota on each GPU: 10GiB, 512MiB, 25%; what is left of it if not given
     #[arg(long, short, value_name = "AMOUNT")]
     memory: Option<MemoryAmount>,
-    /// Share of each GPU's compute: 30%
+    /// Share of each GPU's time: 30%; if not given, an equal part of what others leave
     #[arg(long, value_name = "PERCENT")]
     compute: Option<Percent>,
+    /// How far that is enforced: none, balanced (what is idle is lent), strict (never more), adaptive (back sooner)
+    #[arg(long, value_name = "MODE", default_value_t)]
+    mode: Mode,
+    /// Who goes first: production, staging, experiment, or a number from 7 to 0
+    #[arg(long, value_name = "CLASS", default_value_t)]
+    priority: Priority,
+    /// Device time in ms that may be used at once after it was left unused, for mode strict
+    #[arg(long, value_name = "MS")]
+    burst: Option<u64>,
     /// Memory and compute in one: 1/8, 1/4, 1/2
     #[arg(long, value_name = "PART", conflicts_with_all = ["memory", "compute"])]
     fraction: Option<Fraction>,
@@ -200,6 +219,9 @@ impl SliceOptions {
             gpu: self.gpu,
             memory: self.memory,
             compute: self.compute,
+            mode: self.mode,
+            priority: self.priority,
+            burst_ms: self.burst,
             fraction: self.fraction,
             host_memory: self.host_memory,
             oversubscribe: self.oversubscribe,
@@ -239,7 +261,7 @@ struct Run {
     #[arg(
         long = "slice",
         value_name = "SLICE",
-        conflicts_with_all = ["gpu", "memory", "compute", "fraction", "host_memory", "name", "oversubscribe", "on_missing"]
+        conflicts_with_all = ["gpu", "memory", "compute", "mode", "priority", "burst", "fraction", "host_memory", "name", "oversubscribe", "on_missing"]
     )]
     existing: Option<String>,
     #[command(flatten)]
@@ -275,7 +297,7 @@ enum SliceCommand {
         /// Its name or id
         slice: String,
     },
-    /// Change quotas while programs run
+    /// Change quotas, share, mode and priority while programs run
     Resize {
         /// Its name or id
         slice: String,
@@ -298,11 +320,20 @@ enum SliceCommand {
 #[group(skip)]
 struct ChangeOptions {
     /// New memory quota on each GPU
-    #[arg(long, short, value_name = "AMOUNT", required_unless_present_any = ["compute", "host_memory"])]
+    #[arg(long, short, value_name = "AMOUNT", required_unless_present_any = ["compute", "mode", "priority", "burst", "host_memory"])]
     memory: Option<MemoryAmount>,
-    /// New share of each GPU's compute
+    /// New share of each GPU's time
     #[arg(long, value_name = "PERCENT")]
     compute: Option<Percent>,
+    /// How far it is to be enforced: none, balanced, strict, adaptive
+    #[arg(long, value_name = "MODE")]
+    mode: Option<Mode>,
+    /// New priority: production, staging, experiment, or a number from 7 to 0
+    #[arg(long, value_name = "CLASS")]
+    priority: Option<Priority>,
+    /// New burst in ms, for mode strict
+    #[arg(long, value_name = "MS")]
+    burst: Option<u64>,
     /// New limit of pinned host memory
     #[arg(long, value_name = "AMOUNT")]
     host_memory: Option<MemoryAmount>,
@@ -433,6 +464,8 @@ fn dispatch(context: Context, command: Command) -> client::Result<i32> {
         Command::Slice(SliceCommand::Show { slice }) => slice::show(&context, &slice),
         Command::Slice(SliceCommand::Resize { slice, change }) => slice::resize(&context, &slice, change),
         Command::Slice(SliceCommand::Delete { slices, force }) => slice::delete(&context, &slices, force),
+        Command::Pause { slice } => slice::pause(&context, &slice, true),
+        Command::Resume { slice } => slice::pause(&context, &slice, false),
         Command::Ps { slice } => show::ps(&context, slice.as_deref()),
         Command::Gpus => show::gpus(&context),
         Command::Status => show::status(&context),

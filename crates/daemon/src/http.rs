@@ -224,6 +224,14 @@ async fn resize(State(node): State<App>, caller: Caller, Key(key): Key, Raw(byte
     Ok(Json(node.resize(&caller, &key, change)?))
 }
 
+async fn pause(State(node): State<App>, caller: Caller, Key(key): Key) -> Answer<Slice> {
+    Ok(Json(node.pause(&caller, &key, true)?))
+}
+
+async fn resume(State(node): State<App>, caller: Caller, Key(key): Key) -> Answer<Slice> {
+    Ok(Json(node.pause(&caller, &key, false)?))
+}
+
 async fn remove(
     State(node): State<App>,
     caller: Caller,
@@ -349,6 +357,26 @@ const OPERATIONS: &[Operation] = &[
         success: ("204", None),
         errors: &[Invalid, Forbidden, NotFound, Conflict, Internal],
         route: || delete(remove),
+    },
+    Operation {
+        path: "/v1/slices/{slice}/pause",
+        method: "post",
+        summary: "Stop the slice's programs at their next kernel",
+        query: &[],
+        body: None,
+        success: ("200", Some(schema::<Slice>)),
+        errors: &[Forbidden, NotFound, Internal, Unavailable],
+        route: || post(pause),
+    },
+    Operation {
+        path: "/v1/slices/{slice}/resume",
+        method: "post",
+        summary: "Let the slice's programs go on",
+        query: &[],
+        body: None,
+        success: ("200", Some(schema::<Slice>)),
+        errors: &[Forbidden, NotFound, Internal, Unavailable],
+        route: || post(resume),
     },
     Operation {
         path: "/v1/slices/{slice}/launch",

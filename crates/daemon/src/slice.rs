@@ -3,7 +3,8 @@ use crate::files::Work;
 use crate::gpu::GpuInfo;
 use crate::turns::HORIZON;
 use cleave_api::{
-    ErrorBody, ErrorCode, Fraction, MemoryAmount, OnMissing, Percent, SliceChange, SliceSpec, format_bytes,
+    ErrorBody, ErrorCode, Fraction, MemoryAmount, Mode, OnMissing, Percent, Priority, SliceChange, SliceSpec,
+    format_bytes,
 };
 use cleave_ledger::{DEVICES, UNIT};
 use cleave_policy::gate::done;
@@ -22,8 +23,20 @@ pub struct Record {
     pub created_at: String,
     /// Its part of each GPU.
     pub devices: Vec<RecordDevice>,
-    /// Percent of each GPU's compute.
+    /// Percent of each GPU's time.
     pub compute_percent: Option<f64>,
+    /// How far that is enforced.
+    #[serde(default)]
+    pub mode: Mode,
+    /// Its class.
+    #[serde(default)]
+    pub priority: Priority,
+    /// Mode `strict` only, in ms.
+    #[serde(default)]
+    pub burst_ms: Option<u64>,
+    /// Stopped by an operator.
+    #[serde(default)]
+    pub paused: bool,
     /// Most host memory that it may pin.
     pub host_limit_bytes: Option<u64>,
     /// What its programs do while the daemon can't be reached.
@@ -115,6 +128,8 @@ pub struct Admitted {
     pub devices: Vec<(usize, u64)>,
     /// Percent of each GPU's compute.
     pub compute_percent: Option<f64>,
+    /// Mode `strict` only, in ms.
+    pub burst_ms: Option<u64>,
     /// Most host memory that it may pin.
     pub host_limit_bytes: Option<u64>,
 }
@@ -126,6 +141,12 @@ pub struct Changed {
     pub limits: Vec<u64>,
     /// Percent of each GPU's compute.
     pub compute_percent: Option<f64>,
+    /// How far that is enforced.
+    pub mode: Mode,
+    /// Its class.
+    pub priority: Priority,
+    /// Mode `strict` only, in ms.
+    pub burst_ms: Option<u64>,
     /// Most host memory that it may pin.
     pub host_limit_bytes: Option<u64>,
 }
@@ -256,6 +277,23 @@ fn whole_units(bytes: u64) -> u64 {
     bytes / UNIT * UNIT
 }
 
+/// Most that a slice may save up, in ms.
+const BURST: u64 = 10_000;
+
+fn check_burst(burst_ms: Option<u64>, mode: Mode) -> Result<(), ErrorBody> {
+    let Some(burst) = burst_ms else { return Ok(()) };
+    if mode != Mode::Strict {
+        return Err(invalid(
+            format!("a burst of {burst} ms means nothing in mode {mode}, in which idle time is lent anyway"),
+            "leave it out, or choose mode strict",
+        ));
+    }
+    if burst > BURST {
+        return Err(invalid(format!("a burst of {burst} ms is too long"), format!("it must be at most {BURST} ms")));
+    }
+    Ok(())
+}
+
 enum Ask {
     Memory(MemoryAmount),
     Fraction(Fraction),
@@ -370,6 +408,7 @@ pub fn admit(
         (None, None) => Ask::Rest,
     };
     let compute_percent = spec.fraction.map(Fraction::percent).or(spec.compute).map(Percent::get);
+    check_burst(spec.burst_ms, spec.mode)?;
     let host_limit_bytes = host_limit(spec.host_memory, machine_bytes)?;
 
     let decide = |place: usize| -> Result<(usize, u64), ErrorBody> {
@@ -421,7 +460,7 @@ pub fn admit(
     // Shown as the same quota on each of its GPUs, so a part of unlike cards is a part of the smallest.
     let least = devices.iter().map(|d| d.1).min().unwrap_or(0);
     let devices = devices.into_iter().map(|(place, _)| (place, least)).collect();
-    Ok(Admitted { name, devices, compute_percent, host_limit_bytes })
+    Ok(Admitted { name, devices, compute_percent, burst_ms: spec.burst_ms, host_limit_bytes })
 }
 
 /// Decides on a change of `record`, which is one of `records`. Use is not looked at here: it moves.
@@ -432,9 +471,14 @@ pub fn change(
     records: &[&Record],
     machine_bytes: Option<u64>,
 ) -> Result<Changed, ErrorBody> {
-    if change.memory.is_none() && change.compute.is_none() && change.host_memory.is_none() {
-        return Err(invalid("nothing to change", "give memory, compute or host_memory"));
+    let time =
+        change.compute.is_some() || change.mode.is_some() || change.priority.is_some() || change.burst_ms.is_some();
+    if change.memory.is_none() && change.host_memory.is_none() && !time {
+        return Err(invalid("nothing to change", "give memory, compute, mode, priority, burst_ms or host_memory"));
     }
+    let mode = change.mode.unwrap_or(record.mode);
+    check_burst(change.burst_ms, mode)?;
+    let burst_ms = change.burst_ms.or(record.burst_ms).filter(|_| mode == Mode::Strict);
     let others: Vec<&Record> = records.iter().copied().filter(|r| r.id != record.id).collect();
     let compute_percent = change.compute.map(Percent::get).or(record.compute_percent);
     let host_limit_bytes = host_limit(change.host_memory, machine_bytes)?.or(record.host_limit_bytes);
@@ -469,7 +513,8 @@ pub fn change(
     if change.memory.is_some() {
         limits.fill(least);
     }
-    Ok(Changed { limits, compute_percent, host_limit_bytes })
+    let priority = change.priority.unwrap_or(record.priority);
+    Ok(Changed { limits, compute_percent, mode, priority, burst_ms, host_limit_bytes })
 }
 
 #[cfg(test)]
@@ -627,6 +672,36 @@ mod tests {
         let compute = SliceChange { compute: Some("100%".parse().unwrap()), ..SliceChange::default() };
         assert_eq!(try_change(&all[0], &compute, &all).unwrap().compute_percent, Some(100.0));
         assert!(try_change(&all[1], &compute, &all).unwrap_err().message.contains("30 % left"));
+    }
+
+    #[test]
+    fn mode_priority_and_burst_change_alone() {
+        let strict = Record { mode: Mode::Strict, burst_ms: Some(50), ..record("a", 0, 60, Some(70.0)) };
+        let change = |what: SliceChange| try_change(&strict, &what, std::slice::from_ref(&strict));
+        let none = SliceChange::default();
+        let priority = Some("production".parse().unwrap());
+        let changed = change(SliceChange { priority, ..none.clone() }).unwrap();
+        assert_eq!((changed.mode, Some(changed.priority), changed.burst_ms), (Mode::Strict, priority, Some(50)));
+        let changed = change(SliceChange { burst_ms: Some(0), ..none.clone() }).unwrap();
+        assert_eq!((changed.limits, changed.burst_ms), (vec![60 * GIB], Some(0)));
+        let changed = change(SliceChange { mode: Some(Mode::None), ..none.clone() }).unwrap();
+        assert_eq!((changed.mode, changed.burst_ms), (Mode::None, None));
+        let error = change(SliceChange { mode: Some(Mode::Balanced), burst_ms: Some(9), ..none.clone() }).unwrap_err();
+        assert!(error.message.contains("9 ms") && error.message.contains("balanced"), "{error}");
+        let error = change(SliceChange { burst_ms: Some(10_001), ..none }).unwrap_err();
+        assert!(error.to_string().contains("10001 ms") && error.to_string().contains("10000 ms"), "{error}");
+        let spec = SliceSpec { burst_ms: Some(5), ..spec("0", "1GiB") };
+        assert_eq!(try_admit(&spec, &[]).unwrap_err().code, ErrorCode::Invalid);
+        assert_eq!(try_admit(&SliceSpec { mode: Mode::Strict, ..spec }, &[]).unwrap().burst_ms, Some(5));
+    }
+
+    #[test]
+    fn those_without_a_share_share_the_rest() {
+        assert_eq!(
+            (thousandths(12.5), thousandths(33.333), thousandths(0.01), thousandths(100.0)),
+            (125, 333, 1, 1000)
+        );
+        assert_eq!((rest(0.0, 0), rest(0.0, 3), rest(40.0, 2), rest(100.0, 5)), (1000, 333, 300, 1));
     }
 
     #[test]

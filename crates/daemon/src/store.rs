@@ -6,7 +6,19 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 use std::path::Path;
 
 /// Counts up with each change of the tables.
-pub const SCHEMA: i64 = 1;
+pub const SCHEMA: i64 = STEPS.len() as i64;
+/// How a database of each schema becomes one of the next, from an empty one on. A record's fields that it has not are
+/// defaults; but one that has them must not be read by a cleave that would ignore them, and so each needs a step.
+const STEPS: [&str; 2] = [
+    "CREATE TABLE slices (id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, record TEXT NOT NULL) STRICT;
+     CREATE TABLE events (id INTEGER PRIMARY KEY AUTOINCREMENT, at TEXT NOT NULL, kind TEXT NOT NULL,
+                          slice TEXT, owner INTEGER, message TEXT NOT NULL) STRICT;
+     CREATE INDEX events_slice ON events (slice, id);
+     CREATE TABLE contexts (model TEXT NOT NULL, driver TEXT NOT NULL, bytes INTEGER NOT NULL,
+                            stack_factor INTEGER NOT NULL, PRIMARY KEY (model, driver)) STRICT;",
+    // Records have a mode, a priority, a burst, may be paused, and count device time.
+    "",
+];
 /// Most events kept.
 const EVENTS: i64 = 20_000;
 
@@ -73,18 +85,10 @@ impl Store {
         if found > SCHEMA {
             return Err(StoreError::Newer { path: path.display().to_string(), found });
         }
-        if found < SCHEMA {
-            connection.execute_batch(&format!(
-                "BEGIN;
-                 CREATE TABLE slices (id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, record TEXT NOT NULL) STRICT;
-                 CREATE TABLE events (id INTEGER PRIMARY KEY AUTOINCREMENT, at TEXT NOT NULL, kind TEXT NOT NULL,
-                                      slice TEXT, owner INTEGER, message TEXT NOT NULL) STRICT;
-                 CREATE INDEX events_slice ON events (slice, id);
-                 CREATE TABLE contexts (model TEXT NOT NULL, driver TEXT NOT NULL, bytes INTEGER NOT NULL,
-                                        stack_factor INTEGER NOT NULL, PRIMARY KEY (model, driver)) STRICT;
-                 PRAGMA user_version = {SCHEMA};
-                 COMMIT;"
-            ))?;
+        let missing = STEPS.get(usize::try_from(found).unwrap_or(0)..).unwrap_or_default();
+        if !missing.is_empty() {
+            connection
+                .execute_batch(&format!("BEGIN; {} PRAGMA user_version = {SCHEMA}; COMMIT;", missing.concat()))?;
         }
         Ok(Self { connection, events_since_trim: 0 })
     }
@@ -219,6 +223,27 @@ mod tests {
         assert_eq!(store.events(u64::MAX, None, None, 10).unwrap().len(), 0);
         store.remove("SLICE-1").unwrap();
         assert_eq!(store.slices().unwrap(), []);
+    }
+
+    #[test]
+    fn an_older_store_is_read_with_defaults() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("cleave.db");
+        let old = Connection::open(&path).unwrap();
+        old.execute_batch(&format!("{} PRAGMA user_version = 1;", STEPS[0])).unwrap();
+        let text = r#"{"id":"SLICE-1","name":"a","owner":7,"created_at":"2026-01-01T00:00:00Z","devices":[{"uuid":"GPU-1",
+            "index":0,"limit_bytes":5,"peak_bytes":3}],"compute_percent":25.0,"host_limit_bytes":null,"on_missing":"refuse",
+            "ephemeral":false,"started":true,"holder":null,"denied_total":1,"launches_total":2}"#;
+        old.execute("INSERT INTO slices VALUES ('SLICE-1', 'a', ?1)", [text]).unwrap();
+        drop(old);
+        for _ in 0..2 {
+            let store = Store::open(&path).unwrap();
+            let read = store.slices().unwrap().remove(0);
+            assert_eq!((read.compute_percent, read.devices[0].limit_bytes, read.launches_total), (Some(25.0), 5, 2));
+            assert_eq!((read.mode, read.priority.to_string().as_str()), (cleave_api::Mode::Balanced, "staging"));
+            assert_eq!((read.burst_ms, read.paused, read.devices[0].time.device_ns), (None, false, 0));
+            store.put(&read).unwrap();
+        }
     }
 
     #[test]

@@ -72,7 +72,7 @@ fn show_text(slice: &Slice) -> String {
         ("id", slice.id.clone()),
         ("owner", slice.owner.name.clone().unwrap_or_else(|| format!("uid {}", slice.owner.uid))),
         ("created", slice.created_at.clone()),
-        ("compute", slice.compute_percent.map_or("no share set".into(), |c| format!("{c}%"))),
+        ("compute", compute(slice)),
         (
             "host memory",
             match slice.host_limit_bytes {
@@ -126,19 +126,34 @@ pub(crate) fn resize(context: &Context, slice: &str, change: ChangeOptions) -> R
     let change = SliceChange {
         memory: change.memory,
         compute: change.compute,
+        mode: change.mode,
+        priority: change.priority,
+        burst_ms: change.burst,
         host_memory: change.host_memory,
         force: change.force,
         oversubscribe: change.oversubscribe,
     };
     let slice: Slice = context.client()?.patch(&format!("slices/{}", segment(slice)), &change)?;
     output::print(context.format, &Named::new("slice", &slice), || {
-        format!(
-            "slice {}: {} of GPU {}, compute {}",
-            slice.name,
-            limit_of(&slice),
-            gpus_of(&slice),
-            or_dash(slice.compute_percent.map(|c| format!("{c}%")))
-        )
+        format!("slice {}: {} of GPU {}, compute {}", slice.name, limit_of(&slice), gpus_of(&slice), compute(&slice))
+    })?;
+    Ok(0)
+}
+
+/// A slice's share, and how it is meant.
+fn compute(slice: &Slice) -> String {
+    let share = slice.compute_percent.map_or("no share set".into(), |c| format!("{c}%"));
+    let burst = slice.burst_ms.map(|ms| format!(", burst {ms} ms")).unwrap_or_default();
+    let paused = if slice.paused { ", paused" } else { "" };
+    format!("{share}, {}{burst}, {}{paused}", slice.mode, slice.priority)
+}
+
+/// Stops a slice's programs, or lets them go on.
+pub(crate) fn pause(context: &Context, slice: &str, paused: bool) -> Result<i32> {
+    let what = if paused { "pause" } else { "resume" };
+    let slice: Slice = context.client()?.post(&format!("slices/{}/{what}", segment(slice)), &())?;
+    output::print(context.format, &Named::new("slice", &slice), || {
+        format!("slice {} {}", slice.name, if slice.paused { "is paused" } else { "goes on" })
     })?;
     Ok(0)
 }

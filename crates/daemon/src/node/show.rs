@@ -3,7 +3,7 @@ use super::{Caller, Inner, Live, Member, Node, Reply, store_fault};
 use crate::files::Reading;
 use crate::process;
 use crate::slice::{self, Record};
-use cleave_api::{Driver, Event, Gpu, Owner, Process, Slice, SliceDevice, Status};
+use cleave_api::{DeviceTime, Driver, Event, Gpu, Owner, Process, Slice, SliceDevice, Status};
 use cleave_ledger::{HOST, Kind};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::Ordering::SeqCst;
@@ -45,6 +45,13 @@ impl Node {
                 used_for: BTreeMap::new(),
                 measured_bytes: 0,
                 busy_percent: None,
+                time: DeviceTime {
+                    device_ns: d.time.device_ns,
+                    throttled_ns: d.time.throttled_ns,
+                    throttled_total: d.time.throttled,
+                    share_percent: record.compute_percent,
+                    ..DeviceTime::default()
+                },
             }
         });
         Slice {
@@ -54,6 +61,10 @@ impl Node {
             created_at: record.created_at.clone(),
             devices: devices.collect(),
             compute_percent: record.compute_percent,
+            mode: record.mode,
+            priority: record.priority,
+            burst_ms: record.burst_ms,
+            paused: record.paused,
             host_limit_bytes: record.host_limit_bytes,
             host_used_bytes: 0,
             processes: Vec::new(),

@@ -77,6 +77,9 @@ impl Node {
                 })
                 .collect(),
             compute_percent: admitted.compute_percent,
+            mode: spec.mode,
+            priority: spec.priority,
+            burst_ms: admitted.burst_ms,
             host_limit_bytes: admitted.host_limit_bytes,
             on_missing: spec.on_missing,
             ephemeral: spec.ephemeral,
@@ -214,10 +217,20 @@ impl Node {
         if record.compute_percent != changed.compute_percent {
             words.push(format!("compute: {} %", changed.compute_percent.unwrap_or(100.0)));
         }
+        if record.mode != changed.mode {
+            words.push(format!("mode {} instead of {}", changed.mode, record.mode));
+        }
+        if record.priority != changed.priority {
+            words.push(format!("priority {} instead of {}", changed.priority, record.priority));
+        }
+        if record.burst_ms != changed.burst_ms {
+            words.push(changed.burst_ms.map_or("no burst".into(), |ms| format!("burst: {ms} ms")));
+        }
         if record.host_limit_bytes != changed.host_limit_bytes {
             words.push(format!("pinned host memory: {}", changed.host_limit_bytes.map_or("any".into(), format_bytes)));
         }
         record.compute_percent = changed.compute_percent;
+        (record.mode, record.priority, record.burst_ms) = (changed.mode, changed.priority, changed.burst_ms);
         record.host_limit_bytes = changed.host_limit_bytes;
         if let Err(error) = inner.store.put(&record) {
             restore();
@@ -353,7 +366,7 @@ fn new_uuid() -> Option<[u8; 16]> {
     Some(bytes)
 }
 
-fn forbidden(what: &str) -> ErrorBody {
+pub(super) fn forbidden(what: &str) -> ErrorBody {
     ErrorBody::new(
         ErrorCode::Forbidden,
         format!("this user may not {what}"),

@@ -1,7 +1,9 @@
 //! The slices' shares of the GPUs' time.
-use super::{Inner, Live, Node};
-use crate::slice::{rest, thousandths};
+use super::slices::forbidden;
+use super::{Caller, Inner, Live, Node, Reply, store_fault};
+use crate::slice::{Record, rest, thousandths};
 use crate::turns::Party;
+use cleave_api::{Mode, Slice};
 use cleave_policy::arbiter::{Isolation, Tenant};
 use std::sync::Arc;
 
@@ -22,16 +24,47 @@ impl Node {
                     files: Arc::clone(&live.files),
                     device: live.gpus.iter().position(|gpu| *gpu == Some(place))?,
                     slots: live.processes.iter().filter(|(_, m)| !m.dead).map(|(slot, _)| *slot).collect(),
-                    tenant: Tenant {
-                        share: live.record.compute_percent.map_or(rest, thousandths),
-                        isolation: Isolation::Balanced,
-                        class: 1,
-                        burst: 0,
-                        paused: false,
-                    },
+                    tenant: tenant(&live.record, rest),
                 })
             });
             desk.arrange(parties.collect(), |id| inner.slices.contains_key(id));
         }
+    }
+
+    /// Stops a slice's programs at their next kernel, or lets them go on. It has happened when this returns.
+    pub fn pause(&self, caller: &Caller, key: &str, paused: bool) -> Reply<Slice> {
+        let mut inner = self.lock();
+        let live = inner.seen(key, caller)?;
+        if !caller.admin {
+            return Err(forbidden(if paused { "pause slices" } else { "resume slices" }));
+        }
+        if live.record.paused != paused {
+            let (record, gpus) = (Record { paused, ..live.record.clone() }, live.gpus.clone());
+            inner.store.put(&record).map_err(store_fault)?;
+            if let Some(live) = inner.slices.get_mut(&record.id) {
+                live.record.paused = paused;
+            }
+            self.arrange(&inner, &gpus);
+            let (kind, what) = if paused { ("slice-paused", "paused") } else { ("slice-resumed", "resumed") };
+            inner.event(kind, Some(&record), &format!("slice {} was {what}", record.name));
+        }
+        let live = inner.seen(key, caller)?;
+        Ok(self.show(live, &self.around(&inner, &live.record)))
+    }
+}
+
+/// What a slice is entitled to; `rest` thousandths if it has no share of its own.
+fn tenant(record: &Record, rest: u16) -> Tenant {
+    Tenant {
+        share: record.compute_percent.map_or(rest, thousandths),
+        isolation: match record.mode {
+            Mode::None => Isolation::None,
+            Mode::Balanced => Isolation::Balanced,
+            Mode::Strict => Isolation::Strict,
+            Mode::Adaptive => Isolation::Adaptive,
+        },
+        class: record.priority.class(),
+        burst: record.burst_ms.unwrap_or(0).saturating_mul(1_000_000),
+        paused: record.paused,
     }
 }

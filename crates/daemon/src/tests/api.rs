@@ -87,6 +87,10 @@ fn what_is_wrong_is_named() {
         ("POST", "/v1/slices", json!({ "name": "Not A Name" }), 400, &["Not A Name"]),
         ("POST", "/v1/slices", json!({ "memory": "81GiB" }), 422, &["81 GiB", "80 GiB"]),
         ("POST", "/v1/slices", json!({ "owner": "no-such-user" }), 404, &["no-such-user"]),
+        ("POST", "/v1/slices", json!({ "mode": "hard" }), 400, &["hard", "balanced", "strict"]),
+        ("POST", "/v1/slices", json!({ "priority": "top" }), 400, &["top", "production"]),
+        ("POST", "/v1/slices", json!({ "burst_ms": 5 }), 400, &["5 ms", "balanced", "strict"]),
+        ("PATCH", "/v1/slices/train", json!({ "priority": "8" }), 400, &["\"8\"", "7"]),
         ("POST", "/v1/slices?dryrun=1", json!({}), 400, &["dryrun", "dry_run"]),
         ("POST", "/v1/slices?dry_run=maybe", json!({}), 400, &["maybe"]),
         ("PATCH", "/v1/slices/train", json!({}), 400, &["nothing to change"]),
@@ -275,6 +279,7 @@ async fn tenants_see_their_own() {
         ("GET", "/v1/slices/a", Value::Null),
         ("GET", "/v1/slices/a/cdi", Value::Null),
         ("POST", "/v1/slices/a/launch", Value::Null),
+        ("POST", "/v1/slices/a/pause", Value::Null),
         ("PATCH", "/v1/slices/a", grow.clone()),
         ("DELETE", "/v1/slices/a?force=true", Value::Null),
     ] {

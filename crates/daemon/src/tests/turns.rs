@@ -120,3 +120,64 @@ fn the_page_of_urgency_can_be_written_but_neither_cut_nor_grown() {
         assert_eq!(tenant.tell("urgency"), "written true, 1, grown false, cut false, sealed false");
     }
 }
+
+#[test]
+fn a_paused_slice_is_closed_until_it_is_resumed() {
+    let world = World::new();
+    let daemon = world.start();
+    let slice = create(&daemon, "train", json!({}));
+    let mut tenant = enter(&daemon, &slice);
+    let mode = |daemon: &Daemon| grant(daemon, &slice).mode;
+    tenant.tell("work 0 0 1");
+    tenant.tell("ring 0");
+    eventually("it runs", || mode(&daemon) == Mode::Lease);
+    let paused: Slice = daemon.ok("POST", "/v1/slices/train/pause", Value::Null);
+    assert_eq!((paused.paused, mode(&daemon)), (true, Mode::Paused));
+    let _: Slice = daemon.ok("POST", "/v1/slices/train/pause", Value::Null);
+
+    // It stays so for those who come, for a new daemon, and whoever rings.
+    let _late = enter(&daemon, &slice);
+    assert_eq!(mode(&daemon), Mode::Paused);
+    daemon.crash();
+    let daemon = world.start();
+    assert!(daemon.slice("train").paused);
+    assert_eq!(mode(&daemon), Mode::Paused);
+
+    let resumed: Slice = daemon.ok("POST", "/v1/slices/train/resume", Value::Null);
+    assert_eq!((resumed.paused, mode(&daemon)), (false, Mode::Lease));
+    assert_eq!((daemon.events("slice-paused").len(), daemon.events("slice-resumed").len()), (1, 1));
+    assert_eq!(daemon.error("POST", "/v1/slices/nope/pause", Value::Null).0, 404);
+}
+
+#[test]
+fn what_a_slice_is_entitled_to_changes_at_once() {
+    let world = World::new();
+    let daemon = world.start();
+    let a = create(&daemon, "a", json!({ "compute": "20%", "mode": "adaptive", "priority": "production" }));
+    let b = create(&daemon, "b", json!({}));
+    assert_eq!((a.mode.to_string(), a.priority.to_string()), ("adaptive".into(), "production".into()));
+    assert_eq!((b.mode.to_string(), b.priority.to_string()), ("balanced".into(), "staging".into()));
+    let mut tenants = [&a, &b].map(|slice| enter(&daemon, slice));
+    for tenant in &mut tenants {
+        tenant.tell("work 0 0 1");
+        tenant.tell("ring 0");
+    }
+    // Classes apart: each has its own lease, and the lower one gives way at its gates.
+    eventually("both have a lease", || [&a, &b].iter().all(|slice| grant(&daemon, slice).mode == Mode::Lease));
+    assert_ne!(grant(&daemon, &b).flags & cleave_policy::gate::YIELD, 0);
+    // The same class: they take turns.
+    let change = |what: Value| daemon.ok::<Slice>("PATCH", "/v1/slices/a", what);
+    change(json!({ "priority": "1" }));
+    let turns = |slice: &Slice| grant(&daemon, slice).mode;
+    assert!(turns(&a) != Mode::Lease && turns(&b) != Mode::Lease);
+    // Never held back.
+    change(json!({ "mode": "none" }));
+    assert_eq!((turns(&a), turns(&b)), (Mode::Lease, Mode::Lease));
+    let strict = change(json!({ "mode": "strict", "burst_ms": 30 }));
+    assert_eq!(strict.burst_ms, Some(30));
+    daemon.crash();
+    let daemon = world.start();
+    let read = daemon.slice("a");
+    assert_eq!((read.mode, read.priority, read.burst_ms), (strict.mode, strict.priority, Some(30)));
+    assert_eq!(daemon.events("slice-resized").len(), 3);
+}
