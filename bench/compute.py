@@ -150,7 +150,7 @@ def together(report, name, tenants, slices, seconds=None, meanwhile=None):
             else:
                 results.append(one.line(seconds + WARM + 20))
         run = Run(results, seconds, began)
-    report.data.setdefault("runs", {}).setdefault(name, {})["slices" if slices else "native"] = run.kept()
+    report.data.setdefault("runs", {}).setdefault(name, {})["slices" if slices else "native"] = {"calibration": calibration(), "tenants": run.kept()}
     return run
 
 
