@@ -231,6 +231,8 @@ pub enum ReasonKind {
     GoesFirst,
     /// Others of its class are at work.
     TakesTurns,
+    /// Slices of mode `none` are at work.
+    Beside,
     /// Nobody else is at work.
     Alone,
     /// Its mode is `strict`: it gets no more than its share.

@@ -296,6 +296,9 @@ enum SliceCommand {
     Show {
         /// Its name or id
         slice: String,
+        /// Why it runs as it does: its share, its neighbours, what holds it back
+        #[arg(long)]
+        explain: bool,
     },
     /// Change quotas, share, mode and priority while programs run
     Resize {
@@ -461,7 +464,8 @@ fn dispatch(context: Context, command: Command) -> client::Result<i32> {
             slice::create(&context, slice.spec(false, owner), dry_run)
         }
         Command::Slice(SliceCommand::List) => slice::list(&context),
-        Command::Slice(SliceCommand::Show { slice }) => slice::show(&context, &slice),
+        Command::Slice(SliceCommand::Show { slice, explain: false }) => slice::show(&context, &slice),
+        Command::Slice(SliceCommand::Show { slice, explain: true }) => slice::explain(&context, &slice),
         Command::Slice(SliceCommand::Resize { slice, change }) => slice::resize(&context, &slice, change),
         Command::Slice(SliceCommand::Delete { slices, force }) => slice::delete(&context, &slices, force),
         Command::Pause { slice } => slice::pause(&context, &slice, true),

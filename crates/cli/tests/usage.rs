@@ -36,6 +36,9 @@ fn malformed_amounts_are_named_with_their_rule() {
         (&["slice", "create", "--host-memory=-1"], "\"-1\" is not an amount"),
         (&["slice", "resize", "a", "--memory", "1e9"], "\"1e9\" is not an amount"),
         (&["slice", "create", "--on-missing", "panic"], "must be `refuse` or `allow`"),
+        (&["slice", "create", "--mode", "hard"], "\"hard\" is no mode: it must be none, balanced, strict or adaptive"),
+        (&["run", "--priority", "8", "--", "true"], "\"8\" is no priority: it must be experiment, staging, production"),
+        (&["slice", "resize", "a", "--burst", "1s"], "invalid value '1s' for '--burst <MS>'"),
         (&["top", "-n", "0"], "between 0.1 and 3600"),
     ];
     for (arguments, said) in cases {
@@ -47,10 +50,11 @@ fn malformed_amounts_are_named_with_their_rule() {
 
 #[test]
 fn what_excludes_each_other_is_refused() {
-    let cases: [&[&str]; 8] = [
+    let cases: [&[&str]; 9] = [
         &["run", "--fraction", "1/4", "--memory", "1GiB", "--", "true"],
         &["run", "--fraction", "1/4", "--compute", "20%", "--", "true"],
         &["run", "--slice", "a", "--memory", "1GiB", "--", "true"],
+        &["run", "--slice", "a", "--mode", "strict", "--", "true"],
         &["run", "--memory", "1GiB"],
         &["slice", "resize", "a"],
         &["cdi"],
@@ -176,6 +180,37 @@ fn tables_are_plain_without_a_terminal_and_coloured_on_request() {
     insta::assert_snapshot!("slice-show", stdout(&output));
     let output = fake.cleave().args(["slice", "list", "--color", "always"]).output().unwrap();
     assert!(stdout(&output).contains("\x1b["));
+}
+
+#[test]
+fn what_shares_time_is_asked_for_and_shown() {
+    let explanation = r#"{"slice":"a","devices":[{"gpu":0,"engine":"temporal","share_percent":30.0,"mode":"strict",
+        "priority":"production","turn":"window","neighbours":[
+        {"slice":"b","share_percent":50.0,"mode":"balanced","priority":"production","at_work":true},
+        {"slice":null,"share_percent":20.0,"mode":"none","priority":"5","at_work":false}],
+        "reasons":[{"kind":"capped","message":"it gets no more than 30 %"}]}]}"#;
+    let paused = support::SLICE.replace("\"paused\":false", "\"paused\":true");
+    let fake = Fake::new(&[
+        ("GET /v1/slices/a/explain", 200, explanation),
+        ("POST /v1/slices/a/pause", 200, &paused),
+        ("POST /v1/slices/a/resume", 200, support::SLICE),
+        ("PATCH /v1/slices/a", 200, support::SLICE),
+    ]);
+    let said = |arguments: &[&str]| {
+        let output = fake.cleave().args(arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        stdout(&output)
+    };
+    insta::assert_snapshot!("slice-explain", said(&["slice", "show", "a", "--explain"]));
+    let json: serde_json::Value =
+        serde_json::from_str(&said(&["slice", "show", "a", "--explain", "-o", "json"])).unwrap();
+    assert_eq!((&json["schema"], &json["slice"]), (&"cleave.dev/v1/explanation".into(), &"a".into()));
+    assert_eq!(said(&["pause", "a"]), "slice a is paused\n");
+    assert_eq!(said(&["resume", "a"]), "slice a goes on\n");
+    assert_eq!(
+        said(&["slice", "resize", "a", "--mode", "strict", "--priority", "2", "--burst", "50"]),
+        "slice a: 10 GiB of GPU 0, compute 30%, strict, burst 50 ms, production\n"
+    );
 }
 
 #[test]

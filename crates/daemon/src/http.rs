@@ -7,7 +7,9 @@ use axum::http::{StatusCode, header, request::Parts};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, delete, get, patch, post};
 use axum::{Json, Router};
-use cleave_api::{ErrorBody, ErrorCode, Event, Gpu, LaunchPlan, List, Process, Slice, SliceChange, SliceSpec, Status};
+use cleave_api::{
+    ErrorBody, ErrorCode, Event, Explanation, Gpu, LaunchPlan, List, Process, Slice, SliceChange, SliceSpec, Status,
+};
 use schemars::{JsonSchema, SchemaGenerator};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
@@ -232,6 +234,10 @@ async fn resume(State(node): State<App>, caller: Caller, Key(key): Key) -> Answe
     Ok(Json(node.pause(&caller, &key, false)?))
 }
 
+async fn explain(State(node): State<App>, caller: Caller, Key(key): Key) -> Answer<Explanation> {
+    Ok(Json(node.explain(&caller, &key)?))
+}
+
 async fn remove(
     State(node): State<App>,
     caller: Caller,
@@ -377,6 +383,16 @@ const OPERATIONS: &[Operation] = &[
         success: ("200", Some(schema::<Slice>)),
         errors: &[Forbidden, NotFound, Internal, Unavailable],
         route: || post(resume),
+    },
+    Operation {
+        path: "/v1/slices/{slice}/explain",
+        method: "get",
+        summary: "Why the slice runs as it does: its share, its neighbours, what holds it back",
+        query: &[],
+        body: None,
+        success: ("200", Some(schema::<Explanation>)),
+        errors: &[Forbidden, NotFound],
+        route: || get(explain),
     },
     Operation {
         path: "/v1/slices/{slice}/launch",

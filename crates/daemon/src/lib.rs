@@ -1,6 +1,7 @@
 //! The node daemon: owns the slices of this machine's GPUs, their ledgers and their processes, and serves the API.
 mod cdi;
 mod config;
+mod explain;
 mod ffi;
 mod files;
 mod gpu;

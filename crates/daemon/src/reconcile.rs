@@ -99,7 +99,7 @@ impl Reconciler {
         let mut watched: Vec<Watched> = {
             let inner = node.lock();
             let slots = inner.slices.values().flat_map(|live| {
-                live.processes.iter().filter(|(_, m)| !m.dead).map(|(slot, member)| Watched {
+                live.processes.iter().filter(|(_, m)| m.dead.is_none()).map(|(slot, member)| Watched {
                     slice: live.record.id.clone(),
                     slot: *slot,
                     pid: member.pid,
@@ -294,7 +294,7 @@ fn settle(
     let mut inner = node.lock();
     let Some(live) = inner.slices.get_mut(&one.slice) else { return };
     let Some(member) = live.processes.get_mut(&one.slot) else { return };
-    if member.dead || (member.pid, member.start_time) != (one.pid, one.start_time) {
+    if member.dead.is_some() || (member.pid, member.start_time) != (one.pid, one.start_time) {
         return;
     }
     if member.last.0 != one.after {

@@ -4,9 +4,11 @@
 //! rings. While nobody contends it sleeps for good.
 use crate::files::{SliceFiles, Work};
 use cleave_ledger::{CLASSES, Turn};
+use cleave_policy::account::{Account, Sum};
 use cleave_policy::arbiter::{Arbiter, Config, Observation, Tenant, TenantId};
-use cleave_policy::gate::{Mode, QUIET, done};
+use cleave_policy::gate::{Grant, Mode, QUIET, done};
 use rustix::thread::futex;
+use std::collections::HashMap;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,6 +17,8 @@ use std::time::Duration;
 const BEAT: u64 = 50_000_000;
 /// Between two looks, however much it rings: a tenant can't keep a core busy. In ns.
 const PACE: u64 = 50_000;
+/// What is shown is not older than this, in ns.
+const FRESH: u64 = 10_000_000;
 /// How long a slice without processes is remembered, and so what it used beyond its share. In ns.
 const MEMORY: u64 = 60_000_000_000;
 /// What a process says of the future isn't believed beyond this, in ns.
@@ -39,6 +43,21 @@ pub struct Party {
     pub slots: Vec<usize>,
     /// What it is entitled to.
     pub tenant: Tenant,
+}
+
+/// How a slice stands at a desk.
+#[derive(Clone, Debug)]
+pub struct Standing {
+    /// It has processes on the GPU.
+    pub here: bool,
+    /// What it is entitled to.
+    pub tenant: Tenant,
+    /// What its processes said at the last look.
+    pub seen: Observation,
+    /// What it was granted then.
+    pub grant: Grant,
+    /// What it was given over the last 10 ms, second and minute.
+    pub last: [Sum; 3],
 }
 
 /// Shares out the time of one GPU.
@@ -188,6 +207,22 @@ impl State {
         }
     }
 
+    fn standings(&self, now: u64) -> HashMap<String, Standing> {
+        let standing = |(seat, seen): (&Seat, &Observation)| {
+            let last = |account: &Account| [account.last_10ms(now), account.last_second(now), account.last_minute(now)];
+            let words = seat.party.turn().and_then(Turn::read).unwrap_or_default().0;
+            let standing = Standing {
+                here: seat.left.is_none(),
+                tenant: seat.party.tenant,
+                seen: *seen,
+                grant: Grant::from_words(words),
+                last: self.arbiter.account(seat.id).map(last).unwrap_or_default(),
+            };
+            (seat.party.slice.clone(), standing)
+        };
+        self.seats.iter().zip(&self.seen).map(standing).collect()
+    }
+
     /// When to look next; `None`: when somebody rings.
     fn next(&self) -> Option<u64> {
         if self.rung { Some(self.looked + PACE) } else { self.wake.map(|wake| wake.max(self.looked + PACE)) }
@@ -216,6 +251,18 @@ impl Desk {
             // Gates open by themselves where nobody looks.
             Err(error) => tracing::error!("a GPU's time can't be shared out: no thread: {error}"),
         }
+    }
+
+    /// How each slice stands that has processes, or had some a while ago; as of the last few milliseconds.
+    pub fn standings(&self) -> HashMap<String, Standing> {
+        let mut state = self.lock();
+        let now = clock();
+        // While nobody contends nobody looks, and nothing is counted.
+        if state.runs && now >= state.looked + FRESH {
+            state.look(now);
+            self.bell.notify_one();
+        }
+        state.standings(now)
     }
 
     /// Somebody waits for a turn.
@@ -406,6 +453,29 @@ mod tests {
         world.arrange(now + 4 * MS);
         world.arrange(now + 5 * MS + MEMORY);
         assert!(world.state.seats.is_empty());
+    }
+
+    #[test]
+    fn a_standing_tells_what_was_given_of_what_was_owed() {
+        let mut world = World::new(&[25, 75], 1);
+        for step in 0..=200 {
+            let now = START + step * 10 * MS;
+            let busy_until = now + MS;
+            // Both always have work; each uses half of the time.
+            for at in 0..2 {
+                let charged = step * 5 * MS + MS;
+                world.say(at, 0, Work { charged, busy_until, last_launch: now, ..Work::default() });
+            }
+            world.state.look(now);
+        }
+        let now = START + 2000 * MS;
+        let standings = world.state.standings(now);
+        let [ten, second, _] = standings["SLICE-0"].last;
+        assert_eq!((ten.given, ten.owed), (5 * MS, 10 * MS / 4));
+        assert_eq!((second.given, second.owed), (500 * MS, 250 * MS));
+        assert_eq!(standings["SLICE-1"].last[1].owed, 750 * MS);
+        assert_eq!(standings["SLICE-1"].tenant.share, 750);
+        assert_eq!(standings["SLICE-1"].seen.busy_until, now + MS);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::{Context, show};
 use crate::ChangeOptions;
 use crate::client::{Result, segment};
 use crate::output::{self, Format, Named, bar, grouped, or_dash, percent, table};
-use cleave_api::{ErrorCode, List, Slice, SliceChange, SliceSpec, format_bytes};
+use cleave_api::{DeviceTime, ErrorCode, Explanation, List, Slice, SliceChange, SliceSpec, format_bytes};
 
 /// Creates a slice, or says what it would be.
 pub(crate) fn create(context: &Context, spec: SliceSpec, dry_run: bool) -> Result<i32> {
@@ -46,6 +46,11 @@ pub(crate) fn list_text(slices: &[Slice]) -> String {
                 bar(device.used_bytes, device.limit_bytes, 16),
                 percent(device.used_bytes, device.limit_bytes),
                 or_dash(slice.compute_percent.map(|c| format!("{c}%"))),
+                if slice.paused {
+                    "paused".into()
+                } else {
+                    or_dash(device.time.last_1s.map(|last| share(last.given_ns, SECOND)))
+                },
                 show::busy(device.busy_percent),
                 slice.processes.len().to_string(),
                 grouped(slice.launches_total),
@@ -54,8 +59,21 @@ pub(crate) fn list_text(slices: &[Slice]) -> String {
             ]);
         }
     }
-    let headers =
-        ["SLICE", ">GPU", ">QUOTA", ">USED", "", ">%", ">COMPUTE", ">BUSY", ">PROCS", ">LAUNCHES", ">DENIED", "OWNER"];
+    let headers = [
+        "SLICE",
+        ">GPU",
+        ">QUOTA",
+        ">USED",
+        "",
+        ">%",
+        ">COMPUTE",
+        ">GIVEN",
+        ">BUSY",
+        ">PROCS",
+        ">LAUNCHES",
+        ">DENIED",
+        "OWNER",
+    ];
     table(&headers, rows)
 }
 
@@ -64,6 +82,72 @@ pub(crate) fn show(context: &Context, slice: &str) -> Result<i32> {
     let slice: Slice = context.client()?.get(&format!("slices/{}", segment(slice)))?;
     output::print(context.format, &Named::new("slice", &slice), || show_text(&slice))?;
     Ok(0)
+}
+
+/// Says why a slice runs as it does.
+pub(crate) fn explain(context: &Context, slice: &str) -> Result<i32> {
+    let explanation: Explanation = context.client()?.get(&format!("slices/{}/explain", segment(slice)))?;
+    output::print(context.format, &Named::new("explanation", &explanation), || explain_text(&explanation))?;
+    Ok(0)
+}
+
+fn explain_text(explanation: &Explanation) -> String {
+    let mut text = format!("slice {}\n", explanation.slice);
+    for device in &explanation.devices {
+        let share = device.share_percent.map_or("no share set".into(), |percent| format!("{percent}%"));
+        let (mode, priority, engine) = (device.mode, device.priority, &device.engine);
+        text.push_str(&format!("\nGPU {}: {share}, {mode}, {priority} ({engine})\n", device.gpu));
+        for reason in &device.reasons {
+            text.push_str(&format!("  * {}\n", reason.message));
+        }
+        let rows = device.neighbours.iter().map(|other| {
+            vec![
+                or_dash(other.slice.clone()),
+                format!("{}%", other.share_percent),
+                other.mode.to_string(),
+                other.priority.to_string(),
+                if other.at_work { "at work" } else { "idle" }.into(),
+            ]
+        });
+        if rows.len() > 0 {
+            text.push_str(&format!("\n{}\n", table(&["BESIDE", ">SHARE", "MODE", "PRIORITY", "NOW"], rows.collect())));
+        }
+    }
+    text
+}
+
+const SECOND: u64 = 1_000_000_000;
+
+/// A part of a GPU's time.
+fn share(given_ns: u64, of_ns: u64) -> String {
+    format!("{:.1}%", given_ns as f64 * 100.0 / of_ns as f64)
+}
+
+/// What a slice did with a GPU's time.
+fn time_lines(time: &DeviceTime) -> Vec<(&'static str, String)> {
+    let seconds = |ns: u64| format!("{:.3} s", ns as f64 / 1e9);
+    let mut lines = Vec::new();
+    for (span, given, length) in [
+        ("last 10 ms", time.last_10ms, SECOND / 100),
+        ("last second", time.last_1s, SECOND),
+        ("last minute", time.last_1min, 60 * SECOND),
+    ] {
+        if let Some(given) = given {
+            lines.push((
+                span,
+                format!("{} given, {} owed", share(given.given_ns, length), share(given.owed_ns, length)),
+            ));
+        }
+    }
+    if time.device_ns > 0 {
+        let in_flight = format!("{:.3} ms in flight", time.in_flight_ns as f64 / 1e6);
+        lines.push(("device time", format!("{}, {in_flight}", seconds(time.device_ns))));
+    }
+    if time.throttled_total > 0 {
+        let times = grouped(time.throttled_total);
+        lines.push(("waited", format!("{} for turns, {times} times", seconds(time.throttled_ns))));
+    }
+    lines
 }
 
 fn show_text(slice: &Slice) -> String {
@@ -100,6 +184,9 @@ fn show_text(slice: &Slice) -> String {
         let peak = format!("peak {}", format_bytes(device.peak_bytes));
         let line = show::memory_line(device.used_bytes, device.limit_bytes, &[peak], device.busy_percent);
         text.push_str(&format!("\nGPU {} ({})\n  {line}\n", device.gpu, device.gpu_uuid));
+        for (what, line) in time_lines(&device.time) {
+            text.push_str(&format!("  {what:<12} {line}\n"));
+        }
         for (what, bytes) in &device.used_for {
             if *bytes > 0 {
                 text.push_str(&format!("  {what:<12} {}\n", format_bytes(*bytes)));

@@ -85,7 +85,7 @@ impl Node {
                 uid: process::uid(pid).filter(|_| alive),
                 command: process::command(pid).filter(|_| alive).unwrap_or_else(|| format!("process {pid}")),
                 since: process::started_at(start_time).unwrap_or_else(process::now),
-                dead: false,
+                dead: None,
                 image: stat.map_or([0; 4], |s| s.image),
                 last: (live.files.read(slot), Instant::now()),
                 denied_seen: live.files.read(slot).denied,

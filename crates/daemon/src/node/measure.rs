@@ -61,7 +61,7 @@ impl Node {
             let (files, slots, place, generation) = {
                 let inner = self.lock();
                 let live = inner.slices.get(id).ok_or(wire::status::GONE)?;
-                let mine = |m: &Member| m.pid == peer.pid && m.start_time == peer.stat.start_time && !m.dead;
+                let mine = |m: &Member| m.pid == peer.pid && m.start_time == peer.stat.start_time && m.dead.is_none();
                 let slots: Vec<usize> = live.processes.iter().filter(|(_, m)| mine(m)).map(|(s, _)| *s).collect();
                 let first = slots.first().and_then(|s| live.processes.get(s)).ok_or(wire::status::DENIED)?;
                 let place = live.gpus.get(device).copied().flatten().ok_or(wire::status::UNMEASURED)?;
@@ -82,7 +82,7 @@ impl Node {
             let live = inner.slices.get_mut(id).ok_or(wire::status::GONE)?;
             let Some(first) = slots.first() else { return Err(wire::status::DENIED) };
             let Some(member) = live.processes.get_mut(first) else { return Err(wire::status::DENIED) };
-            if member.measured != generation || member.dead {
+            if member.measured != generation || member.dead.is_some() {
                 continue;
             }
             member.measured += 1;

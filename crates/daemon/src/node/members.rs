@@ -27,8 +27,8 @@ pub struct Member {
     pub command: String,
     /// RFC 3339.
     pub since: String,
-    /// It is being reaped.
-    pub dead: bool,
+    /// It is being reaped: it was found dead at this time of [`clock`].
+    pub dead: Option<u64>,
     /// What it ran when it registered; see [`process::Stat::image`].
     pub image: [u64; 4],
     /// Its slot at the last reading, and since when it is so.
@@ -95,7 +95,7 @@ impl Node {
             uid: Some(peer.uid),
             command: process::command(peer.pid).unwrap_or_default(),
             since: process::now(),
-            dead: false,
+            dead: None,
             image: peer.stat.image,
             last: (Reading::default(), Instant::now()),
             denied_seen: 0,
@@ -124,7 +124,7 @@ impl Node {
         let mut inner = self.lock();
         let Some(live) = inner.slices.get_mut(id) else { return };
         let slot = slot as usize;
-        if live.processes.get(&slot).is_some_and(|m| m.pid == peer.pid && !m.dead) {
+        if live.processes.get(&slot).is_some_and(|m| m.pid == peer.pid && m.dead.is_none()) {
             live.files.free(slot);
             live.processes.remove(&slot);
             let gpus = live.gpus.clone();
@@ -144,17 +144,16 @@ impl Node {
 
     /// A process is gone: waits until the driver has let go of its memory, then frees its slot.
     pub async fn ended(self: &Arc<Self>, id: &str, slot: usize, pid: u32, start_time: u64) {
-        // What it had sent by now was not done to its end.
-        let now;
+        // What it had sent by now will not be done to its end.
+        let now = clock();
         let places: Vec<usize> = {
             let mut inner = self.lock();
             let Some(live) = inner.slices.get_mut(id) else { return };
             let Some(member) = live.processes.get_mut(&slot) else { return };
-            if member.dead || (member.pid, member.start_time) != (pid, start_time) {
+            if member.dead.is_some() || (member.pid, member.start_time) != (pid, start_time) {
                 return;
             }
-            member.dead = true;
-            now = clock();
+            member.dead = Some(now);
             live.files.mark_dead(slot);
             let gpus = live.gpus.clone();
             self.arrange(&inner, &gpus);
@@ -187,7 +186,7 @@ impl Node {
             device.time = device.time.plus(&reading.work(index), now);
         }
         live.files.free(slot);
-        let again = live.processes.values().any(|m| m.pid == pid && m.start_time == start_time && !m.dead);
+        let again = live.processes.values().any(|m| m.pid == pid && m.start_time == start_time && m.dead.is_none());
         let record = live.record.clone();
         if let Some(held) = stuck.filter(|_| !again) {
             let message = format!("process {pid} is gone, but the driver still says that it has {held}");

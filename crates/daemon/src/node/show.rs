@@ -1,9 +1,10 @@
 //! What is: the answers to questions.
 use super::{Caller, Inner, Live, Member, Node, Reply, store_fault};
-use crate::files::Reading;
+use crate::files::{Reading, Work};
 use crate::process;
-use crate::slice::{self, Record};
-use cleave_api::{DeviceTime, Driver, Event, Gpu, Owner, Process, Slice, SliceDevice, Status};
+use crate::slice::{self, Record, RecordTime};
+use crate::turns::{HORIZON, Standing, clock};
+use cleave_api::{DeviceTime, Driver, Event, Given, Gpu, Owner, Process, Slice, SliceDevice, Status};
 use cleave_ledger::{HOST, Kind};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::Ordering::SeqCst;
@@ -12,6 +13,8 @@ use std::sync::atomic::Ordering::SeqCst;
 pub(super) struct Around<'a> {
     /// The sum of the quotas on each GPU.
     reserved: HashMap<&'a str, u64>,
+    /// How slices stand at each GPU's desk, by place and id.
+    standings: HashMap<usize, HashMap<String, Standing>>,
     users: HashMap<u32, String>,
 }
 
@@ -23,14 +26,17 @@ impl Node {
             let sum = reserved.entry(&device.uuid).or_default();
             *sum = sum.saturating_add(device.limit_bytes);
         }
-        Around { reserved, users: process::user_names() }
+        let standings = self.desks.iter().map(|desk| desk.standings()).enumerate().collect();
+        Around { reserved, standings, users: process::user_names() }
     }
 
     /// For one slice: of thousands, no more is looked at than its own GPUs need.
     pub(super) fn around<'a>(&self, inner: &Inner, record: &'a Record) -> Around<'a> {
         let sum = |uuid: &str| slice::reserved(inner.slices.values().map(|l| &l.record), uuid).bytes;
         let reserved = record.devices.iter().map(|d| (d.uuid.as_str(), sum(&d.uuid))).collect();
-        Around { reserved, users: process::user_names() }
+        let places = record.devices.iter().filter_map(|d| self.place(&d.uuid));
+        let standings = places.filter_map(|place| Some((place, self.desks.get(place)?.standings()))).collect();
+        Around { reserved, standings, users: process::user_names() }
     }
 
     pub(super) fn show_record(&self, record: &Record, around: &Around<'_>) -> Slice {
@@ -85,6 +91,7 @@ impl Node {
         let mut shown = self.show_record(&live.record, around);
         let picture = live.files.picture(live.processes.keys().copied());
         shown.in_motion = !picture.is_exact();
+        let now = clock();
         for (index, device) in shown.devices.iter_mut().enumerate() {
             let policy = live.files.policy.devices.get(index);
             device.busy_percent = policy.map(|d| d.busy_percent.load(SeqCst)).filter(|p| *p <= 100);
@@ -98,6 +105,12 @@ impl Node {
                     }
                 }
             }
+            let place = live.gpus.get(index).copied().flatten();
+            let standing = place.and_then(|place| around.standings.get(&place)?.get(&live.record.id));
+            let works = live.processes.values().zip(&picture.readings);
+            let works = works.map(|(member, reading)| (reading.work(index), member.dead.unwrap_or(now)));
+            let kept = live.record.devices.get(index).map(|d| d.time).unwrap_or_default();
+            show_time(&mut device.time, kept, works, standing, now);
             device.used_bytes = picture.held(index).saturating_add_signed(device.measured_bytes);
             device.peak_bytes = device.peak_bytes.max(device.used_bytes);
         }
@@ -226,6 +239,30 @@ impl Node {
     }
 }
 
+/// What a slice did with a GPU's time: what was `kept` of ended processes, and each process's work until the time beside it.
+fn show_time(
+    shown: &mut DeviceTime,
+    kept: RecordTime,
+    works: impl Iterator<Item = (Work, u64)>,
+    standing: Option<&Standing>,
+    now: u64,
+) {
+    let mut sum = kept;
+    for (work, until) in works {
+        sum = sum.plus(&work, until);
+        if until == now {
+            shown.in_flight_ns = shown.in_flight_ns.max(work.busy_until.min(now + HORIZON).saturating_sub(now));
+        }
+    }
+    (shown.device_ns, shown.throttled_ns, shown.throttled_total) = (sum.device_ns, sum.throttled_ns, sum.throttled);
+    let Some(standing) = standing else { return };
+    if standing.here {
+        shown.share_percent = Some(f64::from(standing.tenant.share) / 10.0);
+    }
+    let [ten, second, minute] = standing.last.map(|sum| Some(Given { given_ns: sum.given, owed_ns: sum.owed }));
+    (shown.last_10ms, shown.last_1s, shown.last_1min) = (ten, second, minute);
+}
+
 fn show_member(live: &Live, slot: usize, member: &Member, reading: &Reading) -> Process {
     let stat = process::stat(member.pid).filter(|s| s.start_time == member.start_time);
     Process {
@@ -241,7 +278,7 @@ fn show_member(live: &Live, slot: usize, member: &Member, reading: &Reading) -> 
         launches: reading.launches,
         denied: reading.denied,
         state: match stat {
-            _ if member.dead => "exiting",
+            _ if member.dead.is_some() => "exiting",
             None => "exiting",
             Some(stat) if matches!(stat.state, 'T' | 't') => "stopped",
             Some(_) => "running",

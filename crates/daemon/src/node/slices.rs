@@ -271,7 +271,7 @@ impl Node {
             }
             if let Some(live) = inner.slices.get_mut(&id) {
                 live.deleting = true;
-                for member in live.processes.values().filter(|m| !m.dead) {
+                for member in live.processes.values().filter(|m| m.dead.is_none()) {
                     let Some(pidfd) = &member.pidfd else { continue };
                     if let Err(error) = rustix::process::pidfd_send_signal(pidfd, rustix::process::Signal::KILL) {
                         tracing::warn!("process {} can't be killed: {error}", member.pid);

@@ -1,10 +1,12 @@
 //! The slices' shares of the GPUs' time.
 use super::slices::forbidden;
 use super::{Caller, Inner, Live, Node, Reply, store_fault};
+use crate::explain;
 use crate::slice::{Record, rest, thousandths};
-use crate::turns::Party;
-use cleave_api::{Mode, Slice};
+use crate::turns::{Party, Standing, clock};
+use cleave_api::{DeviceExplanation, Explanation, Mode, Neighbour, Slice, TurnKind};
 use cleave_policy::arbiter::{Isolation, Tenant};
+use cleave_policy::gate;
 use std::sync::Arc;
 
 impl Node {
@@ -14,7 +16,7 @@ impl Node {
         for place in gpus.iter().copied().flatten() {
             let Some(desk) = self.desks.get(place) else { continue };
             let on_it = || inner.slices.values().filter(move |live| live.gpus.contains(&Some(place)));
-            let works = |live: &&Live| live.processes.values().any(|member| !member.dead);
+            let works = |live: &&Live| live.processes.values().any(|member| member.dead.is_none());
             let promised = on_it().filter_map(|live| live.record.compute_percent).sum();
             let without = on_it().filter(works).filter(|live| live.record.compute_percent.is_none()).count();
             let rest = rest(promised, without);
@@ -23,7 +25,7 @@ impl Node {
                     slice: live.record.id.clone(),
                     files: Arc::clone(&live.files),
                     device: live.gpus.iter().position(|gpu| *gpu == Some(place))?,
-                    slots: live.processes.iter().filter(|(_, m)| !m.dead).map(|(slot, _)| *slot).collect(),
+                    slots: live.processes.iter().filter(|(_, m)| m.dead.is_none()).map(|(slot, _)| *slot).collect(),
                     tenant: tenant(&live.record, rest),
                 })
             });
@@ -50,6 +52,59 @@ impl Node {
         }
         let live = inner.seen(key, caller)?;
         Ok(self.show(live, &self.around(&inner, &live.record)))
+    }
+}
+
+impl Node {
+    /// Why a slice runs as it does.
+    pub fn explain(&self, caller: &Caller, key: &str) -> Reply<Explanation> {
+        let inner = self.lock();
+        let live = inner.seen(key, caller)?;
+        let record = &live.record;
+        let devices = record.devices.iter().zip(&live.gpus).map(|(device, place)| {
+            let desk = place.and_then(|place| self.desks.get(place));
+            let standings = desk.map(|desk| desk.standings()).unwrap_or_default();
+            let now = clock();
+            let me = standings.get(&record.id);
+            let mut others: Vec<explain::Neighbour<'_>> = standings
+                .iter()
+                .filter(|(id, standing)| standing.here && **id != record.id)
+                .filter_map(|(id, standing)| {
+                    let theirs = &inner.slices.get(id)?.record;
+                    let name = caller.sees(theirs).then_some(theirs.name.as_str());
+                    Some(explain::Neighbour { name, mode: theirs.mode, priority: theirs.priority, standing })
+                })
+                .collect();
+            others.sort_by_key(|other| (other.name.is_none(), other.name));
+            let here = me.filter(|me| me.here);
+            let percent = |standing: &Standing| f64::from(standing.tenant.share) / 10.0;
+            DeviceExplanation {
+                gpu: place.and_then(|p| self.nvml.gpus().get(p)).map_or(device.index, |gpu| gpu.index),
+                engine: "temporal".into(),
+                share_percent: here.map(percent).or(record.compute_percent),
+                mode: record.mode,
+                priority: record.priority,
+                turn: here.map(|me| match me.grant.mode {
+                    gate::Mode::Closed => TurnKind::Closed,
+                    gate::Mode::Lease => TurnKind::Lease,
+                    gate::Mode::Window if now < me.grant.until => TurnKind::Window,
+                    gate::Mode::Window => TurnKind::Closed,
+                    gate::Mode::Paused => TurnKind::Paused,
+                }),
+                reasons: explain::reasons(me, record.paused, &others, now),
+                neighbours: others
+                    .iter()
+                    .map(|other| Neighbour {
+                        slice: other.name.map(str::to_owned),
+                        share_percent: percent(other.standing),
+                        mode: other.mode,
+                        priority: other.priority,
+                        at_work: other.standing.at_work(now),
+                    })
+                    .collect(),
+            }
+        });
+        Ok(Explanation { slice: record.name.clone(), devices: devices.collect() })
     }
 }
 

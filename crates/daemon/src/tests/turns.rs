@@ -181,3 +181,76 @@ fn what_a_slice_is_entitled_to_changes_at_once() {
     assert_eq!((read.mode, read.priority, read.burst_ms), (strict.mode, strict.priority, Some(30)));
     assert_eq!(daemon.events("slice-resized").len(), 3);
 }
+
+#[test]
+fn a_death_does_not_make_device_time_go_back() {
+    let world = World::new();
+    let daemon = world.start();
+    let slice = create(&daemon, "train", json!({ "compute": "25%" }));
+    let time = |daemon: &Daemon| daemon.slice("train").devices[0].time.clone();
+    assert_eq!((time(&daemon).share_percent, time(&daemon).last_1s), (Some(25.0), None));
+    let [mut stays, mut leaves] = [0, 1].map(|_| enter(&daemon, &slice));
+    stays.tell("work 7000000000 0 0");
+    leaves.tell("work 5000000000 0 0");
+    assert_eq!(time(&daemon).device_ns, 12_000_000_000);
+    // Work that will never be done: it is not counted however long its slot is kept.
+    leaves.tell("work 65000000000 9000000000 0");
+    let pid = leaves.pid();
+    world.nvml(&[(0, pid, GIB)]);
+    let shown = time(&daemon);
+    assert!(shown.in_flight_ns > 0 && shown.device_ns < 65_000_000_000);
+    drop(leaves);
+    let mut least = shown.device_ns;
+    let mut never_less = || {
+        let now = time(&daemon).device_ns;
+        assert!(now >= least, "{now} after {least}");
+        least = now;
+    };
+    eventually("it is dead", || {
+        never_less();
+        daemon.slice("train").processes[1].state == "exiting"
+    });
+    let at_death = time(&daemon).device_ns;
+    world.nvml(&[]);
+    eventually("its slot is free", || {
+        never_less();
+        daemon.slice("train").processes.len() == 1
+    });
+    assert_eq!(time(&daemon).device_ns, at_death);
+    drop(stays);
+    eventually("nothing runs", || daemon.slice("train").processes.is_empty());
+    assert_eq!((time(&daemon).device_ns, time(&daemon).in_flight_ns), (at_death, 0));
+    daemon.crash();
+    let daemon = world.start();
+    assert_eq!(time(&daemon).device_ns, at_death, "it is kept");
+}
+
+#[test]
+fn why_a_slice_runs_as_it_does() {
+    let world = World::new();
+    let daemon = world.start();
+    let slices = [("a", "30%"), ("b", "50%")].map(|(name, share)| create(&daemon, name, json!({ "compute": share })));
+    let explain = |name: &str| -> cleave_api::DeviceExplanation {
+        let path = format!("/v1/slices/{name}/explain");
+        daemon.ok::<cleave_api::Explanation>("GET", &path, Value::Null).devices.remove(0)
+    };
+    let kinds = |name: &str| -> Vec<cleave_api::ReasonKind> { explain(name).reasons.iter().map(|r| r.kind).collect() };
+    assert_eq!(kinds("a"), [cleave_api::ReasonKind::NoProcess]);
+    let [mut a, mut b] = [0, 1].map(|at| enter(&daemon, &slices[at]));
+    a.tell("work 0 0 1");
+    a.tell("ring 0");
+    eventually("a is alone", || kinds("a").contains(&cleave_api::ReasonKind::Alone));
+    b.tell("work 0 0 1");
+    b.tell("ring 0");
+    eventually("they take turns", || kinds("a").contains(&cleave_api::ReasonKind::TakesTurns));
+    let shown = explain("a");
+    assert_eq!((shown.gpu, shown.engine.as_str(), shown.share_percent), (0, "temporal", Some(30.0)));
+    assert_eq!(shown.neighbours.len(), 1);
+    assert_eq!((shown.neighbours[0].slice.as_deref(), shown.neighbours[0].at_work), (Some("b"), true));
+    let taken = shown.reasons.iter().find(|r| r.kind == cleave_api::ReasonKind::TakesTurns).unwrap();
+    assert!(taken.message.contains("b (50 %)") && taken.message.contains("37.5 %"), "{}", taken.message);
+    let _: Slice = daemon.ok("POST", "/v1/slices/b/pause", Value::Null);
+    assert_eq!(kinds("b"), [cleave_api::ReasonKind::Paused]);
+    assert_eq!(explain("b").turn, Some(cleave_api::TurnKind::Paused));
+    eventually("a is alone again", || kinds("a").contains(&cleave_api::ReasonKind::Alone));
+}
