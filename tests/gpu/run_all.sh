@@ -3,10 +3,11 @@
 #
 #   OUT_DIR   where the results go (default gpu-results)
 #   CLEAVE    the cleave program (default target/release/cleave)
-#   ONLY      which of: escape memory robust frameworks (default all)
+#   ONLY      which of: escape memory robust frameworks compute (default all but compute, which takes 5 minutes by itself)
 #   LIMIT     seconds for everything (default 460); what does not fit any more is cut short
 #   PYTHON    the Python that has the frameworks (default python3)
 #   BENCH     options of bench/memory.py (default --quick; see bench/README.md for --hami and --mps)
+#   COMPUTE   options of bench/compute.py (default --quick)
 # Exit status 0 when every test passed.
 set -u
 
@@ -62,6 +63,8 @@ read -ra bench <<<"${BENCH---quick}"
 step memory 240 "$root/bench/memory.py" "${bench[@]}"
 step robust 170 "$here/robust.py"
 step frameworks 200 "$here/frameworks.py"
+read -ra compute <<<"${COMPUTE---quick}"
+step compute 540 "$root/bench/compute.py" "${compute[@]}"
 
 echo
 echo "== summary, $SECONDS s"
