@@ -17,7 +17,7 @@ from harness import Held, Report, Skip, Slice, build, cleave, daemon_status, exp
 
 # cleave's options for compute, in one place: flags of `cleave slice create`, and commands.
 SHARE, MODE, PRIORITY = "compute", "mode", "priority"
-PAUSE, RESUME, RESIZE = ("slice", "pause"), ("slice", "resume"), ("slice", "resize")
+PAUSE, RESUME, RESIZE = ("pause",), ("resume",), ("slice", "resize")
 STRICT, BALANCED = "strict", "balanced"
 PRODUCTION, EXPERIMENT = "production", "experiment"
 MEMORY = "2GiB"

@@ -343,6 +343,18 @@ impl Cost {
         if self.samples == 0 { unknown as u64 } else { self.mean as u64 }
     }
 
+    /// Is it known so well, and so short, that most launches need not be timed?
+    #[inline]
+    pub const fn settled(&self) -> bool {
+        self.samples >= KNOWN && self.mean < LONG
+    }
+
+    /// Counts a launch that is not to be timed.
+    #[inline]
+    pub const fn counted(&mut self) {
+        self.since = self.since.saturating_add(1);
+    }
+
     /// Counts a launch; true if it is one to be timed: the first two, long ones, some more, then one in
     /// [`SAMPLE_EVERY`].
     #[inline]

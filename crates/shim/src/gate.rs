@@ -152,7 +152,8 @@ pub fn send(p: &'static Process, device: usize, operation: Operation, call: impl
         if known.key.load(Ordering::Relaxed) == operation.key() {
             let word = known.cost.load(Ordering::Relaxed);
             let mut cost = Cost::from_word(word);
-            if word != PASSES && word != 0 && !cost.launched() {
+            if word != PASSES && cost.settled() {
+                cost.counted();
                 known.cost.store(cost.to_word(), Ordering::Relaxed);
                 let cost = cost.estimate(0).min(BATCH_NS);
                 let batch = gate.batch.fetch_add(1 << BATCH_SHIFT | cost, Ordering::Relaxed);
@@ -221,18 +222,15 @@ fn admitted(
     };
     wait.end(p, device);
     let now = system::nanoseconds();
-    let mut timer = None;
+    let mut cost = Cost::from_word(known.cost.load(Ordering::Relaxed));
+    let sample = cost.launched();
+    known.cost.store(cost.to_word(), Ordering::Relaxed);
+    let cost = cost.estimate(grant.unknown_cost());
     if !counted {
-        let mut cost = Cost::from_word(known.cost.load(Ordering::Relaxed));
-        let sample = cost.launched();
-        known.cost.store(cost.to_word(), Ordering::Relaxed);
-        let cost = cost.estimate(grant.unknown_cost());
         state.track.sent(now, cost, &grant);
-        if sample && !quiet && context != 0 {
-            timer = state.timer(context, operation.stream);
-        }
-        state.publish(p, device, cost);
     }
+    let timer = if sample && !quiet && context != 0 { state.timer(context, operation.stream) } else { None };
+    state.publish(p, device, cost);
     drop(state);
     let status = call();
     if quiet || context == 0 {
