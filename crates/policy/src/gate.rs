@@ -77,14 +77,22 @@ impl Grant {
         Grant { mode, flags: (word >> 8) as u8, delay: (word >> 16) as u16, ahead: (word >> 32) as u32, from, until }
     }
 
+    /// Until when the GPU is this slice's own, as far as the grant tells, if it came to its work at `begins`; 0: it was not
+    /// its own by then.
+    pub const fn own_until(&self, begins: u64) -> u64 {
+        if self.from.saturating_add(self.delay as u64 * 1000) > begins {
+            return 0;
+        }
+        match self.mode {
+            Mode::Lease => u64::MAX,
+            Mode::Window => self.until,
+            Mode::Closed | Mode::Paused => 0,
+        }
+    }
+
     /// Was the GPU this slice's own between these times, as far as the grant tells?
     pub const fn covers(&self, from: u64, until: u64) -> bool {
-        let begun = self.from.saturating_add(self.delay as u64 * 1000) <= from;
-        match self.mode {
-            Mode::Lease => begun,
-            Mode::Window => begun && until <= self.until,
-            Mode::Closed | Mode::Paused => false,
-        }
+        until <= self.own_until(from)
     }
 
     /// What an operation of unknown length is taken to cost, in ns: a quarter of what may be queued, so that few of
@@ -325,6 +333,8 @@ const SETTLED: u8 = 3;
 const FAR: u32 = 4;
 /// ...until this many in a row say so.
 const BELIEVED: u8 = 3;
+/// ...and until this many do, where each may have been held up by others.
+const HELD_UP: u8 = 12;
 
 impl Cost {
     /// The word to keep.
@@ -378,13 +388,24 @@ impl Cost {
     /// first launch that had to load code) moves the mean only so far, until several in a row say the same.
     pub const fn update(&mut self, measured: u64, alone: bool) {
         let measured = if measured > u32::MAX as u64 { u32::MAX } else { measured as u32 };
+        let (low, high) = (self.mean / FAR, self.mean.saturating_mul(FAR));
         if !alone && self.samples > 0 {
-            if measured < self.mean {
-                self.mean = measured;
+            if self.samples < 2 {
+                self.samples = 2;
+            }
+            if measured <= high {
+                if measured < self.mean {
+                    self.mean = measured;
+                }
+                self.odd = 0;
+            } else if self.odd.saturating_add(1) < HELD_UP {
+                self.odd += 1;
+            } else {
+                // All of them can't have been held up so much: what was known must be wrong.
+                (self.odd, self.mean) = (0, if high > 0 { high } else { measured });
             }
             return;
         }
-        let (low, high) = (self.mean / FAR, self.mean.saturating_mul(FAR));
         if self.samples < 2 || (low <= measured && measured <= high) {
             self.odd = 0;
             // The first is taken as it is. It is often slow, so a second that is far quicker stands in for it.
@@ -452,6 +473,24 @@ mod tests {
         ] {
             assert_eq!(admit(NOW, &grant, busy_until, cost, urgent), verdict, "{grant:?} {busy_until} {cost} {urgent}");
         }
+    }
+
+    #[test]
+    fn a_cost_that_is_far_too_low_is_not_believed_for_ever() {
+        // A first launch that did little, then long ones that never have the GPU to themselves.
+        let mut cost = Cost::default();
+        cost.update(20 * US, true);
+        for _ in 0..60 {
+            cost.update(2000 * US, false);
+        }
+        assert!((500 * US..=2000 * US).contains(&cost.estimate(0)), "{cost:?}");
+        // One that was held up three times in a thousand is still known for what it is.
+        let mut cost = Cost::default();
+        for sample in 0..1000 {
+            let held_up = [300, 301, 700].contains(&sample);
+            cost.update(if held_up { 3000 * US } else { 200 * US }, !held_up);
+        }
+        assert_eq!(cost.estimate(0), 200 * US);
     }
 
     #[test]

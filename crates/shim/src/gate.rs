@@ -96,8 +96,10 @@ struct Timer {
     place: u32,
     /// The mark after which both events are over.
     mark: u32,
-    /// When it was sent.
-    sent: u64,
+    /// When the GPU was expected to come to it.
+    begins: u64,
+    /// Until when the GPU was this slice's own then; 0 = it was not.
+    own_until: u64,
 }
 
 /// What is to be sent.
@@ -229,6 +231,7 @@ fn admitted(
     if !counted {
         state.track.sent(now, cost, &grant);
     }
+    let begins = if counted { state.track.busy_until() } else { state.track.busy_until().saturating_sub(cost) };
     let timer = if sample && !quiet && context != 0 { state.timer(context, operation.stream) } else { None };
     state.publish(p, device, cost);
     drop(state);
@@ -238,7 +241,7 @@ fn admitted(
     }
     let mut state = gate.state();
     if let Some(timer) = timer {
-        state.time(timer, p.gates.number(known), operation.stream, now, status == error::SUCCESS);
+        state.time(timer, p.gates.number(known), operation.stream, (begins, &grant), status == error::SUCCESS);
     }
     state.touched(context, operation.stream);
     if state.track.mark_due() {
@@ -430,7 +433,10 @@ impl State {
             if let (error::SUCCESS, Some(known)) = (status, p.gates.costs.get(timer.place as usize - 1)) {
                 let mut cost = Cost::from_word(known.cost.load(Ordering::Relaxed));
                 let measured = (milliseconds * 1e6) as u64;
-                cost.update(measured.saturating_sub(EVENTS), grant.covers(timer.sent, now));
+                let measured = measured.saturating_sub(EVENTS);
+                // A lease may have been taken back meanwhile; a window lasts as long as it said.
+                let own_until = if timer.own_until == u64::MAX { grant.own_until(timer.begins) } else { timer.own_until };
+                cost.update(measured, timer.begins.saturating_add(measured) <= own_until);
                 if known.cost.load(Ordering::Relaxed) != PASSES {
                     known.cost.store(cost.to_word(), Ordering::Relaxed);
                 }
@@ -537,12 +543,13 @@ impl State {
     }
 
     /// Ends what [`State::timer`] started.
-    fn time(&mut self, timer: usize, place: u32, stream: CUstream, sent: u64, launched: bool) {
+    fn time(&mut self, timer: usize, place: u32, stream: CUstream, (begins, grant): (u64, &Grant), launched: bool) {
         let mark = self.track.next_mark();
         let Some(timer) = self.timers.get_mut(timer) else { return };
         let recorded =
             launched && driver!(cuEventRecord(timer.end as Handle => Handle, stream => CUstream)) == error::SUCCESS;
-        (timer.place, timer.mark, timer.sent) = (if recorded { place + 1 } else { 0 }, mark, sent);
+        (timer.place, timer.mark) = (if recorded { place + 1 } else { 0 }, mark);
+        (timer.begins, timer.own_until) = (begins, grant.own_until(begins));
     }
 
     /// Tells the daemon.
