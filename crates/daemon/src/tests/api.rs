@@ -292,6 +292,11 @@ async fn tenants_see_their_own() {
     assert_eq!(ask(&node, user(1001), "POST", "/v1/slices/a/launch", "", Value::Null).await.0, 200);
     let (status, error) = ask(&node, user(1001), "PATCH", "/v1/slices/a", "", grow).await;
     assert_eq!(status, 403, "{error}");
+    for path in ["/v1/slices/a/pause", "/v1/slices/a/resume"] {
+        assert_eq!(ask(&node, user(1001), "POST", path, "", Value::Null).await.0, 403, "{path}");
+    }
+    let (_, why) = ask(&node, user(1001), "GET", "/v1/slices/a/explain", "", Value::Null).await;
+    assert_eq!((&why["slice"], &why["devices"][0]["reasons"][0]["kind"]), (&json!("a"), &json!("no-process")));
     let (status, error) = ask(&node, user(1001), "POST", "/v1/slices", "", json!({ "memory": "1GiB" })).await;
     assert_eq!(status, 403);
     assert!(error["hint"].as_str().unwrap().contains("--owner"), "{error}");

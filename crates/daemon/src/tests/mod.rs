@@ -461,6 +461,14 @@ fn tenant_process() {
                 }
                 "done".into()
             }
+            // From now on it always has work for device 0, and sends it a millisecond at a time while it may.
+            "saturate" => {
+                let link = Link(links.last().unwrap().0.try_clone().unwrap());
+                let [policy, usage, _] = files.as_ref().unwrap().each_ref().map(|file| file.try_clone().unwrap());
+                let at = slot * size_of::<Slot>() as u64 + offset_of!(Slot, activity) as u64;
+                std::thread::spawn(move || turns::saturate(&link, &policy, &usage, at));
+                "it does".into()
+            }
             "ring" => {
                 links.last().unwrap().say(wire::op::RING, number(1) as u32, 0);
                 "rung".into()

@@ -1,11 +1,35 @@
 //! Turns: what processes say that they do becomes grants.
 use super::*;
 use cleave_ledger::Turn;
-use cleave_policy::gate::{Grant, Mode};
+use cleave_policy::gate::{self, Grant, Mode, Verdict};
 
 /// The grant of a slice on its first device, as its processes see it.
 fn grant(daemon: &Daemon, slice: &Slice) -> Grant {
-    let file = File::open(daemon.run_dir.join("slices").join(&slice.id).join("policy")).unwrap();
+    read_grant(&File::open(daemon.run_dir.join("slices").join(&slice.id).join("policy")).unwrap())
+}
+
+/// Plays a gate before a program that always has work. `at` = where its activity lies.
+pub fn saturate(link: &Link, policy: &File, usage: &File, at: u64) {
+    const PIECE: u64 = 1_000_000;
+    let mut work = [0u64; 5];
+    loop {
+        let now = crate::turns::clock();
+        let grant = read_grant(policy);
+        let [charged, busy_until, last_launch, _, waiting] = &mut work;
+        let verdict = gate::admit(now, &grant, *busy_until, PIECE, 0);
+        *waiting = u64::from(verdict != Verdict::Go);
+        if verdict == Verdict::Go {
+            (*charged, *busy_until, *last_launch) = (*charged + PIECE, now.max(*busy_until) + PIECE, now);
+        }
+        usage.write_all_at(&work.map(u64::to_ne_bytes).concat(), at).unwrap();
+        if verdict == Verdict::WaitForChange && grant.flags & gate::QUIET == 0 {
+            link.say(wire::op::RING, 0, 0);
+        }
+        std::thread::sleep(Duration::from_micros(200));
+    }
+}
+
+fn read_grant(file: &File) -> Grant {
     let word = |offset: usize| {
         let mut bytes = [0; 8];
         file.read_exact_at(&mut bytes, (offset_of!(Policy, turns) + offset) as u64).unwrap();
@@ -47,8 +71,8 @@ fn who_rings_gets_the_gpu_and_two_take_turns() {
     eventually("a has the GPU", || mode(0) == Mode::Lease);
     assert_eq!(mode(1), Mode::Closed);
 
-    b.tell("work 0 0 1");
-    b.tell("ring 0");
+    a.tell("saturate");
+    b.tell("saturate");
     for _ in 0..3 {
         for at in [1, 0] {
             let began = grant(&daemon, &slices[at]).from;
@@ -59,12 +83,13 @@ fn who_rings_gets_the_gpu_and_two_take_turns() {
         }
     }
 
-    a.tell("work 0 0 0");
+    drop(a);
     eventually("b has the GPU alone", || mode(1) == Mode::Lease);
+    a = enter(&daemon, &slices[0]);
+    a.tell("saturate");
+    eventually("they take turns again", || mode(1) == Mode::Window);
     drop(b);
-    a.tell("work 0 0 1");
-    a.tell("ring 0");
-    eventually("a has it again", || mode(0) == Mode::Lease);
+    eventually("a has the GPU alone", || mode(0) == Mode::Lease);
 }
 
 /// What a slice's processes do on a GPU that they don't have, or in a slot that they don't have, moves nobody.
@@ -93,8 +118,7 @@ fn a_restarted_daemon_goes_on_sharing() {
     let slices = ["a", "b"].map(|name| create(&daemon, name, json!({})));
     let mut tenants = [0, 1].map(|at| enter(&daemon, &slices[at]));
     for tenant in &mut tenants {
-        tenant.tell("work 0 0 1");
-        tenant.tell("ring 0");
+        tenant.tell("saturate");
     }
     let turns = |daemon: &Daemon| {
         for slice in &slices {
