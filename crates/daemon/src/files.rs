@@ -83,6 +83,8 @@ pub struct Work {
     pub throttled_ns: u64,
     /// Operations that did.
     pub throttled: u64,
+    /// Threads that wait for the device to be done.
+    pub syncing: u64,
 }
 
 impl Work {
@@ -96,6 +98,7 @@ impl Work {
             waiting: word(bytes, offset_of!(Activity, waiting)),
             throttled_ns: word(bytes, offset_of!(Activity, throttled_ns)),
             throttled: word(bytes, offset_of!(Activity, throttled)),
+            syncing: word(bytes, offset_of!(Activity, syncing)),
         }
     }
 }

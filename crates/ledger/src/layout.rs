@@ -212,6 +212,8 @@ pub struct Activity {
     pub throttled_ns: Counter,
     /// Operations that waited at the gate.
     pub throttled: Counter,
+    /// Threads that wait for the device to be done: it has work then, whatever was expected.
+    pub syncing: Counter,
 }
 
 /// The node's page of urgency, shared by all slices: until when the classes above one's own want a device for themselves
@@ -260,7 +262,7 @@ const _: () = {
     use core::mem::{offset_of, size_of};
     assert!(size_of::<DevicePolicy>() == 48);
     assert!(size_of::<Turn>() == 40);
-    assert!(size_of::<Activity>() == 56);
+    assert!(size_of::<Activity>() == 64);
     assert!(size_of::<Urgency>() == 4096);
     assert!(size_of::<Book>() == 24 + 8 * DEVICES);
     assert!(offset_of!(Policy, epoch) == 16);
@@ -273,7 +275,7 @@ const _: () = {
     assert!(offset_of!(Slot, kinds) == 272);
     assert!(offset_of!(Slot, launches) == 272 + 8 * KINDS * (DEVICES + 1));
     assert!(offset_of!(Slot, activity) == 1680);
-    assert!(size_of::<Slot>() == 2624);
+    assert!(size_of::<Slot>() == 2752);
     assert!(size_of::<Usage>() == size_of::<Slot>() * SLOTS);
 };
 
@@ -340,6 +342,7 @@ impl Activity {
             waiting: zero(),
             throttled_ns: zero(),
             throttled: zero(),
+            syncing: zero(),
         }
     }
 }

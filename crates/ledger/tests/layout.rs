@@ -30,7 +30,7 @@ fn every_field_lies_where_abi_3_has_it() {
         Book { state, host_pid, own_pid, namespace, start_time, adjust }
         Usage { slots }
         Slot { accounts, kinds, launches, graph_launches, denied, unknown_names, reserved, exports, activity }
-        Activity { charged, busy_until, last_launch, op_ns, waiting, throttled_ns, throttled }
+        Activity { charged, busy_until, last_launch, op_ns, waiting, throttled_ns, throttled, syncing }
         Urgency { until }
         Account { held, ask }
         Request { magic, abi, op, device, reserved, argument }
@@ -76,7 +76,7 @@ fn every_field_lies_where_abi_3_has_it() {
         ("Book size", 152),
         ("Book align", 8),
         ("Usage.slots", 0),
-        ("Usage size", 335872),
+        ("Usage size", 352256),
         ("Usage align", 64),
         ("Slot.accounts", 0),
         ("Slot.kinds", 272),
@@ -87,7 +87,7 @@ fn every_field_lies_where_abi_3_has_it() {
         ("Slot.reserved", 1392),
         ("Slot.exports", 1424),
         ("Slot.activity", 1680),
-        ("Slot size", 2624),
+        ("Slot size", 2752),
         ("Slot align", 64),
         ("Activity.charged", 0),
         ("Activity.busy_until", 8),
@@ -96,7 +96,8 @@ fn every_field_lies_where_abi_3_has_it() {
         ("Activity.waiting", 32),
         ("Activity.throttled_ns", 40),
         ("Activity.throttled", 48),
-        ("Activity size", 56),
+        ("Activity.syncing", 56),
+        ("Activity size", 64),
         ("Activity align", 8),
         ("Urgency.until", 0),
         ("Urgency size", 4096),

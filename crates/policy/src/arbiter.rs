@@ -99,7 +99,7 @@ impl Default for Config {
             lease_ahead: 4_000_000,
             turn_ahead: 1_000_000,
             adaptive_ahead: 500_000,
-            yield_ahead: 15_000,
+            yield_ahead: 12_000,
             floor: 0,
         }
     }
@@ -199,7 +199,8 @@ struct Turn {
     until: u64,
     /// When the GPU is expected to come to its work.
     begins: u64,
-    /// What the holder had used when it began.
+    /// Up to when holding it was charged for, and what the holder had used by then.
+    charged: u64,
     used: u64,
 }
 
@@ -458,7 +459,7 @@ impl Arbiter {
             let (holder, used) = (self.members[at].id, self.members[at].used);
             if !round.turn.is_some_and(|turn| turn.holder == holder && round.lease) {
                 self.end(round, now, now);
-                round.turn = Some(Turn { holder, from: now, until: u64::MAX, begins: now, used });
+                round.turn = Some(Turn { holder, from: now, until: u64::MAX, begins: now, charged: now, used });
                 round.lease = true;
             }
             self.members[at].woke = false;
@@ -519,21 +520,20 @@ impl Arbiter {
             length = if alone { member.run_length() } else { length.min(member.run_length()) };
         }
         match (&mut round.turn, outgoing) {
-            (Some(turn), Some((holder, closes, _))) if holder == next && closes > now => turn.until = end + length,
+            (Some(turn), Some((holder, closes, _))) if holder == next && closes > now => {
+                turn.until = end + length;
+                self.charge_holding(round, now);
+            }
             _ => {
                 let (holder, used) = (member.id, member.used);
                 // An outgoing tenant that doesn't queue ahead leaves gaps, in which its neighbour would slip too early.
                 let queued =
                     outgoing.map_or(0, |(holder, ..)| self.members[holder].seen.busy_until.saturating_sub(now));
                 let lead = if queued > lead { lead } else { 0 };
+                let from = end.saturating_sub(lead).max(now);
                 self.end(round, now, outgoing.map_or(now, |(_, closes, end)| if closes > now { end } else { now }));
-                round.turn = Some(Turn {
-                    holder,
-                    from: end.saturating_sub(lead).max(now),
-                    until: end + length,
-                    begins: end + switch,
-                    used,
-                });
+                round.turn =
+                    Some(Turn { holder, from, until: end + length, begins: end + switch, charged: from, used });
             }
         }
         round.lease = false;
@@ -576,7 +576,15 @@ impl Arbiter {
 
     /// Ends the turn at `closes`, and charges for it: who holds the GPU without using it keeps others out.
     fn end(&mut self, round: &mut Round, now: u64, closes: u64) {
+        self.charge_holding(round, now);
         let Some(turn) = round.turn else { return };
+        round.last = (closes > now && !round.lease).then_some(Turn { until: turn.until.min(closes), ..turn });
+        (round.turn, round.lease) = (None, false);
+    }
+
+    /// Charges the holder for time in which it kept others out and left the GPU unused.
+    fn charge_holding(&mut self, round: &mut Round, now: u64) {
+        let Some(turn) = &mut round.turn else { return };
         let higher = self.members.iter().any(|member| member.wants && member.tenant.class > round.class);
         if let Ok(at) = self.members.binary_search_by_key(&turn.holder, |member| member.id)
             && !round.lease
@@ -584,11 +592,10 @@ impl Arbiter {
         {
             let member = &mut self.members[at];
             let unused =
-                (now.saturating_sub(turn.from) * 3 / 5).saturating_sub(member.used - turn.used.min(member.used));
+                (now.saturating_sub(turn.charged) * 3 / 5).saturating_sub(member.used - turn.used.min(member.used));
             member.virtual_time = member.virtual_time.saturating_add(member.virtual_of(unused));
+            (turn.charged, turn.used) = (turn.charged.max(now), member.used);
         }
-        round.last = (closes > now && !round.lease).then_some(Turn { until: turn.until.min(closes), ..turn });
-        (round.turn, round.lease) = (None, false);
     }
 
     /// What a tenant is granted in its round as it stands.

@@ -144,14 +144,18 @@ pub const fn admit(now: u64, grant: &Grant, busy_until: u64, cost: u64, urgent_u
         Mode::Lease => {}
         Mode::Window if now >= grant.until => return Verdict::WaitForChange,
         Mode::Window if now < grant.from => return Verdict::WaitUntil(grant.from),
-        // What would not be done in time waits until nothing is in flight, and then goes however long it is: a kernel
-        // longer than every window must run some time, and the arbiter takes the overrun from later windows.
-        Mode::Window if queued > 0 && busy_until.saturating_add(cost) > grant.until => {
+        // What would be done too late by more than half of it waits until nothing is in flight, and then goes however long
+        // it is: a kernel longer than every window must run some time, and the arbiter takes the overrun from later
+        // windows.
+        Mode::Window if queued > 0 && busy_until.saturating_add(cost / 2) > grant.until => {
             return Verdict::WaitUntil(busy_until);
         }
         Mode::Window => {}
     }
-    if queued > grant.ahead as u64 { Verdict::WaitUntil(busy_until - grant.ahead as u64) } else { Verdict::Go }
+    // Below a higher class, each operation that waits behind another makes the urgent one wait for both. A long one can be
+    // sent when the last one is done: the gap is short beside it. Short ones are sent a little before.
+    let ahead = if grant.flags & YIELD != 0 { (grant.ahead as u64).saturating_sub(cost / 16) } else { grant.ahead as u64 };
+    if queued > ahead { Verdict::WaitUntil(busy_until - ahead) } else { Verdict::Go }
 }
 
 /// How many marks of a [`Track`] can be on their way at a time.
@@ -284,6 +288,22 @@ impl Track {
                 return;
             }
         }
+    }
+
+    /// As [`poll`](Self::poll), right after a wait for the GPU: the last mark that is there came just now, early or late.
+    pub fn waited(&mut self, now: u64, mut there: impl FnMut(u32) -> bool) {
+        let mut last = None;
+        while self.tail != self.head && there(self.tail) {
+            last = Some((self.expected[self.tail as usize % MARKS], self.first.is_none()));
+            if self.first == Some(self.tail) {
+                self.first = None;
+            }
+            self.tail = self.tail.wrapping_add(1);
+        }
+        if let Some((expected, charge)) = last {
+            self.shift((now.wrapping_sub(expected)) as i64, charge);
+        }
+        self.poll(now, |_| false);
     }
 
     /// Everything that is not done yet will be done `by` ns later than was thought.
@@ -465,9 +485,12 @@ mod tests {
             (Grant { flags: YIELD, ..paused }, 0, 0, NOW + 1, WaitForChange),
             (window(NOW + 1, NOW + 9), 0, 0, 0, WaitUntil(NOW + 1)),
             (window(0, NOW), 0, 0, 0, WaitForChange),
-            (window(0, NOW + 100 * US), NOW + 10 * US, 90 * US, 0, Go),
+            (window(0, NOW + 100 * US), NOW + 10 * US, 180 * US, 0, Go),
             // Not done in time: not while something is in flight, but then however long it is.
-            (window(0, NOW + 100 * US), NOW + 10 * US, 91 * US, 0, WaitUntil(NOW + 10 * US)),
+            (window(0, NOW + 100 * US), NOW + 10 * US, 182 * US, 0, WaitUntil(NOW + 10 * US)),
+            // Who yields sends short operations a little ahead, long ones when the last one is done.
+            (lease(YIELD), NOW + 10 * US, 50 * US, 0, Go),
+            (lease(YIELD), NOW + 10 * US, 240 * US, 0, WaitUntil(NOW + 10 * US)),
             (window(0, NOW + 100 * US), NOW, u64::MAX, 0, Go),
             (window(0, u64::MAX), NOW + 3000 * US, 1, 0, WaitUntil(NOW + 2000 * US)),
         ] {

@@ -20,8 +20,8 @@ const COSTS: usize = 4096;
 const PASSES: u64 = u64::MAX;
 /// Under a lease, this many launches or this much expected work (ns) go by a count alone. So less than one launch in a
 /// hundred does more than count.
-const BATCH: u64 = 128;
-const BATCH_NS: u64 = 250_000;
+const BATCH: u64 = 256;
+const BATCH_NS: u64 = 500_000;
 const BATCH_SHIFT: u32 = 48;
 /// Streams that one mark can wait for.
 const STREAMS: usize = 4;
@@ -253,25 +253,37 @@ fn admitted(
     status
 }
 
-/// Waits for the GPU by `call`: who is urgent says first that it waits, and after it that it is done.
+/// Waits for the GPU by `call`. The daemon hears of it, because what was expected of the work may be wrong; and who is
+/// urgent says when it is done.
 pub fn waiting(p: &'static Process, device: usize, call: impl Fn() -> CUresult) -> CUresult {
     let (Some(turn), Some(gate)) = (p.policy().turns.get(device), p.gates.devices.get(device)) else { return call() };
-    let word = turn.words[0].load(Ordering::Relaxed);
-    if word & (URGENT as u64) << 8 == 0 || p.captures.load(Ordering::Acquire) > 0 {
+    let Some(activity) = p.slot().activity.get(device).filter(|_| p.captures.load(Ordering::Acquire) == 0) else {
         return call();
-    }
-    let context = current();
-    {
+    };
+    let word = turn.words[0].load(Ordering::Relaxed);
+    let urgent = word & (URGENT as u64) << 8 != 0;
+    if urgent || word & 0xff != Mode::Lease as u64 {
+        let context = current();
         let mut state = gate.state();
         if state.stream_count > 0 && context != 0 && state.track.room() {
             state.mark(context);
         }
     }
+    activity.syncing.fetch_add(1, Ordering::Relaxed);
+    let began = system::nanoseconds();
     let status = call();
-    let mut state = gate.state();
     let now = system::nanoseconds();
+    activity.syncing.fetch_sub(1, Ordering::Relaxed);
+    let mut state = gate.state();
+    // A wait that found nothing to wait for says nothing of when the work was done.
+    const WAITED: u64 = 10_000;
+    if now.saturating_sub(began) > WAITED {
+        state.waited(now);
+    }
     state.look(p, now, &granted(turn), false);
-    state.claim(p, device, turn, now);
+    if urgent {
+        state.claim(p, device, turn, now);
+    }
     state.publish(p, device, 0);
     status
 }
@@ -410,16 +422,7 @@ impl State {
     /// Looks what the GPU has done.
     fn look(&mut self, p: &Process, now: u64, grant: &Grant, quiet: bool) {
         let State { track, marks, pages, .. } = self;
-        track.poll(now, |mark| {
-            let place = mark as usize % MARKS;
-            let (words, page) = marks.get(place).copied().unwrap_or((0, 0));
-            let Some(page) = pages.get(usize::from(page)) else { return true };
-            (0..usize::from(words).min(STREAMS)).all(|word| {
-                let at = (page.host as *const AtomicU32).wrapping_add(place * STREAMS + word);
-                // SAFETY: within the page, which stays mapped for good.
-                unsafe { (*at).load(Ordering::Acquire) == mark.wrapping_add(1) }
-            })
-        });
+        track.poll(now, |mark| written(marks, pages, mark));
         if quiet {
             return;
         }
@@ -443,6 +446,12 @@ impl State {
             }
             timer.place = 0;
         }
+    }
+
+    /// As [`State::look`], right after a wait for the GPU.
+    fn waited(&mut self, now: u64) {
+        let State { track, marks, pages, .. } = self;
+        track.waited(now, |mark| written(marks, pages, mark));
     }
 
     /// Notes that work went to `stream`.
@@ -601,6 +610,18 @@ impl State {
             }
         }
     }
+}
+
+/// Whether every stream that `mark` waits for has written it.
+fn written(marks: &[(u8, u8); MARKS], pages: &[Page; CONTEXTS], mark: u32) -> bool {
+    let place = mark as usize % MARKS;
+    let (words, page) = marks.get(place).copied().unwrap_or((0, 0));
+    let Some(page) = pages.get(usize::from(page)) else { return true };
+    (0..usize::from(words).min(STREAMS)).all(|word| {
+        let at = (page.host as *const AtomicU32).wrapping_add(place * STREAMS + word);
+        // SAFETY: within the page, which stays mapped for good.
+        unsafe { (*at).load(Ordering::Acquire) == mark.wrapping_add(1) }
+    })
 }
 
 /// What two events around nothing are apart, in ns (measured on an H100).
