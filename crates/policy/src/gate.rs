@@ -422,7 +422,8 @@ impl Cost {
                 self.odd += 1;
             } else {
                 // All of them can't have been held up so much: what was known must be wrong.
-                (self.odd, self.mean) = (0, if high > 0 { high } else { measured });
+                let more = high.saturating_mul(FAR);
+                (self.odd, self.mean) = (0, if 0 < more && more < measured { more } else { measured });
             }
             return;
         }

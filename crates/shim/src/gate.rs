@@ -76,6 +76,8 @@ struct State {
     timers: [Timer; TIMERS],
     /// What this process claimed last in its class's word.
     claim: u64,
+    /// When a launch was timed last.
+    timed: u64,
 }
 
 /// Memory of this process into which the streams of one context write marks: `STREAMS` words a mark.
@@ -225,14 +227,15 @@ fn admitted(
     wait.end(p, device);
     let now = system::nanoseconds();
     let mut cost = Cost::from_word(known.cost.load(Ordering::Relaxed));
-    let sample = cost.launched();
+    // Beside so much time that of timing one is nothing, and what is believed may be far too little.
+    let sample = cost.launched() || now.saturating_sub(state.timed) > TIMING;
     known.cost.store(cost.to_word(), Ordering::Relaxed);
     let cost = cost.estimate(grant.unknown_cost());
     if !counted {
         state.track.sent(now, cost, &grant);
     }
     let begins = if counted { state.track.busy_until() } else { state.track.busy_until().saturating_sub(cost) };
-    let timer = if sample && !quiet && context != 0 { state.timer(context, operation.stream) } else { None };
+    let timer = if sample && !quiet && context != 0 { state.timer(now, context, operation.stream) } else { None };
     state.publish(p, device, cost);
     drop(state);
     let status = call();
@@ -525,7 +528,7 @@ impl State {
     }
 
     /// Starts to time what comes next on `stream`.
-    fn timer(&mut self, context: u64, stream: CUstream) -> Option<usize> {
+    fn timer(&mut self, now: u64, context: u64, stream: CUstream) -> Option<usize> {
         if self.blind {
             return None;
         }
@@ -548,6 +551,7 @@ impl State {
             return None;
         }
         timer.place = STARTED;
+        self.timed = now;
         Some(free)
     }
 
@@ -626,6 +630,9 @@ fn written(marks: &[(u8, u8); MARKS], pages: &[Page; CONTEXTS], mark: u32) -> bo
 
 /// What two events around nothing are apart, in ns (measured on an H100).
 const EVENTS: u64 = 1_500;
+
+/// A launch is timed at least every so often, in ns, of those that do more than count.
+const TIMING: u64 = 400_000;
 
 /// A thread's wait at the gate.
 struct Wait {
