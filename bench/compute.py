@@ -354,8 +354,6 @@ def control(report):
     seconds = max(2.4, report.options.seconds)
 
     def pause():
-        if not has_flag("slice", PAUSE[-1]):
-            raise Skip(f"cleave has no {' '.join(PAUSE)}")
         times = []
 
         def meanwhile(slices, _held, began):
