@@ -154,7 +154,8 @@ pub const fn admit(now: u64, grant: &Grant, busy_until: u64, cost: u64, urgent_u
     }
     // Below a higher class, each operation that waits behind another makes the urgent one wait for both. A long one can be
     // sent when the last one is done: the gap is short beside it. Short ones are sent a little before.
-    let ahead = if grant.flags & YIELD != 0 { (grant.ahead as u64).saturating_sub(cost / 16) } else { grant.ahead as u64 };
+    let ahead =
+        if grant.flags & YIELD != 0 { (grant.ahead as u64).saturating_sub(cost / 16) } else { grant.ahead as u64 };
     if queued > ahead { Verdict::WaitUntil(busy_until - ahead) } else { Verdict::Go }
 }
 

@@ -441,7 +441,8 @@ impl State {
                 let measured = (milliseconds * 1e6) as u64;
                 let measured = measured.saturating_sub(EVENTS);
                 // A lease may have been taken back meanwhile; a window lasts as long as it said.
-                let own_until = if timer.own_until == u64::MAX { grant.own_until(timer.begins) } else { timer.own_until };
+                let own_until =
+                    if timer.own_until == u64::MAX { grant.own_until(timer.begins) } else { timer.own_until };
                 cost.update(measured, timer.begins.saturating_add(measured) <= own_until);
                 if known.cost.load(Ordering::Relaxed) != PASSES {
                     known.cost.store(cost.to_word(), Ordering::Relaxed);
