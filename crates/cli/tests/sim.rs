@@ -183,3 +183,56 @@ fn the_demo_passes() {
     assert!(outcome["tenants"][0]["out_of_memory_errors"].as_u64().unwrap() > 0);
     assert_eq!(outcome["tenants"][1]["denied"], 0);
 }
+
+/// A paused slice launches nothing more, and goes on where it was when it is resumed.
+#[test]
+fn a_paused_slice_stops_at_its_next_kernel() {
+    let place = Place::new("1xH100");
+    place.ok(&["slice", "create", "--memory", "8GiB", "--name", "a"]);
+    let tenant = ["--", BINARY, "internal-tenant", "--mode", "steady", "--iterations", "200", "--pause-ms", "10"];
+    let mut child = place.cleave(&[&["exec", "a"], &tenant[..]].concat()).stdout(Stdio::piped()).spawn().unwrap();
+    let launches = || place.show("a")["launches_total"].as_u64().unwrap();
+    let waits = |more: u64| {
+        let started = Instant::now();
+        while launches() < more {
+            assert!(started.elapsed() < Duration::from_secs(60), "no launches");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    };
+    waits(1);
+    place.ok(&["pause", "a"]);
+    // The launch that finds the gate closed is counted before it waits there.
+    let paused = launches();
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(launches() <= paused + 1, "{} launches more", launches() - paused);
+    assert!(child.try_wait().unwrap().is_none(), "it has ended");
+    place.ok(&["resume", "a"]);
+    waits(paused + 2);
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+/// `kill -9` of the daemon while two slices contend: both go on, and neither waits for a turn that nobody gives.
+#[test]
+fn nobody_waits_for_a_daemon_that_is_gone() {
+    let place = Place::new("1xH100");
+    let tenant = ["--", BINARY, "internal-tenant", "--mode", "steady", "--iterations", "100", "--pause-ms", "5"];
+    let children = ["a", "b"].map(|slice| {
+        place.ok(&["slice", "create", "--memory", "8GiB", "--name", slice]);
+        place.cleave(&[&["exec", slice], &tenant[..]].concat()).stdout(Stdio::piped()).spawn().unwrap()
+    });
+    let started = Instant::now();
+    while ["a", "b"].iter().any(|slice| place.show(slice)["launches_total"] == 0) {
+        assert!(started.elapsed() < Duration::from_secs(60), "no launches");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let pid = place.json(&["status"])["pid"].as_i64().unwrap();
+    let pid = rustix::process::Pid::from_raw(pid as i32).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    for child in children {
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        let last = String::from_utf8_lossy(&output.stdout).lines().last().unwrap().to_owned();
+        assert_eq!(last_report(&last)["finished"], true);
+    }
+}

@@ -78,6 +78,8 @@ struct State {
     claim: u64,
     /// When a launch was timed last.
     timed: u64,
+    /// When the daemon had looked last, when it was found to answer no more; 0 = never.
+    deaf: u64,
 }
 
 /// Memory of this process into which the streams of one context write marks: `STREAMS` words a mark.
@@ -212,7 +214,12 @@ fn admitted(
             Verdict::Go => break (grant, state),
             verdict => {
                 let looked = turn.looked.load(Ordering::Relaxed);
-                if looked == 0 || (wait.deaf(now) && now.saturating_sub(looked) > DEAF) {
+                if wait.deaf(now) && now.saturating_sub(looked) > DEAF {
+                    state.deaf = looked.max(1);
+                }
+                // Nobody has looked since: until the daemon is back, nobody is held back. What an operator stopped stays
+                // stopped.
+                if (looked == 0 || state.deaf == looked) && grant.mode != Mode::Paused {
                     break (grant, state);
                 }
                 if wait.asks(now) && !quiet && !alive(operation.stream) {
