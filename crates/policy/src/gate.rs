@@ -345,7 +345,7 @@ pub const SAMPLE_EVERY: u16 = 128;
 /// Until it is known, the first two launches and then one of this many.
 const LEARN_EVERY: u16 = 16;
 /// An operation that lasts so long (ns) is timed each time: next to it the timing costs nothing.
-const LONG: u32 = 400_000;
+const LONG: u32 = 1_000_000;
 /// A cost is known after this many samples.
 const KNOWN: u8 = 8;
 /// A mean of several samples moves by `1 / 2^SETTLED` of the difference with each.
@@ -355,7 +355,7 @@ const FAR: u32 = 4;
 /// ...until this many in a row say so.
 const BELIEVED: u8 = 3;
 /// ...and until this many do, where each may have been held up by others.
-const HELD_UP: u8 = 12;
+const HELD_UP: u8 = 5;
 
 impl Cost {
     /// The word to keep.

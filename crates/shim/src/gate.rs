@@ -20,8 +20,8 @@ const COSTS: usize = 4096;
 const PASSES: u64 = u64::MAX;
 /// Under a lease, this many launches or this much expected work (ns) go by a count alone. So less than one launch in a
 /// hundred does more than count.
-const BATCH: u64 = 256;
-const BATCH_NS: u64 = 500_000;
+const BATCH: u64 = 512;
+const BATCH_NS: u64 = 1_000_000;
 const BATCH_SHIFT: u32 = 48;
 /// Streams that one mark can wait for.
 const STREAMS: usize = 4;
@@ -640,7 +640,7 @@ fn written(marks: &[(u8, u8); MARKS], pages: &[Page; CONTEXTS], mark: u32) -> bo
 const EVENTS: u64 = 1_500;
 
 /// A launch is timed at least every so often, in ns, of those that do more than count.
-const TIMING: u64 = 400_000;
+const TIMING: u64 = 2_000_000;
 
 /// A thread's wait at the gate.
 struct Wait {
