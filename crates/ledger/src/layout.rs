@@ -247,6 +247,8 @@ pub struct Slot {
     pub exports: [Counter; EXPORTS],
     /// What it does with each device's time.
     pub activity: [Activity; DEVICES],
+    /// Unused; with it a slot has no padding, and every byte of the file is known.
+    pub spare: [Counter; 6],
 }
 
 /// The slice's processes' file.
@@ -275,6 +277,7 @@ const _: () = {
     assert!(offset_of!(Slot, kinds) == 272);
     assert!(offset_of!(Slot, launches) == 272 + 8 * KINDS * (DEVICES + 1));
     assert!(offset_of!(Slot, activity) == 1680);
+    assert!(offset_of!(Slot, spare) + 8 * 6 == size_of::<Slot>());
     assert!(size_of::<Slot>() == 2752);
     assert!(size_of::<Usage>() == size_of::<Slot>() * SLOTS);
 };
@@ -415,6 +418,7 @@ impl Slot {
             reserved: core::array::from_fn(|_| Counter::new(0)),
             exports: core::array::from_fn(|_| Counter::new(0)),
             activity: core::array::from_fn(|_| Activity::new()),
+            spare: core::array::from_fn(|_| Counter::new(0)),
         }
     }
 }

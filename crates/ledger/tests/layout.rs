@@ -29,7 +29,7 @@ fn every_field_lies_where_abi_3_has_it() {
         Turn { version, class, words, looked }
         Book { state, host_pid, own_pid, namespace, start_time, adjust }
         Usage { slots }
-        Slot { accounts, kinds, launches, graph_launches, denied, unknown_names, reserved, exports, activity }
+        Slot { accounts, kinds, launches, graph_launches, denied, unknown_names, reserved, exports, activity, spare }
         Activity { charged, busy_until, last_launch, op_ns, waiting, throttled_ns, throttled, syncing }
         Urgency { until }
         Account { held, ask }
@@ -87,6 +87,7 @@ fn every_field_lies_where_abi_3_has_it() {
         ("Slot.reserved", 1392),
         ("Slot.exports", 1424),
         ("Slot.activity", 1680),
+        ("Slot.spare", 2704),
         ("Slot size", 2752),
         ("Slot align", 64),
         ("Activity.charged", 0),
@@ -157,15 +158,16 @@ fn policy_bytes() -> Box<Mapped<POLICY>> {
     bytes
 }
 
-fn as_policy(bytes: &Mapped<POLICY>) -> &Policy {
-    // SAFETY: size and alignment as above, and a Policy is made of integers: any bytes are one. Nothing is written.
-    unsafe { &*(&raw const *bytes).cast::<Policy>() }
+fn as_policy(bytes: &mut Mapped<POLICY>) -> &Policy {
+    // SAFETY: size and alignment as above, and a Policy is made of integers: any bytes are one. It has atomics in it, which a
+    // shared reference may write, so the bytes are borrowed for writing.
+    unsafe { &*(&raw mut *bytes).cast::<Policy>() }
 }
 
 #[test]
 fn a_mapped_policy_reads_as_it_was_written() {
-    let bytes = policy_bytes();
-    let policy = as_policy(&bytes);
+    let mut bytes = policy_bytes();
+    let policy = as_policy(&mut bytes);
     assert!(policy.is_ours());
     assert_eq!(policy.size as usize, POLICY);
     assert_eq!(&bytes.0[..8], b"cleaveSL");
@@ -177,11 +179,11 @@ fn another_magic_abi_or_size_is_not_ours() {
         for bit in 0..8 {
             let mut bytes = policy_bytes();
             bytes.0[at] ^= 1 << bit;
-            assert!(!as_policy(&bytes).is_ours(), "bit {bit} of byte {at}");
+            assert!(!as_policy(&mut bytes).is_ours(), "bit {bit} of byte {at}");
         }
     }
-    assert!(!as_policy(&Mapped([0; POLICY])).is_ours());
-    assert!(!as_policy(&Mapped([0xff; POLICY])).is_ours());
+    assert!(!as_policy(&mut Mapped([0; POLICY])).is_ours());
+    assert!(!as_policy(&mut Mapped([0xff; POLICY])).is_ours());
 }
 
 #[test]
