@@ -159,9 +159,7 @@ impl First {
         }
         Ok(first)
     }
-}
 
-impl First {
     /// Says which process the program is, on the machine.
     fn watch(&mut self, program: Pid) -> io::Result<()> {
         match &mut self.0.stdin {

@@ -90,11 +90,6 @@ impl Grant {
         }
     }
 
-    /// Was the GPU this slice's own between these times, as far as the grant tells?
-    pub const fn covers(&self, from: u64, until: u64) -> bool {
-        until <= self.own_until(from)
-    }
-
     /// What an operation of unknown length is taken to cost, in ns: a quarter of what may be queued, so that few of
     /// them are in flight.
     pub const fn unknown_cost(&self) -> u32 {
@@ -253,7 +248,7 @@ impl Track {
     /// Is it time for a mark, and is there room for one?
     #[inline]
     pub const fn mark_due(&self) -> bool {
-        (self.ops >= MARK_OPS || self.work >= MARK_NS) && self.head.wrapping_sub(self.tail) < MARKS as u32
+        (self.ops >= MARK_OPS || self.work >= MARK_NS) && self.room()
     }
 
     /// The number that the GPU shall write after what was sent so far. Only after [`mark_due`](Self::mark_due), or
@@ -405,7 +400,7 @@ impl Cost {
     }
 
     /// Learns from a timed launch, in ns of device time. `alone`: it began and ended in the slice's own turn
-    /// ([`Grant::covers`]). If not, it may have shared the GPU and is only an upper bound. A sample that is far off (a
+    /// ([`Grant::own_until`]). If not, it may have shared the GPU and is only an upper bound. A sample that is far off (a
     /// first launch that had to load code) moves the mean only so far, until several in a row say the same.
     pub const fn update(&mut self, measured: u64, alone: bool) {
         let measured = if measured > u32::MAX as u64 { u32::MAX } else { measured as u32 };

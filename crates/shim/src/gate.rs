@@ -4,11 +4,12 @@
 //! While nobody else wants the GPU, a launch costs one look into the table of costs and one addition. Otherwise it takes
 //! the gate's lock, looks at the clock and at the marks that the GPU has written, and goes or waits. Marks are words of
 //! this process's memory that a stream writes when it gets there, so that looking at them needs no call.
+use crate::hooks::{captured, context_of};
 use crate::process::Process;
 use crate::real::driver;
 use crate::system::{self, Lock};
-use cleave_cuda::types::{CUcontext, CUresult, CUstream, Handle, error};
-use cleave_ledger::{CLASSES, DEVICES, GPUS, Turn, wire};
+use cleave_cuda::types::{CUresult, CUstream, Handle, error};
+use cleave_ledger::{CLASSES, DEVICES, GPUS, Turn};
 use cleave_policy::gate::{Cost, Grant, MARKS, Mode, QUIET, Track, URGENT, Verdict, YIELD, admit};
 use core::cell::UnsafeCell;
 use core::ptr::null_mut;
@@ -154,8 +155,9 @@ pub fn send(p: &'static Process, device: usize, operation: Operation, call: impl
     let word = turn.words[0].load(Ordering::Relaxed);
     let held_back = ((YIELD | URGENT) as u64) << 8;
     if word & (0xff | held_back) == FREE {
-        let known = p.gates.place(operation.key());
-        if known.key.load(Ordering::Relaxed) == operation.key() {
+        let key = operation.key();
+        let known = p.gates.place(key);
+        if known.key.load(Ordering::Relaxed) == key {
             let word = known.cost.load(Ordering::Relaxed);
             let mut cost = Cost::from_word(word);
             if word != PASSES && cost.settled() {
@@ -187,16 +189,17 @@ fn admitted(
     // What is captured costs nothing until the graph is launched. And while a stream is being captured, calls that
     // have nothing to do with it can spoil the capture.
     let quiet = p.captures.load(Ordering::Acquire) > 0;
-    if quiet && capturing(operation.stream) {
+    // Where the driver does not say, it is left alone too.
+    if quiet && captured(p, operation.stream) != Ok(false) {
         return call();
     }
     let known = p.gates.known(operation);
     if known.cost.load(Ordering::Relaxed) == PASSES {
         return call();
     }
-    let context = if quiet { 0 } else { current() };
-    let mut wait = Wait::new();
-    let (grant, mut state) = loop {
+    let context = if quiet { 0 } else { context_of(null_mut()) };
+    let mut wait = Wait::default();
+    let (now, grant, mut state) = loop {
         let mut state = gate.state();
         let now = system::nanoseconds();
         let grant = granted(turn);
@@ -211,7 +214,7 @@ fn admitted(
         let cost = if counted { 0 } else { cost };
         let urgent = if grant.flags & YIELD != 0 { urgent(p, device, turn) } else { 0 };
         match admit(now, &grant, state.track.busy_until(), cost, urgent) {
-            Verdict::Go => break (grant, state),
+            Verdict::Go => break (now, grant, state),
             verdict => {
                 let looked = turn.looked.load(Ordering::Relaxed);
                 if wait.deaf(now) && now.saturating_sub(looked) > DEAF {
@@ -220,19 +223,18 @@ fn admitted(
                 // Nobody has looked since: until the daemon is back, nobody is held back. What an operator stopped stays
                 // stopped.
                 if (looked == 0 || state.deaf == looked) && grant.mode != Mode::Paused {
-                    break (grant, state);
+                    break (now, grant, state);
                 }
                 if wait.asks(now) && !quiet && !alive(operation.stream) {
                     state.forget(None);
-                    break (grant, state);
+                    break (now, grant, state);
                 }
                 drop(state);
                 wait.some(p, device, turn, &grant, verdict, now);
             }
         }
     };
-    wait.end(p, device);
-    let now = system::nanoseconds();
+    wait.end(p, device, now);
     let mut cost = Cost::from_word(known.cost.load(Ordering::Relaxed));
     // Beside so much time that of timing one is nothing, and what is believed may be far too little.
     let sample = cost.launched() || now.saturating_sub(state.timed) > TIMING;
@@ -273,7 +275,7 @@ pub fn waiting(p: &'static Process, device: usize, call: impl Fn() -> CUresult) 
     let word = turn.words[0].load(Ordering::Relaxed);
     let urgent = word & (URGENT as u64) << 8 != 0;
     if urgent || word & 0xff != Mode::Lease as u64 {
-        let context = current();
+        let context = context_of(null_mut());
         let mut state = gate.state();
         if state.stream_count > 0 && context != 0 && state.track.room() {
             state.mark(context);
@@ -301,9 +303,7 @@ pub fn waiting(p: &'static Process, device: usize, call: impl Fn() -> CUresult) 
 /// Forgets what is on its way in `context`, which is gone with all that was in it.
 pub fn context_gone(p: &Process, context: u64) {
     for gate in &p.gates.devices {
-        if gate.state().made {
-            gate.state().forget(Some(context));
-        }
+        gate.state().forget(Some(context));
     }
 }
 
@@ -329,18 +329,6 @@ fn urgent(p: &Process, device: usize, turn: &Turn) -> u64 {
     let class = turn.class.load(Ordering::Relaxed) as usize;
     let Some(row) = p.urgency_of(device) else { return 0 };
     row.iter().skip(class + 1).map(|word| word.load(Ordering::Relaxed)).max().unwrap_or(0)
-}
-
-fn current() -> u64 {
-    let mut context: CUcontext = null_mut();
-    let status = driver!(cuCtxGetCurrent(&raw mut context => *mut CUcontext));
-    if status == error::SUCCESS { context as u64 } else { 0 }
-}
-
-fn capturing(stream: CUstream) -> bool {
-    let mut state = 0;
-    let status = driver!(cuStreamIsCapturing(stream => CUstream, &raw mut state => *mut i32));
-    status != error::SUCCESS || state != 0
 }
 
 /// Whether the stream's work goes on or is done, rather than dead.
@@ -643,6 +631,7 @@ const EVENTS: u64 = 1_500;
 const TIMING: u64 = 2_000_000;
 
 /// A thread's wait at the gate.
+#[derive(Default)]
 struct Wait {
     since: u64,
     rang: u64,
@@ -650,10 +639,6 @@ struct Wait {
 }
 
 impl Wait {
-    fn new() -> Self {
-        Self { since: 0, rang: 0, asked: 0 }
-    }
-
     /// Whether it has waited for so long that the daemon should have done something.
     fn deaf(&self, now: u64) -> bool {
         self.since != 0 && now.saturating_sub(self.since) > DEAF
@@ -698,7 +683,7 @@ impl Wait {
                 let answered = grant.flags & QUIET != 0 || grant.mode == Mode::Paused;
                 if !answered && (self.rang == 0 || now.saturating_sub(self.rang) > AGAIN) {
                     self.rang = now;
-                    p.ring(device, wire::op::RING);
+                    p.ring(device);
                 }
                 system::futex_wait_shared(&turn.version, version, ALIVE);
             }
@@ -706,14 +691,13 @@ impl Wait {
     }
 
     /// The operation goes.
-    fn end(&self, p: &Process, device: usize) {
+    fn end(&self, p: &Process, device: usize, now: u64) {
         if self.since == 0 {
             return;
         }
         if let Some(activity) = p.slot().activity.get(device) {
-            let waited = system::nanoseconds().saturating_sub(self.since);
             activity.waiting.fetch_sub(1, Ordering::AcqRel);
-            activity.throttled_ns.fetch_add(waited, Ordering::Relaxed);
+            activity.throttled_ns.fetch_add(now.saturating_sub(self.since), Ordering::Relaxed);
         }
     }
 }

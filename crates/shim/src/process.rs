@@ -424,7 +424,6 @@ impl Process {
     /// right after.
     #[inline(never)]
     pub fn measure_in_place_of(&self, device: usize, estimate: u64) -> Option<u64> {
-        let _speaking = self.speaking.hold();
         let request = wire::Request {
             magic: MAGIC,
             abi: ABI,
@@ -433,32 +432,34 @@ impl Process {
             reserved: 0,
             argument: estimate,
         };
-        let reply = match ask(self.socket.load(Ordering::Relaxed), request) {
-            Some(reply) => reply,
-            None => {
-                // The daemon was restarted; a new one knows this process by its id.
-                system::close(self.socket.swap(-1, Ordering::Relaxed));
-                let socket = system::connect(socket_path().0).ok()?;
-                self.socket.store(socket, Ordering::Relaxed);
-                ask(socket, request)?
-            }
-        };
+        let reply = self.speak(|socket| ask(socket, request))?;
         (reply.status == wire::status::OK).then_some(reply.value)
     }
 
-    /// Tells the daemon something that it does not answer.
+    /// Rings the daemon: a thread waits for a turn on `device`. There is no answer.
     #[cold]
-    pub fn ring(&self, device: usize, op: u32) {
+    pub fn ring(&self, device: usize) {
+        let request = wire::Request {
+            magic: MAGIC,
+            abi: ABI,
+            op: wire::op::RING,
+            device: device as u32,
+            reserved: 0,
+            argument: 0,
+        };
+        self.speak(|socket| system::send(socket, &request.to_bytes()).then_some(()));
+    }
+
+    /// Runs `say` with the connection to the daemon, by one thread at a time; a second time with a new connection where it
+    /// returns `None`: the daemon may have been restarted, and a new one knows this process by its id.
+    fn speak<R>(&self, say: impl Fn(i32) -> Option<R>) -> Option<R> {
         let _speaking = self.speaking.hold();
-        let request = wire::Request { magic: MAGIC, abi: ABI, op, device: device as u32, reserved: 0, argument: 0 };
-        if system::send(self.socket.load(Ordering::Relaxed), &request.to_bytes()) {
-            return;
-        }
-        // The daemon was restarted; a new one knows this process by its id.
-        if let Ok(socket) = system::connect(socket_path().0) {
-            system::close(self.socket.swap(socket, Ordering::Relaxed));
-            system::send(socket, &request.to_bytes());
-        }
+        say(self.socket.load(Ordering::Relaxed)).or_else(|| {
+            system::close(self.socket.swap(-1, Ordering::Relaxed));
+            let socket = system::connect(socket_path().0).ok()?;
+            self.socket.store(socket, Ordering::Relaxed);
+            say(socket)
+        })
     }
 
     /// Measures, and says whether the slice then uses more of `device` than it may.

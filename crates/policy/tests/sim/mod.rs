@@ -281,7 +281,7 @@ impl Sim {
                 }
                 if timed {
                     let started = started.unwrap_or(self.now);
-                    process.costs[kind].update(self.now - started, process.grant.covers(started, self.now));
+                    process.costs[kind].update(self.now - started, self.now <= process.grant.own_until(started));
                 }
                 if process.syncing && process.queue.is_empty() && process.incoming.is_empty() {
                     self.host(current, self.now + MARK);

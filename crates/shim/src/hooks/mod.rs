@@ -78,6 +78,19 @@ pub fn context_of(stream: CUstream) -> u64 {
     if status == error::SUCCESS { context as u64 } else { 0 }
 }
 
+/// Whether `stream` is being captured, or the driver's error where it does not say. The driver is asked only while some
+/// stream is.
+pub fn captured(p: &Process, stream: CUstream) -> Result<bool, CUresult> {
+    if p.captures.load(core::sync::atomic::Ordering::Acquire) == 0 {
+        return Ok(false);
+    }
+    let mut state = 0;
+    match driver!(cuStreamIsCapturing(stream => CUstream, &raw mut state => *mut i32)) {
+        error::SUCCESS => Ok(state != 0),
+        status => Err(status),
+    }
+}
+
 /// The slice's device of `context`, or the error to return.
 pub fn device_of_context(p: &Process, context: u64) -> Result<usize, CUresult> {
     let known = p.books(|books, _| books.table.get(Space::Context, context).map(|entry| entry.device.into()));

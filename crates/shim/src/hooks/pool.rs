@@ -3,7 +3,7 @@
 //! A pool grows in steps of 32 MiB at its end, and gives back what is free at the next synchronisation (measured on
 //! driver 580). Whether an allocation makes it grow is the driver's to know, so the most that it may grow is reserved
 //! first, and what it did is read after.
-use super::{context_of, current_device, member};
+use super::{captured, context_of, current_device, member};
 use crate::gate;
 use crate::process::{self, Books, POOLS, Pool, Process, wait};
 use crate::real::{driver, real};
@@ -76,14 +76,6 @@ fn enter(books: &mut Books, handle: u64, device: usize) {
     }
 }
 
-fn capturing(p: &Process, stream: CUstream) -> bool {
-    if p.captures.load(Ordering::Acquire) == 0 {
-        return false;
-    }
-    let mut status = 0;
-    driver!(cuStreamIsCapturing(stream => CUstream, &raw mut status => *mut i32)) == error::SUCCESS && status != 0
-}
-
 /// An allocation of `bytes` from `pool` on `device`: `call` makes it and writes `pointer`.
 fn allocate(
     p: &Process,
@@ -94,7 +86,7 @@ fn allocate(
     pointer: *const u64,
     call: &dyn Fn() -> CUresult,
 ) -> CUresult {
-    if capturing(p, stream) {
+    if captured(p, stream) == Ok(true) {
         // Becomes a node of a graph, which is charged when it is launched.
         p.graph_memory.store(1, Ordering::Relaxed);
         return call();
