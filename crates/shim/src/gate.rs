@@ -4,6 +4,7 @@
 //! While nobody else wants the GPU, a launch costs one look into the table of costs and one addition. Otherwise it takes
 //! the gate's lock, looks at the clock and at the marks that the GPU has written, and goes or waits. Marks are words of
 //! this process's memory that a stream writes when it gets there, so that looking at them needs no call.
+use crate::generated::COLLECTIVES;
 use crate::hooks::{captured, context_of};
 use crate::process::Process;
 use crate::real::driver;
@@ -110,12 +111,14 @@ struct Timer {
 /// What is to be sent.
 #[derive(Clone, Copy)]
 pub struct Operation {
-    /// The function, the library's kernel, or the executable graph.
+    /// The function, the library's kernel, the executable graph, or the kind of copy (a number below any address).
     pub handle: u64,
-    /// What its cost depends on besides: a mixture of grid, block and shared memory.
+    /// What its cost depends on besides: a mixture of grid, block and shared memory, or a copy's size.
     pub shape: u64,
-    /// Whether it is a graph.
-    pub graph: bool,
+    /// Whether it is a kernel.
+    pub kernel: bool,
+    /// It belongs to a collective operation: it is charged, but never held back.
+    pub passes: bool,
     /// Where to; the per-thread default stream by its own handle.
     pub stream: CUstream,
 }
@@ -191,9 +194,13 @@ fn admitted(
     let quiet = p.captures.load(Ordering::Acquire) > 0;
     // Where the driver does not say, it is left alone too.
     if quiet && captured(p, operation.stream) != Ok(false) {
+        // So that the graph is looked at when it is made executable.
+        if operation.kernel {
+            p.gates.known(p, operation);
+        }
         return call();
     }
-    let known = p.gates.known(operation);
+    let known = p.gates.known(p, operation);
     if known.cost.load(Ordering::Relaxed) == PASSES {
         return call();
     }
@@ -214,6 +221,7 @@ fn admitted(
         let cost = if counted { 0 } else { cost };
         let urgent = if grant.flags & YIELD != 0 { urgent(p, device, turn) } else { 0 };
         match admit(now, &grant, state.track.busy_until(), cost, urgent) {
+            _ if operation.passes => break (now, grant, state),
             Verdict::Go => break (now, grant, state),
             verdict => {
                 let looked = turn.looked.load(Ordering::Relaxed);
@@ -261,6 +269,24 @@ fn admitted(
     }
     if grant.flags & URGENT != 0 {
         state.claim(p, device, turn, now);
+    }
+    status
+}
+
+/// As [`send`], by a `call` that returns when the GPU is done.
+pub fn send_and_wait(
+    p: &'static Process,
+    device: usize,
+    operation: Operation,
+    call: impl Fn() -> CUresult,
+) -> CUresult {
+    let status = send(p, device, operation, || waiting(p, device, &call));
+    let urgent = p.policy().turns.get(device).is_some_and(|turn| {
+        turn.words[0].load(Ordering::Relaxed) & (URGENT as u64) << 8 != 0 && p.captures.load(Ordering::Acquire) == 0
+    });
+    if urgent {
+        // It is done, and once a mark says so, the claim ends.
+        waiting(p, device, || driver!(cuStreamSynchronize(operation.stream => CUstream)));
     }
     status
 }
@@ -338,7 +364,7 @@ fn alive(stream: CUstream) -> bool {
 }
 
 /// Whether `kernel` is a part of a collective operation, which must not be held back while others' parts run.
-fn collective(kernel: u64) -> bool {
+pub fn collective(p: &Process, kernel: u64) -> bool {
     let mut name: *const u8 = core::ptr::null();
     let kernel = kernel as Handle;
     let mut status = driver!(cuFuncGetName(&raw mut name => *mut *const u8, kernel => Handle));
@@ -350,11 +376,13 @@ fn collective(kernel: u64) -> bool {
     }
     // SAFETY: the driver's own string, which ends with a zero and lives as long as the kernel.
     let name = unsafe { core::ffi::CStr::from_ptr(name.cast()) }.to_bytes();
-    (0..name.len()).any(|at| name.get(at..).is_some_and(|rest| COLLECTIVES.iter().any(|part| rest.starts_with(part))))
+    let is = (0..name.len())
+        .any(|at| name.get(at..).is_some_and(|rest| COLLECTIVES.iter().any(|part| rest.starts_with(part))));
+    if is {
+        p.collectives.store(1, Ordering::Relaxed);
+    }
+    is
 }
-
-/// Parts of the names of kernels that belong to collective operations.
-const COLLECTIVES: [&[u8]; 4] = [b"ncclDevKernel", b"ncclKernel", b"nvshmem", b"mscclKernel"];
 
 impl Gates {
     #[inline]
@@ -368,11 +396,11 @@ impl Gates {
     }
 
     /// The operation's place in the table; it takes that of another whose key leads there.
-    fn known(&self, operation: Operation) -> &Known {
+    fn known(&self, p: &Process, operation: Operation) -> &Known {
         let key = operation.key();
         let known = self.place(key);
         if known.key.load(Ordering::Relaxed) != key {
-            let passes = !operation.graph && collective(operation.handle);
+            let passes = operation.kernel && collective(p, operation.handle);
             known.cost.store(if passes { PASSES } else { 0 }, Ordering::Relaxed);
             known.key.store(key, Ordering::Relaxed);
         }

@@ -97,6 +97,8 @@ pub struct Process {
     pub exports: AtomicU32,
     /// A kernel that needs more local memory than every thread has was seen.
     pub local_memory: AtomicU32,
+    /// A kernel of a collective operation was seen.
+    pub collectives: AtomicU32,
     /// Contexts that exist, or are being made.
     contexts: AtomicU32,
     /// Explicit contexts that exist.
