@@ -287,6 +287,7 @@ fn space(key: u64) -> Option<Space> {
         12 => Space::Exported,
         13 => Space::Context,
         14 => Space::Unmapping,
+        15 => Space::Collective,
         _ => return None,
     })
 }
