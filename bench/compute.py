@@ -14,8 +14,8 @@ from pathlib import Path
 
 import peers
 from common import HERE, MIB, collect, named, program_of_calls
-from tenants import (ADAPTIVE, BALANCED, EXPERIMENT, MEMORY, MODE, NONE, PRIORITY, PRODUCTION, SHARE, SPATIAL, STRICT, TEMPORAL, DOMAIN, ENGINE, Figure,
-                     Tenant, calibrate, engine_flags, gemm, middle, native, needs, percent, repeat, sliced, stop_calibrator, together, under)
+from tenants import (ADAPTIVE, DOMAIN, ENGINE, EXPERIMENT, MEMORY, MODE, NONE, PRIORITY, PRODUCTION, SHARE, SPATIAL, STRICT, TEMPORAL, Figure, Tenant,
+                     calibrate, engine_flags, gemm, middle, native, needs, percent, repeat, sliced, stop_calibrator, together, under)
 
 from harness import Failure, Held, Report, Skip, Slice, cleave, cleave_json, daemon_status, expect, has_flag
 
@@ -319,6 +319,8 @@ def halves(report):
 
 # ---------------------------------------------------------------- PyTorch
 
+DECODE_S = 0.005  # a step so often
+
 
 def torch_pair(report, start):
     """decode and train on one side: what they do alone, and several times together. `start` runs a command in the place of the first or the second."""
@@ -338,9 +340,6 @@ def torch_pair(report, start):
         work(decode, train)  # warms up
         (alone,), (training,) = work(decode), work(train)
         return alone, training, [work(decode, train) for _ in range(report.options.runs)]
-
-
-DECODE_S = 0.005  # a step so often
 
 
 def torch(report):
