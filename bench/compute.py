@@ -447,7 +447,7 @@ def faults(report):
             found = {}
             seen.append(found)
             own = slices[1] and slices[1].name
-            old = max((event["id"] for event in cleave_json("events")), default=0) if own else 0
+            old = max(event["id"] for event in cleave_json("events", "--slice", own)) if own else 0
             if mode == "saturate":
                 at(began, seconds / 2)
                 found["bad"] = ended = time.monotonic()
@@ -463,7 +463,7 @@ def faults(report):
             if not own:
                 return
             while not found.get("event") and time.monotonic() < ended + 3:
-                news = [event for event in cleave_json("events", "--since", old) if event["slice"] == own and event["kind"] != "process-started"]
+                news = [event for event in cleave_json("events", "--slice", own, "--since", old) if event["kind"] != "process-started"]
                 if news:
                     found |= {"event": news[-1]["kind"], "event_ms": 1e3 * (time.monotonic() - ended)}
                 else:
@@ -620,7 +620,7 @@ class Quick(argparse.Action):
 
 
 def arguments(parser):
-    parser.add_argument("--seconds", type=float, default=2, help="measured time of each case")
+    parser.add_argument("--seconds", type=float, default=1.7, help="measured time of each case")
     parser.add_argument("--runs", type=int, default=3, help="how often each case in slices is measured")
     parser.add_argument("--equal-seconds", type=float, default=8, help="measured time of the four equal tenants (A6 asks for 60)")
     parser.add_argument("--quick", action=Quick, nargs=0, help="as " + " ".join(f"--{key.replace('_', '-')} {value:g}" for key, value in QUICK.items()))
@@ -633,11 +633,11 @@ if __name__ == "__main__":
     # What decides comes first: if time runs out, the rest is missing from the table.
     parts = {"overhead": overhead, "alone": alone_native, "strict": strict, "shares": shares, "fairness": fairness,
              "tails": lambda report: tails(report, TEMPORAL), "tails-spatial": lambda report: tails(report, SPATIAL), "halves": halves, "torch": torch,
-             "lending": lending, "control": control, "noise": noise, "faults": faults, "A6": equal, "peers": other_products}
+             "lending": lending, "control": control, "faults": faults, "A6": equal, "noise": noise, "peers": other_products}
     limits = {"overhead": 40, "alone": 30, "strict": 50, "shares": 170, "fairness": 80, "tails": 120, "tails-spatial": 110, "halves": 70, "torch": 120, "lending": 40,
               "control": 30, "noise": 100, "faults": 100, "A6": 30, "peers": 50}
     report = Report("compute share benchmarks", parts, limits, arguments)
-    longer = max(1, report.options.seconds / 2 * report.options.runs / 3)
+    longer = max(1, report.options.seconds / 1.7 * report.options.runs / 3)
     for part in limits:
         limits[part] = int(limits[part] * longer)
     limits["A6"] += int(report.options.equal_seconds)

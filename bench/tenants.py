@@ -4,6 +4,7 @@ A tenant is `tenant.c`, with plain driver calls; in a slice it is the same progr
 kernels that are done, from the time on when all tenants of a case run.
 """
 
+import ctypes
 import glob
 import itertools
 import statistics
@@ -59,8 +60,12 @@ class Tenant:
 
 def gemm(**slice_):
     """A tenant that multiplies matrices of bfloat16 with cuBLAS, if there is one, else one with kernels of 2 ms; and what it is."""
-    for folder in sys.path:
-        for library in sorted(glob.glob(f"{folder}/nvidia/*/lib/libcublas.so.*")):
+    for pattern in [*(f"{folder}/nvidia/*/lib/libcublas.so.*" for folder in sys.path), "/usr/local/cuda*/lib64/libcublas.so.*"]:
+        for library in sorted(glob.glob(pattern), reverse=True):
+            try:
+                ctypes.CDLL(library)
+            except OSError:  # not for this machine, or without what it needs
+                continue
             return Tenant("gemm", memory="4GiB", library=library, **slice_), "GEMM"
     return Tenant(lengths=(2000,), **slice_), "GEMM-like kernels"
 
