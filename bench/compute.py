@@ -325,7 +325,7 @@ DECODE_S = 0.005  # a step so often
 def torch_pair(report, start):
     """decode and train on one side: what they do alone, and several times together. `start` runs a command in the place of the first or the second."""
     stub = ["--stub"] if report.options.stub else []
-    seconds = max(1.5, report.options.seconds)
+    seconds = max(1, report.options.seconds)
     with ExitStack() as stack:
         decode, train = (stack.enter_context(start(number, [sys.executable, HERE / script, *stub])) for number, script in enumerate(("torch_decode.py", "torch_train.py")))
         for one in (decode, train):
@@ -437,7 +437,7 @@ def faults(report):
     an event tells of it."""
     needs(SHARE, MODE)
     alone = alone_native(report)
-    seconds = max(1.5, report.options.seconds)
+    seconds = max(1.2, report.options.seconds)
     kinds = {"illegal address": "fault", "infinite kernel": "hang", "kill -9": "saturate", "OOM loop": "oom"}
 
     def one(name, mode):
