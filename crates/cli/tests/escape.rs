@@ -37,7 +37,7 @@ enum End {
 }
 
 /// Every path of escape.c.
-const PATHS: [(&str, End); 49] = [
+const PATHS: [(&str, End); 50] = [
     ("alloc", End::Refused),
     ("pitch", End::Refused),
     ("managed", End::Refused),
@@ -45,6 +45,7 @@ const PATHS: [(&str, End); 49] = [
     ("async-other", End::Refused),
     ("pool", End::Refused),
     ("pool-hoard", End::Refused),
+    ("pool-host", End::Host),
     ("create", End::Refused),
     ("create-release", End::Refused),
     ("create-unmap", End::Refused),
