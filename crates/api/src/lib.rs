@@ -47,6 +47,8 @@ pub struct SliceSpec {
     pub oversubscribe: bool,
     /// What a program does while the daemon can't be reached: `refuse` (default) or `allow`.
     pub on_missing: OnMissing,
+    /// What happens to its programs that use a GPU past the stand-in library: `warn` (default) or `kill`.
+    pub on_bypass: OnBypass,
     /// Delete the slice when its last process has ended, after at least one has started; or, before one has, when the
     /// process that made it has ended.
     pub ephemeral: bool,
@@ -63,6 +65,17 @@ pub enum OnMissing {
     Refuse,
     /// CUDA calls go through unmetered, with a line on stderr.
     Allow,
+}
+
+/// What happens to a program of the slice that uses a GPU past the stand-in library, and so past the quota.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum OnBypass {
+    /// It is reported.
+    #[default]
+    Warn,
+    /// It is reported and, a second later, killed.
+    Kill,
 }
 
 /// `PATCH /v1/slices/{slice}`: what shall change; what is absent stays.
@@ -124,6 +137,9 @@ pub struct Slice {
     pub overcommitted: bool,
     /// What its programs do while the daemon can't be reached.
     pub on_missing: OnMissing,
+    /// What happens to its programs that use a GPU past the stand-in library.
+    #[serde(default)]
+    pub on_bypass: OnBypass,
     /// Goes away with its last process.
     pub ephemeral: bool,
     /// Its processes took and gave back memory faster than it could be added up: what it uses is the least that it was at

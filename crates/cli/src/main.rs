@@ -7,7 +7,7 @@ mod output;
 mod tenant;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
-use cleave_api::{Fraction, MemoryAmount, Mode, OnMissing, Percent, Priority, SliceSpec};
+use cleave_api::{Fraction, MemoryAmount, Mode, OnBypass, OnMissing, Percent, Priority, SliceSpec};
 use commands::Context;
 use launch::{Hold, Pids};
 use output::{Color, Format};
@@ -210,6 +210,9 @@ struct SliceOptions {
     /// What CUDA calls do while the daemon can't be reached: refuse, or allow without a limit
     #[arg(long, value_name = "WHAT", default_value = "refuse", value_parser = on_missing)]
     on_missing: OnMissing,
+    /// What happens to programs that use a GPU past the quota, with a driver library of their own: warn, or kill
+    #[arg(long, value_name = "WHAT", default_value = "warn", value_parser = on_bypass)]
+    on_bypass: OnBypass,
 }
 
 impl SliceOptions {
@@ -226,6 +229,7 @@ impl SliceOptions {
             host_memory: self.host_memory,
             oversubscribe: self.oversubscribe,
             on_missing: self.on_missing,
+            on_bypass: self.on_bypass,
             ephemeral,
             owner,
         }
@@ -261,7 +265,7 @@ struct Run {
     #[arg(
         long = "slice",
         value_name = "SLICE",
-        conflicts_with_all = ["gpu", "memory", "compute", "mode", "priority", "burst", "fraction", "host_memory", "name", "oversubscribe", "on_missing"]
+        conflicts_with_all = ["gpu", "memory", "compute", "mode", "priority", "burst", "fraction", "host_memory", "name", "oversubscribe", "on_missing", "on_bypass"]
     )]
     existing: Option<String>,
     #[command(flatten)]
@@ -401,6 +405,14 @@ fn on_missing(text: &str) -> Result<OnMissing, String> {
         "refuse" => Ok(OnMissing::Refuse),
         "allow" => Ok(OnMissing::Allow),
         _ => Err("it must be `refuse` or `allow`".into()),
+    }
+}
+
+fn on_bypass(text: &str) -> Result<OnBypass, String> {
+    match text {
+        "warn" => Ok(OnBypass::Warn),
+        "kill" => Ok(OnBypass::Kill),
+        _ => Err("it must be `warn` or `kill`".into()),
     }
 }
 

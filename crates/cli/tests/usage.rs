@@ -36,6 +36,7 @@ fn malformed_amounts_are_named_with_their_rule() {
         (&["slice", "create", "--host-memory=-1"], "\"-1\" is not an amount"),
         (&["slice", "resize", "a", "--memory", "1e9"], "\"1e9\" is not an amount"),
         (&["slice", "create", "--on-missing", "panic"], "must be `refuse` or `allow`"),
+        (&["slice", "create", "--on-bypass", "panic"], "must be `warn` or `kill`"),
         (&["slice", "create", "--mode", "hard"], "\"hard\" is no mode: it must be none, balanced, strict or adaptive"),
         (&["run", "--priority", "8", "--", "true"], "\"8\" is no priority: it must be experiment, staging, production"),
         (&["slice", "resize", "a", "--burst", "1s"], "invalid value '1s' for '--burst <MS>'"),

@@ -60,6 +60,12 @@ pub fn open_pidfd(pid: u32, start_time: u64) -> Option<OwnedFd> {
     stat(pid).filter(|s| s.start_time == start_time && s.state != 'Z').map(|_| pidfd)
 }
 
+/// Kills the process that `pid` and `start_time` name; one that has ended already is an error.
+pub fn kill(pid: u32, start_time: u64) -> std::io::Result<()> {
+    let pidfd = open_pidfd(pid, start_time).ok_or(rustix::io::Errno::SRCH)?;
+    Ok(rustix::process::pidfd_send_signal(pidfd, rustix::process::Signal::KILL)?)
+}
+
 /// Waits until the process has ended.
 pub async fn until_end(pidfd: OwnedFd) {
     let second = pidfd.try_clone();

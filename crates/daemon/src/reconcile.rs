@@ -2,7 +2,7 @@
 use crate::files::{Reading, SliceFiles};
 use crate::node::{Live, Node, difference, note_use, total};
 use crate::process;
-use cleave_api::format_bytes;
+use cleave_api::{OnBypass, format_bytes};
 use cleave_ledger::{DEVICES, wire};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
@@ -16,6 +16,9 @@ const ROUND: Duration = Duration::from_millis(200);
 const IDLE: Duration = Duration::from_secs(5);
 /// How long an account must have stood still before a measurement may lower it; see [`next_adjust`].
 const STILL: Duration = Duration::from_secs(1);
+/// How long a process must have used a GPU past its slice's quota before it is killed, where the slice says so: one that
+/// has just ended, or become another program, is none.
+const GRACE: Duration = Duration::from_secs(1);
 /// Between two readings of how busy the slices are, and between two reports of one slice's refusals.
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -23,8 +26,18 @@ const SECOND: Duration = Duration::from_secs(1);
 #[derive(Default)]
 pub struct Reconciler {
     busy_at: Option<Instant>,
-    /// Processes outside of slices: seen once, or reported.
-    strangers: HashMap<u32, bool>,
+    /// Processes outside of slices.
+    strangers: HashMap<u32, Stranger>,
+}
+
+/// A process that uses a GPU and has no slot.
+struct Stranger {
+    /// With the id it names the process.
+    start_time: u64,
+    since: Instant,
+    reported: bool,
+    /// Its grace is over, and what its slice says was done.
+    judged: bool,
 }
 
 /// One slot as it was found at the beginning of a round.
@@ -175,25 +188,46 @@ impl Reconciler {
             .filter(|(pid, bytes)| !registered.contains(pid) && **bytes != Some(0))
             .map(|(pid, bytes)| (*pid, bytes.unwrap_or(0)))
             .collect();
-        self.strangers.retain(|pid, _| present.contains_key(pid));
+        let start_time = |pid| process::stat(pid).map_or(0, |stat| stat.start_time);
+        self.strangers.retain(|pid, known| present.contains_key(pid) && known.start_time == start_time(*pid));
         for (pid, bytes) in present {
             // Twice in a row: a process that has just ended, or is just registering, is no stranger.
-            let Some(reported) = self.strangers.get_mut(&pid) else {
-                self.strangers.insert(pid, false);
+            let Some(stranger) = self.strangers.get_mut(&pid) else {
+                let start_time = start_time(pid);
+                let stranger = Stranger { start_time, since: Instant::now(), reported: false, judged: false };
+                self.strangers.insert(pid, stranger);
                 continue;
             };
-            if std::mem::replace(reported, true) {
+            let overdue = stranger.since.elapsed() >= GRACE && !stranger.judged;
+            if stranger.reported && !overdue {
                 continue;
             }
+            let first = !std::mem::replace(&mut stranger.reported, true);
+            stranger.judged |= overdue;
             let command = process::command(pid).unwrap_or_else(|| "a process".into());
             let what = format!("{command} (pid {pid}) uses {}", format_bytes(bytes));
             match origin(pid, &belongs).and_then(|id| inner.slices.get(&id)).map(|l| l.record.clone()) {
                 Some(record) => {
-                    let message =
-                        format!("{what} although it was started in slice {}: it bypasses the quota", record.name);
-                    inner.event("bypass", Some(&record), &message);
+                    if first {
+                        let message =
+                            format!("{what} although it was started in slice {}: it bypasses the quota", record.name);
+                        inner.event("bypass", Some(&record), &message);
+                    }
+                    if overdue && record.on_bypass == OnBypass::Kill {
+                        let message = match process::kill(pid, stranger.start_time) {
+                            Ok(()) => {
+                                format!("{command} (pid {pid}) was killed: it bypassed slice {}'s quota", record.name)
+                            }
+                            Err(error) => format!(
+                                "{command} (pid {pid}) bypasses slice {}'s quota and can't be killed: {error}",
+                                record.name
+                            ),
+                        };
+                        inner.event("bypass", Some(&record), &message);
+                    }
                 }
-                None => inner.event("untracked", None, &format!("{what} in no slice")),
+                None if first => inner.event("untracked", None, &format!("{what} in no slice")),
+                None => {}
             }
         }
     }

@@ -3,7 +3,7 @@ use crate::files::Work;
 use crate::gpu::GpuInfo;
 use crate::turns::HORIZON;
 use cleave_api::{
-    ErrorBody, ErrorCode, Fraction, MemoryAmount, Mode, OnMissing, Percent, Priority, SliceChange, SliceSpec,
+    ErrorBody, ErrorCode, Fraction, MemoryAmount, Mode, OnBypass, OnMissing, Percent, Priority, SliceChange, SliceSpec,
     format_bytes,
 };
 use cleave_ledger::{DEVICES, UNIT};
@@ -41,6 +41,9 @@ pub struct Record {
     pub host_limit_bytes: Option<u64>,
     /// What its programs do while the daemon can't be reached.
     pub on_missing: OnMissing,
+    /// What happens to its programs that use a GPU past the stand-in.
+    #[serde(default)]
+    pub on_bypass: OnBypass,
     /// Goes away with its last process.
     pub ephemeral: bool,
     /// A process has been in it.
@@ -394,6 +397,12 @@ pub fn admit(
             ErrorCode::Conflict,
             format!("there is a slice \"{name}\" already"),
             "choose another name, or delete that one first",
+        ));
+    }
+    if (spec.on_missing, spec.on_bypass) == (OnMissing::Allow, OnBypass::Kill) {
+        return Err(invalid(
+            "on-missing allow and on-bypass kill exclude each other",
+            "a program that was let through without the daemon would be killed by it; choose one of the two",
         ));
     }
     let ask = match (spec.fraction, spec.memory) {

@@ -1,6 +1,6 @@
 //! What lies where in the two shared files. Every size and offset is asserted at compile time, because the reader may
 //! be an older or newer build: it compares [`MAGIC`], [`ABI`] and the size first, and refuses what it does not know.
-use crate::sync::{AtomicI64, AtomicU32, AtomicU64, Counter, Word};
+use crate::sync::{AtomicI64, AtomicU32, AtomicU64, Counter, Word, many};
 use core::sync::atomic::Ordering;
 
 /// First word of a policy file: "cleaveSL" in memory order.
@@ -297,13 +297,8 @@ impl DevicePolicy {
 }
 
 impl Turn {
-    fn new() -> Self {
-        Self {
-            version: Word::new(0),
-            class: Word::new(0),
-            words: core::array::from_fn(|_| Counter::new(0)),
-            looked: Counter::new(0),
-        }
+    const fn new() -> Self {
+        Self { version: Word::new(0), class: Word::new(0), words: many![Counter::new(0); 3], looked: Counter::new(0) }
     }
 
     /// The grant's words and the slice's class, of one moment; `None` while they are being changed.
@@ -335,17 +330,16 @@ impl Turn {
 }
 
 impl Activity {
-    fn new() -> Self {
-        let zero = || Counter::new(0);
+    const fn new() -> Self {
         Self {
-            charged: zero(),
-            busy_until: zero(),
-            last_launch: zero(),
-            op_ns: zero(),
-            waiting: zero(),
-            throttled_ns: zero(),
-            throttled: zero(),
-            syncing: zero(),
+            charged: Counter::new(0),
+            busy_until: Counter::new(0),
+            last_launch: Counter::new(0),
+            op_ns: Counter::new(0),
+            waiting: Counter::new(0),
+            throttled_ns: Counter::new(0),
+            throttled: Counter::new(0),
+            syncing: Counter::new(0),
         }
     }
 }
@@ -358,7 +352,7 @@ impl Book {
             own_pid: Word::new(0),
             namespace: Word::new(0),
             start_time: Counter::new(0),
-            adjust: core::array::from_fn(|_| AtomicI64::new(0)),
+            adjust: many![AtomicI64::new(0); DEVICES],
         }
     }
 
@@ -389,7 +383,7 @@ impl Policy {
             name: [0; 64],
             driver_dir: [0; 256],
             devices: core::array::from_fn(|i| DevicePolicy::new(if i == HOST { UNLIMITED } else { 0 })),
-            turns: core::array::from_fn(|_| Turn::new()),
+            turns: many![Turn::new(); DEVICES],
             book: core::array::from_fn(|_| Book::new()),
         }
     }
@@ -409,16 +403,16 @@ impl Default for Policy {
 impl Slot {
     fn new() -> Self {
         Self {
-            accounts: core::array::from_fn(|_| Account { held: AtomicU64::new(0), ask: AtomicU64::new(0) }),
-            kinds: core::array::from_fn(|_| core::array::from_fn(|_| Counter::new(0))),
+            accounts: many![Account { held: AtomicU64::new(0), ask: AtomicU64::new(0) }; DEVICES + 1],
+            kinds: many![many![Counter::new(0); KINDS]; DEVICES + 1],
             launches: Counter::new(0),
             graph_launches: Counter::new(0),
             denied: Counter::new(0),
             unknown_names: Counter::new(0),
-            reserved: core::array::from_fn(|_| Counter::new(0)),
-            exports: core::array::from_fn(|_| Counter::new(0)),
-            activity: core::array::from_fn(|_| Activity::new()),
-            spare: core::array::from_fn(|_| Counter::new(0)),
+            reserved: many![Counter::new(0); 4],
+            exports: many![Counter::new(0); EXPORTS],
+            activity: many![Activity::new(); DEVICES],
+            spare: many![Counter::new(0); 6],
         }
     }
 }

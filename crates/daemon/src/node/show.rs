@@ -82,6 +82,7 @@ impl Node {
                 around.reserved.get(d.uuid.as_str()).copied().unwrap_or(0) > card
             }),
             on_missing: record.on_missing,
+            on_bypass: record.on_bypass,
             ephemeral: record.ephemeral,
             in_motion: false,
         }

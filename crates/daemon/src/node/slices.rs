@@ -82,6 +82,7 @@ impl Node {
             burst_ms: admitted.burst_ms,
             host_limit_bytes: admitted.host_limit_bytes,
             on_missing: spec.on_missing,
+            on_bypass: spec.on_bypass,
             ephemeral: spec.ephemeral,
             holder: caller.process().filter(|_| spec.ephemeral),
             ..Record::default()
