@@ -49,7 +49,8 @@ DO = {
     "cuMemcpyDtoD_v2_ptds": lambda n: (u64(at + BIG), u64(at), size(n)),
     "cuMemcpyHtoDAsync_v2_ptsz": lambda n: (u64(at), HOST, size(n), stream),
     "cuMemcpyDtoH_v2": lambda n: (HOST, u64(at), size(n)),
-    "cuMemcpyAsync": lambda n: (u64(at), HOST, size(n), stream),
+    "cuMemcpyAsync": lambda n: (u64(at), u64(at + BIG), size(n), stream),
+    "cuMemcpyAsync_ptsz": lambda n: (u64(at), HOST, size(n), stream),
     "cuMemcpy2DAsync_v2": lambda n: (flat(n), stream),
     "cuMemsetD32Async": lambda n: (u64(at), u32(1), size(n >> 2), stream),
     "cuMemsetD2D8_v2": lambda n: (u64(at), size(n >> 3), c.c_ubyte(1), size(n >> 3), size(8)),
@@ -70,17 +71,18 @@ for line in sys.stdin:
     print(json.dumps({"done": what}), flush=True)
 "#;
 
-const HELD: [&str; 9] = [
+const HELD: [&str; 7] = [
     "cuMemcpyDtoDAsync_v2",
     "cuMemcpyDtoD_v2",
     "cuMemcpyDtoD_v2_ptds",
-    "cuMemcpyHtoDAsync_v2_ptsz",
-    "cuMemcpyDtoH_v2",
     "cuMemcpyAsync",
     "cuMemcpy2DAsync_v2",
     "cuMemsetD32Async",
     "cuMemsetD2D8_v2",
 ];
+
+/// Copies between the device and the host, which keep nobody from the device.
+const HOSTS: [&str; 3] = ["cuMemcpyHtoDAsync_v2_ptsz 8388608", "cuMemcpyDtoH_v2 8388608", "cuMemcpyAsync_ptsz 8388608"];
 
 /// While the slice is paused, a small copy goes and a large one waits.
 #[test]
@@ -93,7 +95,9 @@ fn large_copies_wait_for_their_turn() {
     for name in HELD.into_iter().chain(["graph"]) {
         place.ok(&["pause", "a"]);
         // Small copies, and those between devices, which collective operations are made of.
-        for free in ["cuMemcpyDtoD_v2 65536", "cuMemsetD2D8_v2 4096", "cuMemcpyPeerAsync 8388608"] {
+        for free in
+            ["cuMemcpyDtoD_v2 65536", "cuMemsetD2D8_v2 4096", "cuMemcpyPeerAsync 8388608"].into_iter().chain(HOSTS)
+        {
             program.ask(free);
         }
         let before = waited();

@@ -1,10 +1,10 @@
-//! Copies, fills and prefetches: they keep the GPU from others as kernels do, and pass the same gate. Small ones don't, and
-//! go straight through.
+//! Copies within the device, fills and prefetches: they keep the GPU from others as kernels do, and pass the same gate. Small
+//! ones don't, nor do copies to and from the host, which have engines of their own: those go straight through.
 use super::device_of_stream;
 use crate::gate::{self, Operation, per_thread};
 use crate::process;
-use crate::real::real;
-use cleave_cuda::types::{CUmemLocation, CUresult, CUstream, Handle};
+use crate::real::{driver, real};
+use cleave_cuda::types::{CUmemLocation, CUresult, CUstream, Handle, error};
 use core::ffi::c_void;
 use core::ptr::null_mut;
 use core::sync::atomic::Ordering;
@@ -18,7 +18,7 @@ enum Kind {
     /// Within the device.
     Device = 1,
     /// Between the device and the host.
-    Host,
+    Host = 2,
     /// The pointers say which way.
     Any,
     /// Between two devices.
@@ -38,6 +38,9 @@ fn moving(kind: Kind, bytes: u64, (stream, waits): (CUstream, bool), call: &dyn 
     }
     let Some(p) = process::member() else { return call() };
     let Ok(device) = device_of_stream(p, stream) else { return call() };
+    if kind == Kind::Host {
+        return if waits { gate::waiting(p, device, call) } else { call() };
+    }
     // The size's three highest bits: what is learned of one size is right for another within a quarter.
     let shift = 61u32.saturating_sub((bytes | 1).leading_zeros());
     let operation = Operation {
@@ -75,6 +78,20 @@ unsafe fn volume<T: Copy + Into<u64>>(
         });
         sum.saturating_add(product)
     })
+}
+
+/// Of the bytes that are copied, those that the device moves within itself: none if one end is the host's memory.
+fn inside(to: u64, from: u64, bytes: usize) -> usize {
+    const MEMORY_TYPE: i32 = 2;
+    const HOST: u32 = 1;
+    let hosts = |pointer: u64| {
+        let mut kind = 0;
+        let status =
+            driver!(cuPointerGetAttribute((&raw mut kind).cast() => *mut c_void, MEMORY_TYPE => i32, pointer => u64));
+        // Of memory that it did not allocate the driver knows nothing.
+        status != error::SUCCESS || kind == HOST
+    };
+    if bytes as u64 > SMALL && (hosts(to) || hosts(from)) { 0 } else { bytes }
 }
 
 /// Bytes of `height` rows of `width` elements.
@@ -127,9 +144,9 @@ macro_rules! copies {
 }
 
 copies!(
-    Any(bytes) cuMemcpy | cuMemcpy_ptds(to: u64, from: u64, bytes: usize),
-    Any(bytes) cuMemcpyAsync | cuMemcpyAsync_ptsz(to: u64, from: u64, bytes: usize; stream),
-    Any(bytes) cuMemcpyWithAttributesAsync(to: u64, from: u64, bytes: usize, attributes: *mut c_void; stream),
+    Any(inside(to, from, bytes)) cuMemcpy | cuMemcpy_ptds(to: u64, from: u64, bytes: usize),
+    Any(inside(to, from, bytes)) cuMemcpyAsync | cuMemcpyAsync_ptsz(to: u64, from: u64, bytes: usize; stream),
+    Any(inside(to, from, bytes)) cuMemcpyWithAttributesAsync(to: u64, from: u64, bytes: usize, attributes: *mut c_void; stream),
     Device(bytes) cuMemcpyDtoD_v2 | cuMemcpyDtoD_v2_ptds(to: u64, from: u64, bytes: usize),
     Device(bytes) cuMemcpyDtoDAsync_v2 | cuMemcpyDtoDAsync_v2_ptsz(to: u64, from: u64, bytes: usize; stream),
     Device(bytes) cuMemcpyDtoA_v2 | cuMemcpyDtoA_v2_ptds(to: Handle, offset: usize, from: u64, bytes: usize),
