@@ -244,6 +244,8 @@ pub struct Arbiter {
     rounds: Vec<Round>,
     /// When it observed last.
     at: u64,
+    /// Time that nobody has said to have used, the last cycle's at most.
+    unclaimed: u64,
     /// Looks that could wait come no sooner than this.
     paced: u64,
 }
@@ -251,7 +253,7 @@ pub struct Arbiter {
 impl Arbiter {
     /// An arbiter without tenants.
     pub fn new(config: Config) -> Arbiter {
-        Arbiter { config, members: Vec::new(), rounds: Vec::new(), at: 0, paced: 0 }
+        Arbiter { config, members: Vec::new(), rounds: Vec::new(), at: 0, unclaimed: 0, paced: 0 }
     }
 
     /// Adds a tenant or changes what it is entitled to; effective with the next decision. A share of 0 counts as 1,
@@ -333,13 +335,14 @@ impl Arbiter {
         let since = if self.at == 0 { now } else { self.at.min(now) };
         let elapsed = now - since;
         self.at = self.at.max(now);
+        let budget = elapsed + self.unclaimed;
         let mut used = alloc::vec![0; self.members.len()];
         let mut waited: Vec<bool> = self.members.iter().map(|member| member.seen.waiting).collect();
         for observation in observations {
             let Ok(at) = self.members.binary_search_by_key(&observation.tenant, |member| member.id) else { continue };
             let member = &mut self.members[at];
             if member.known {
-                used[at] = observation.device_ns.saturating_sub(member.seen.device_ns).min(elapsed);
+                used[at] = observation.device_ns.saturating_sub(member.seen.device_ns).min(budget);
             }
             member.known = true;
             // Estimates are corrected: what was counted once isn't counted again.
@@ -347,13 +350,14 @@ impl Arbiter {
             let device_ns = member.seen.device_ns.max(observation.device_ns);
             member.seen = Observation { device_ns, ..*observation };
         }
-        // Nobody can use more time than there was. Where the hardware ran several at once, or kernels took turns, each
+        // Nobody can use more time than there was; who waits for a kernel longer than it expected says so late. Where the hardware ran several at once, or kernels took turns, each
         // process believes that it had the GPU alone: then each is charged its part.
         let total: u64 = used.iter().sum();
         let cycle = self.config.cycle.max(self.config.mean * self.members.len() as u64);
+        self.unclaimed = budget.saturating_sub(total).min(self.config.cycle);
         for (member, (used, waited)) in self.members.iter_mut().zip(used.iter_mut().zip(waited)) {
-            if total > elapsed {
-                *used = (u128::from(*used) * u128::from(elapsed) / u128::from(total)) as u64;
+            if total > budget {
+                *used = (u128::from(*used) * u128::from(budget) / u128::from(total)) as u64;
             }
             member.used += *used;
             member.virtual_time = member.virtual_time.saturating_add(member.virtual_of(*used));

@@ -466,7 +466,7 @@ impl State {
                 // A lease may have been taken back meanwhile; a window lasts as long as it said.
                 let own_until =
                     if timer.own_until == u64::MAX { grant.own_until(timer.begins) } else { timer.own_until };
-                cost.update(measured, timer.begins.saturating_add(measured) <= own_until);
+                cost.update(measured, own_until.saturating_sub(timer.begins));
                 if known.cost.load(Ordering::Relaxed) != PASSES {
                     known.cost.store(cost.to_word(), Ordering::Relaxed);
                 }

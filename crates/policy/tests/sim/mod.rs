@@ -3,7 +3,8 @@
 //! The GPU runs each context's kernels in order. Contexts that have work at the same time take turns of 2.5 ms; each
 //! switch costs 80 to 120 µs, which is what the windows measured on an H100 lose. A launch costs the host 3 µs, a mark
 //! is visible 5 µs after the GPU got there, a wake of the daemon is 50 to 100 µs late, a waiter sees a new grant after
-//! 5 to 15 µs. All of it follows from the seed.
+//! 5 to 15 µs. Each kind of kernel is launched once to warm up, where it does little, and a process waits for its oldest
+//! kernel when it has 8 ms of work under way. All of it follows from the seed.
 
 use cleave_policy::arbiter::{Arbiter, Config, Observation, Tenant};
 use cleave_policy::gate::{self, Cost, Grant, MARKS, Mode, Track, Verdict, admit};
@@ -17,6 +18,14 @@ const START: u64 = 1_000 * SEC;
 const SLICE: u64 = 2_500 * US;
 const LAUNCH: u64 = 3 * US;
 const MARK: u64 = 5 * US;
+/// A first launch of a kernel lasts so long, and a saturating process waits while more than so much
+/// is under way in several kernels.
+const WARM_UP: u64 = 2 * US;
+const AHEAD: u64 = 8 * MS;
+/// The daemon takes a process that waits for the device to have so much work.
+const WORKING: u64 = MS;
+/// As the gate does, a launch is timed at least every so often.
+const TIMING: u64 = 2 * MS;
 /// Deliveries are recorded with this resolution.
 const TICK: u64 = 5 * MS;
 
@@ -43,6 +52,8 @@ impl Random {
 pub enum Load {
     /// Sends kernels of these lengths at random, without ever waiting.
     Saturate(Vec<u64>),
+    /// The same with one kernel whose length a parameter says: these in turn.
+    Varies(Vec<u64>),
     /// Sends one kernel, waits for it, does something else for `gap`.
     Loop { kernel: u64, gap: u64 },
     /// Each `period` sends `count` kernels one after the other, waiting for each: a request.
@@ -55,8 +66,10 @@ struct Kernel {
     left: u64,
     started: Option<u64>,
     mark: Option<u32>,
+    length: u64,
     kind: usize,
-    timed: bool,
+    /// When it was expected to begin, and until when the GPU was the slice's own then.
+    timed: Option<(u64, u64)>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -86,7 +99,11 @@ pub struct Process {
     turn: u64,
     waiting: bool,
     syncing: bool,
+    /// Waits for its oldest kernel.
+    full: bool,
     asked: u64,
+    warm: usize,
+    timed: u64,
     step: u32,
     request: u64,
     last_op: u64,
@@ -118,6 +135,14 @@ pub struct Sim {
     generation: u64,
 }
 
+impl Process {
+    /// Kernels that are not done, and their lengths taken together.
+    fn under_way(&self) -> (usize, u64) {
+        let kernels = || self.queue.iter().chain(&self.incoming);
+        (kernels().count(), kernels().map(|kernel| kernel.length).sum())
+    }
+}
+
 impl Sim {
     pub fn new(seed: u64, config: Config) -> Sim {
         let mut sim = Sim {
@@ -143,7 +168,7 @@ impl Sim {
     pub fn add(&mut self, id: u32, tenant: Tenant, load: Load, after: u64) -> usize {
         self.arbiter.set(id, tenant);
         let kinds = match &load {
-            Load::Saturate(kinds) => kinds.clone(),
+            Load::Saturate(kinds) | Load::Varies(kinds) => kinds.clone(),
             Load::Loop { kernel, .. } | Load::Serve { kernel, .. } | Load::Bursts { kernel, .. } => vec![*kernel],
         };
         let begins = self.now + after;
@@ -163,7 +188,10 @@ impl Sim {
             turn: 0,
             waiting: false,
             syncing: false,
+            full: false,
             asked: 0,
+            warm: 0,
+            timed: 0,
             step: 0,
             request: begins,
             last_op: 0,
@@ -279,11 +307,13 @@ impl Sim {
                 if let Some(mark) = mark {
                     process.marks.push_back((self.now + MARK, mark));
                 }
-                if timed {
-                    let started = started.unwrap_or(self.now);
-                    process.costs[kind].update(self.now - started, self.now <= process.grant.own_until(started));
+                if let Some((begins, own_until)) = timed {
+                    let measured = self.now - started.unwrap_or(self.now);
+                    let own_until = if own_until == u64::MAX { process.grant.own_until(begins) } else { own_until };
+                    process.costs[kind].update(measured, own_until.saturating_sub(begins));
                 }
-                if process.syncing && process.queue.is_empty() && process.incoming.is_empty() {
+                let (left, under_way) = process.under_way();
+                if (process.full && (left <= 1 || under_way <= AHEAD)) || (process.syncing && left == 0) {
                     self.host(current, self.now + MARK);
                 }
             }
@@ -334,7 +364,11 @@ impl Sim {
             }
         }
         let words = process.words;
-        process.track.poll(now, |mark| words[mark as usize % MARKS] == Some(mark));
+        if std::mem::take(&mut process.full) {
+            process.track.waited(now, |mark| words[mark as usize % MARKS] == Some(mark));
+        } else {
+            process.track.poll(now, |mark| words[mark as usize % MARKS] == Some(mark));
+        }
         if process.syncing {
             process.syncing = false;
             if process.grant.flags & gate::URGENT != 0 {
@@ -359,6 +393,7 @@ impl Sim {
             Load::Saturate(ref kinds) if kinds.len() > 1 => {
                 kind = Random(process.id as u64 ^ (u64::from(process.step) << 20)).next() as usize % kinds.len();
             }
+            Load::Varies(ref lengths) => kind = process.step as usize % lengths.len(),
             Load::Bursts { on, off, .. } => {
                 let phase = (now - process.begins) % (on + off);
                 if phase >= on && process.asked == 0 {
@@ -366,6 +401,14 @@ impl Sim {
                 }
             }
             _ => {}
+        }
+        let warms = process.warm < process.kinds.len();
+        if warms {
+            kind = process.warm;
+        }
+        let length = if warms { WARM_UP } else { process.kinds[kind] };
+        if matches!(process.load, Load::Varies(_)) {
+            kind = 0;
         }
         if process.asked == 0 {
             process.asked = now;
@@ -386,19 +429,32 @@ impl Sim {
             Verdict::Go => {
                 process.waiting = false;
                 process.longest_wait = process.longest_wait.max(now - std::mem::take(&mut process.asked));
-                process.step += 1;
                 process.last_op = cost;
-                let timed = process.costs[kind].launched();
+                let samples = process.costs[kind].launched() || now > process.timed + TIMING;
+                if samples {
+                    process.timed = now;
+                }
                 process.track.sent(now, cost, &process.grant);
-                let syncs = matches!(process.load, Load::Loop { .. } | Load::Serve { .. });
-                let mark = (process.track.mark_due() || syncs).then(|| process.track.mark());
-                process.incoming.push_back(Kernel { left: process.kinds[kind], started: None, mark, kind, timed });
+                let begins = process.track.busy_until() - cost;
+                let timed = samples.then(|| (begins, process.grant.own_until(begins)));
+                let mut syncs = matches!(process.load, Load::Loop { .. } | Load::Serve { .. });
+                if warms {
+                    process.warm += 1;
+                    syncs = true;
+                } else {
+                    process.step += 1;
+                }
+                let (left, under_way) = process.under_way();
+                process.full = left > 0 && under_way + length > AHEAD;
+                let waits = syncs || process.full;
+                let mark = (process.track.mark_due() || (waits && process.track.room())).then(|| process.track.mark());
+                process.incoming.push_back(Kernel { left: length, started: None, mark, length, kind, timed });
                 if process.grant.flags & gate::URGENT != 0 {
                     process.claim = process.track.claim(now);
                 }
                 process.syncing = syncs;
                 self.at(now + LAUNCH, Event::Arrive(at));
-                if !syncs {
+                if !waits {
                     self.host(at, now + LAUNCH);
                 }
             }
@@ -433,7 +489,7 @@ impl Sim {
                     tenant: process.id,
                     device_ns: gate::done(track.charged(), track.busy_until(), now),
                     waiting: process.waiting,
-                    busy_until: track.busy_until(),
+                    busy_until: track.busy_until().max(if process.full { now + WORKING } else { 0 }),
                     last_launch: track.last_launch(),
                     op_ns: process.last_op,
                 }
