@@ -90,13 +90,11 @@ impl Grant {
         }
     }
 
-    /// What an operation of unknown length is taken to cost, in ns: a quarter of what may be queued, so that few of
-    /// them are in flight.
+    /// What an operation of unknown length is taken to cost, in ns: all that may be queued, so that two of them are in
+    /// flight at most.
     pub const fn unknown_cost(&self) -> u32 {
         let window = self.until.saturating_sub(self.from);
-        let room =
-            if matches!(self.mode, Mode::Window) && window < self.ahead as u64 { window as u32 } else { self.ahead };
-        room / 4
+        if matches!(self.mode, Mode::Window) && window < self.ahead as u64 { window as u32 } else { self.ahead }
     }
 }
 
