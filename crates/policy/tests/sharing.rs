@@ -3,7 +3,7 @@
 mod sim;
 
 use cleave_policy::account::jain;
-use cleave_policy::arbiter::{Config, Isolation, Tenant};
+use cleave_policy::arbiter::{Config, Domain, Isolation, Tenant};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use sim::{Load, MS, Random, SEC, Sim, US};
@@ -389,4 +389,54 @@ fn a_tenant_that_becomes_strict_is_not_in_debt() {
     sim.change(0, strict(250));
     sim.run(SEC);
     assert!((sim.share(0, 1100 * MS, 2 * SEC) - 0.25).abs() < 0.01);
+}
+
+fn beside(id: u32, cap: u16, tenant: Tenant) -> Tenant {
+    Tenant { domain: Some(Domain { id, cap }), ..tenant }
+}
+
+/// Slices of one spatial engine have SMs of their own: none waits for another.
+#[test]
+fn tenants_of_a_domain_run_at_the_same_time() {
+    for one in [tenant(500), strict(500), Tenant { class: 2, ..tenant(500) }] {
+        let mut sim = Sim::new(1, Config::default());
+        sim.add(0, beside(7, 500, one), Load::Serve { period: 10 * MS, count: 10, kernel: 100 * US }, 0);
+        sim.add(1, beside(7, 500, tenant(500)), saturate(5 * MS), 0);
+        sim.run(2 * SEC);
+        let alone = 1100 * US;
+        assert!(sim.latency(0, 99, SEC / 2) < alone, "{}", sim.latency(0, 99, SEC / 2));
+        assert!(sim.share(1, SEC, 2 * SEC) > 0.999, "{}", sim.share(1, SEC, 2 * SEC));
+    }
+}
+
+/// A domain has its turns as one, with the weight of all in it; others of the GPU wait meanwhile.
+#[test]
+fn a_domain_takes_turns_with_others_as_one() {
+    let mut sim = Sim::new(1, Config::default());
+    sim.add(0, beside(7, 500, tenant(300)), saturate(200 * US), 0);
+    sim.add(1, beside(7, 500, strict(300)), saturate(2 * MS), 0);
+    sim.add(2, tenant(400), saturate(500 * US), 0);
+    sim.run(3 * SEC);
+    let got = shares(&sim, SEC, 3 * SEC);
+    for (got, owed) in got.iter().zip([0.6, 0.6, 0.4]) {
+        assert!((got - owed).abs() < 0.03, "{got} of {owed}");
+    }
+    // Alone it has the GPU for good, and so it does when one of it has left.
+    sim.kill(2);
+    sim.run(SEC);
+    assert!(sim.share(0, 3500 * MS, 4 * SEC) > 0.999 && sim.share(1, 3500 * MS, 4 * SEC) > 0.999);
+    sim.kill(0);
+    sim.run(SEC);
+    assert!(sim.share(1, 4500 * MS, 5 * SEC) > 0.999);
+}
+
+/// Where the caps are more than the GPU has, weights decide.
+#[test]
+fn a_domain_with_too_much_promised_goes_by_weight() {
+    let mut sim = Sim::new(1, Config::default());
+    sim.add(0, beside(7, 1000, tenant(300)), saturate(200 * US), 0);
+    sim.add(1, beside(7, 1000, tenant(700)), saturate(2 * MS), 0);
+    sim.run(3 * SEC);
+    let got = shares(&sim, SEC, 3 * SEC);
+    assert!((got[0] / (got[0] + got[1]) - 0.3).abs() < 0.02, "{got:?}");
 }

@@ -1,6 +1,6 @@
 //! A model GPU, processes and a daemon around the real gate and arbiter, under simulated time.
 //!
-//! The GPU runs each context's kernels in order. Contexts that have work at the same time take turns of 2.5 ms; each
+//! The GPU runs each context's kernels in order, and those of one domain at the same time. Contexts that have work at the same time take turns of 2.5 ms; each
 //! switch costs 80 to 120 µs, which is what the windows measured on an H100 lose. A launch costs the host 3 µs, a mark
 //! is visible 5 µs after the GPU got there, a wake of the daemon is 50 to 100 µs late, a waiter sees a new grant after
 //! 5 to 15 µs. Each kind of kernel is launched once to warm up, where it does little, and a process waits for its oldest
@@ -95,6 +95,7 @@ pub struct Process {
     grant: Grant,
     claim: u64,
     class: u8,
+    domain: Option<u32>,
     /// The host loop: its event's generation, what it waits for, where it is in its load.
     turn: u64,
     waiting: bool,
@@ -185,6 +186,7 @@ impl Sim {
             grant: Grant::CLOSED,
             claim: 0,
             class: tenant.class,
+            domain: tenant.domain.map(|domain| domain.id),
             turn: 0,
             waiting: false,
             syncing: false,
@@ -249,7 +251,9 @@ impl Sim {
                     self.settle();
                     // While nobody else had work, the hardware gave the one that runs slice after slice.
                     let busy = |other: &usize| !self.processes[*other].queue.is_empty();
-                    while (0..self.processes.len()).filter(busy).count() < 2 && self.slice_end <= self.now {
+                    let first = (0..self.processes.len()).find(busy).unwrap_or(at);
+                    let others = (0..self.processes.len()).filter(busy).any(|other| !self.together(first, other));
+                    while !others && self.slice_end <= self.now {
                         self.slice_end += SLICE;
                     }
                     let process = &mut self.processes[at];
@@ -288,13 +292,28 @@ impl Sim {
 
     // The GPU.
 
+    /// Their kernels run at the same time.
+    fn together(&self, one: usize, other: usize) -> bool {
+        one == other || self.processes[one].domain.is_some_and(|id| self.processes[other].domain == Some(id))
+    }
+
     /// Brings the GPU's state up to now.
     fn settle(&mut self) {
         let Some(current) = self.current else { return };
-        let process = &mut self.processes[current];
         if self.now <= self.since {
             return;
         }
+        for at in 0..self.processes.len() {
+            if self.together(current, at) {
+                self.progress(at);
+            }
+        }
+        self.since = self.now;
+    }
+
+    /// The front kernel of a process ran until now.
+    fn progress(&mut self, at: usize) {
+        let process = &mut self.processes[at];
         if let Some(kernel) = process.queue.front_mut() {
             let ran = (self.now - self.since).min(kernel.left);
             kernel.started.get_or_insert(self.since);
@@ -314,11 +333,10 @@ impl Sim {
                 }
                 let (left, under_way) = process.under_way();
                 if (process.full && (left <= 1 || under_way <= AHEAD)) || (process.syncing && left == 0) {
-                    self.host(current, self.now + MARK);
+                    self.host(at, self.now + MARK);
                 }
             }
         }
-        self.since = self.now;
     }
 
     /// Chooses who runs, and when to look again.
@@ -326,8 +344,9 @@ impl Sim {
         let count = self.processes.len();
         let has = |at: usize| !self.processes[at].queue.is_empty();
         let from = self.current.unwrap_or(0);
-        let other = (1..=count).map(|by| (from + by) % count).find(|&at| Some(at) != self.current && has(at));
-        let stays = self.current.is_some_and(has);
+        let runs = |at: usize| self.current.is_some_and(|current| self.together(current, at));
+        let other = (1..=count).map(|by| (from + by) % count).find(|&at| !runs(at) && has(at));
+        let stays = (0..count).any(|at| runs(at) && has(at));
         if let Some(other) = other
             && (!stays || (self.now >= self.slice_end && self.now >= self.since))
             && self.now >= self.since
@@ -338,13 +357,15 @@ impl Sim {
         }
         self.generation += 1;
         let Some(current) = self.current else { return };
-        let Some(kernel) = self.processes[current].queue.front() else {
+        let front = |at: usize| self.processes[at].queue.front().map(|kernel| kernel.left);
+        let fronts = (0..count).filter(|&at| self.together(current, at)).filter_map(front);
+        let Some(left) = fronts.min() else {
             if self.now < self.since {
                 self.at(self.since, Event::Gpu(self.generation));
             }
             return;
         };
-        let mut next = self.since.max(self.now) + kernel.left;
+        let mut next = self.since.max(self.now) + left;
         if other.is_some() {
             next = next.min(self.slice_end.max(self.now + 1));
         }
