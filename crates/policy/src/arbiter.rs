@@ -116,6 +116,15 @@ impl Default for Config {
     }
 }
 
+impl Config {
+    /// Windows of this length, in ns, for tenants of equal shares; those of unlike shares are up to a third shorter. At
+    /// least 2 ms, at most 200 ms.
+    pub fn windows(length: u64) -> Config {
+        let mean = length.clamp(2_000_000, 200_000_000);
+        Config { cycle: 2 * mean, mean, ..Config::default() }
+    }
+}
+
 /// What is to be published, and when to ask again.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Decision {

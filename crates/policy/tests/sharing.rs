@@ -440,3 +440,42 @@ fn a_domain_with_too_much_promised_goes_by_weight() {
     let got = shares(&sim, SEC, 3 * SEC);
     assert!((got[0] / (got[0] + got[1]) - 0.3).abs() < 0.02, "{got:?}");
 }
+
+/// A22: an operator sets how long windows are, and so often two saturating tenants take turns.
+#[test]
+fn windows_are_as_long_as_they_are_set() {
+    for length in [5 * MS, 20 * MS, 50 * MS] {
+        let mut sim = Sim::new(1, Config::windows(length));
+        sim.add(0, tenant(500), saturate(200 * US), 0);
+        sim.add(1, tenant(500), saturate(500 * US), 0);
+        sim.run(SEC);
+        let before = sim.switches;
+        sim.run(2 * SEC);
+        let period = 2 * SEC / (sim.switches - before);
+        assert!(period.abs_diff(length) * 5 <= length, "{period} ns instead of {length}");
+    }
+}
+
+/// A23: beside a tenant of long kernels one of short ones has its share.
+#[test]
+fn long_kernels_do_not_take_short_ones_share() {
+    for long in [2 * MS, 5 * MS, 10 * MS] {
+        let mut sim = shared(1, &[(500, saturate(50 * US)), (500, saturate(long))]);
+        sim.run(2 * SEC);
+        assert!(sim.share(0, SEC, 2 * SEC) >= 0.4, "{:?}", shares(&sim, SEC, 2 * SEC));
+    }
+}
+
+/// A17: who lent its share has it back within half a second, for good.
+#[test]
+fn entitlements_are_back_within_half_a_second() {
+    let loads = [(250, saturate(200 * US)), (250, saturate(2 * MS)), (500, saturate(500 * US))];
+    let mut sim = shared(1, &loads[..2]);
+    sim.run(SEC);
+    sim.add(2, tenant(500), loads[2].1.clone(), 0);
+    sim.run(3 * SEC / 2);
+    for from in [1500, 1750, 2000] {
+        let got = sim.share(2, from * MS, (from + 500) * MS);
+        assert!((got - 0.5).abs() < 0.03, "{got} from {from} ms on");
+    }
+}

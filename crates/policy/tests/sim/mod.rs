@@ -124,6 +124,8 @@ pub struct Sim {
     pub arbiter: Arbiter,
     pub processes: Vec<Process>,
     pub decisions: u64,
+    /// How often the GPU went from one context, or domain, to another.
+    pub switches: u64,
     random: Random,
     events: BinaryHeap<Reverse<(u64, u64, Event)>>,
     order: u64,
@@ -151,6 +153,7 @@ impl Sim {
             arbiter: Arbiter::new(config),
             processes: Vec::new(),
             decisions: 0,
+            switches: 0,
             random: Random(seed),
             events: BinaryHeap::new(),
             order: 0,
@@ -352,6 +355,7 @@ impl Sim {
             && self.now >= self.since
         {
             self.current = Some(other);
+            self.switches += 1;
             self.since = self.now + self.random.within(80 * US, 120 * US);
             self.slice_end = self.since + SLICE;
         }
