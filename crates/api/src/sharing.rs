@@ -161,6 +161,9 @@ pub struct DeviceExplanation {
     pub gpu: u32,
     /// How the GPU is shared: `temporal` = in turns.
     pub engine: String,
+    /// How long windows are in ms, if the daemon was told (`--window`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window_ms: Option<u64>,
     /// Its share in percent of the GPU's time; absent while it has neither a share of its own nor processes.
     pub share_percent: Option<f64>,
     /// How far that is enforced.

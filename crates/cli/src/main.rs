@@ -379,6 +379,9 @@ struct Daemon {
     /// Where the real libcuda.so.1 and libnvidia-ml.so.1 are, if they are not where the system looks
     #[arg(long, value_name = "DIR", env = "CLEAVE_DRIVER_LIBRARY_DIR", hide_env_values = true)]
     driver_library_dir: Option<PathBuf>,
+    /// How long windows are where slices take turns, 2ms to 200ms; without it shares and the number of slices decide
+    #[arg(long, value_name = "TIME", value_parser = window, env = "CLEAVE_WINDOW", hide_env_values = true)]
+    window: Option<u64>,
     /// Also listen on a TCP address, with the token and TLS
     #[arg(long, value_name = "ADDRESS:PORT", requires = "token_file")]
     listen: Option<std::net::SocketAddr>,
@@ -391,6 +394,13 @@ struct Daemon {
     /// The certificate's key, PEM
     #[arg(long, value_name = "FILE", requires_all = ["listen", "tls_cert"])]
     tls_key: Option<PathBuf>,
+}
+
+fn window(text: &str) -> Result<u64, String> {
+    match text.strip_suffix("ms").and_then(|number| number.parse::<u64>().ok()) {
+        Some(ms) if (2..=200).contains(&ms) => Ok(ms),
+        _ => Err("it must be a whole number of ms between 2ms and 200ms, as in 20ms".into()),
+    }
 }
 
 fn seconds(text: &str) -> Result<f64, String> {
@@ -510,6 +520,14 @@ fn dispatch(context: Context, command: Command) -> client::Result<i32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_window_is_a_time_within_reason() {
+        assert_eq!((window("20ms"), window("2ms"), window("200ms")), (Ok(20), Ok(2), Ok(200)));
+        for bad in ["20", "20s", "1ms", "201ms", "-5ms", "2.5ms", "ms", ""] {
+            assert!(window(bad).is_err_and(|error| error.contains("between 2ms and 200ms")), "{bad}");
+        }
+    }
 
     #[test]
     fn the_command_line_is_consistent() {

@@ -24,6 +24,8 @@ pub struct Config {
     pub probe_program: Option<PathBuf>,
     /// Measure contexts at all.
     pub probe: bool,
+    /// How long windows are in ms, where slices take turns; `None`: as shares and their number make it.
+    pub window_ms: Option<u64>,
 }
 
 /// The API over TCP.
@@ -93,6 +95,7 @@ impl Config {
             cdi_dir,
             probe_program: None,
             probe: true,
+            window_ms: None,
         }
     }
 

@@ -252,23 +252,28 @@ fn admitted(
         state.track.sent(now, cost, &grant);
     }
     let begins = if counted { state.track.busy_until() } else { state.track.busy_until().saturating_sub(cost) };
-    let timer = if sample && !quiet && context != 0 { state.timer(now, context, operation.stream) } else { None };
+    let timer = if sample && !quiet && context != 0 { state.timer(now, context) } else { None };
     state.publish(p, device, cost);
+    // A call that puts something on a stream waits while the stream is full: never with the lock held.
     drop(state);
+    let started = timer.is_some_and(|timer| record(timer.start, operation.stream));
     let status = call();
+    let timed = started && status == error::SUCCESS && timer.is_some_and(|timer| record(timer.end, operation.stream));
     if quiet || context == 0 {
         return status;
     }
     let mut state = gate.state();
     if let Some(timer) = timer {
-        state.time(timer, p.gates.number(known), operation.stream, (begins, &grant), status == error::SUCCESS);
+        state.time(timer.number, timed.then(|| p.gates.number(known)), begins, &grant);
     }
-    state.touched(context, operation.stream);
-    if state.track.mark_due() {
-        state.mark(context);
-    }
+    let full = state.touched(context, operation.stream);
+    let mark = if state.track.mark_due() { state.mark(context) } else { None };
     if grant.flags & URGENT != 0 {
         state.claim(p, device, turn, now);
+    }
+    drop(state);
+    for mark in full.into_iter().chain(mark) {
+        mark.send(gate);
     }
     status
 }
@@ -303,8 +308,11 @@ pub fn waiting(p: &'static Process, device: usize, call: impl Fn() -> CUresult) 
     if urgent || word & 0xff != Mode::Lease as u64 {
         let context = context_of(null_mut());
         let mut state = gate.state();
-        if state.stream_count > 0 && context != 0 && state.track.room() {
-            state.mark(context);
+        let marks = state.stream_count > 0 && context != 0 && state.track.room();
+        let mark = if marks { state.mark(context) } else { None };
+        drop(state);
+        if let Some(mark) = mark {
+            mark.send(gate);
         }
     }
     activity.syncing.fetch_add(1, Ordering::Relaxed);
@@ -466,7 +474,7 @@ impl State {
                 // A lease may have been taken back meanwhile; a window lasts as long as it said.
                 let own_until =
                     if timer.own_until == u64::MAX { grant.own_until(timer.begins) } else { timer.own_until };
-                cost.update(measured, timer.begins.saturating_add(measured) <= own_until);
+                cost.update(measured, own_until.saturating_sub(timer.begins));
                 if known.cost.load(Ordering::Relaxed) != PASSES {
                     known.cost.store(cost.to_word(), Ordering::Relaxed);
                 }
@@ -481,48 +489,38 @@ impl State {
         track.waited(now, |mark| written(marks, pages, mark));
     }
 
-    /// Notes that work went to `stream`.
-    fn touched(&mut self, context: u64, stream: CUstream) {
+    /// Notes that work went to `stream`; the mark that has to be sent because there are too many of them.
+    fn touched(&mut self, context: u64, stream: CUstream) -> Option<Mark> {
         let stream = stream as u64;
         let seen = self.streams.iter().take(self.stream_count).any(|known| *known == stream);
         if seen {
-            return;
+            return None;
         }
+        let mut mark = None;
         if self.stream_count == STREAMS {
             if !self.track.room() {
-                return;
+                return None;
             }
-            self.mark(context);
+            mark = self.mark(context);
         }
         if let Some(place) = self.streams.get_mut(self.stream_count) {
             *place = stream;
             self.stream_count += 1;
         }
+        mark
     }
 
-    /// Has each stream that got work since the last mark write the next one.
-    fn mark(&mut self, context: u64) {
-        let streams = core::mem::take(&mut self.stream_count);
-        let Some(page) = self.page(context).filter(|_| !self.blind) else { return };
+    /// Takes the next mark, which each stream that got work since the last one is to write. It must be sent.
+    fn mark(&mut self, context: u64) -> Option<Mark> {
+        let count = core::mem::take(&mut self.stream_count);
+        let page = self.page(context).filter(|_| !self.blind)?;
         let number = self.track.mark();
-        let place = number as usize % MARKS;
-        let base = self.pages.get(page).map_or(0, |page| page.device);
-        let (mut words, mut blind) = (0, false);
-        for stream in self.streams.iter().take(streams) {
-            let at = base.wrapping_add((place * STREAMS + usize::from(words)) as u64 * 4);
-            let status = driver!(cuStreamWriteValue32_v2(
-                *stream as CUstream => CUstream, at => u64, number.wrapping_add(1) => u32, 0 => u32));
-            match status {
-                error::SUCCESS => words += 1,
-                error::NOT_SUPPORTED => blind = true,
-                // The stream is gone, with its work done.
-                _ => {}
-            }
+        let at = number as usize % MARKS;
+        if let Some(mark) = self.marks.get_mut(at) {
+            *mark = (count as u8, page as u8);
         }
-        self.blind |= blind;
-        if let Some(mark) = self.marks.get_mut(place) {
-            *mark = (words, page as u8);
-        }
+        let Page { host, device, .. } = *self.pages.get(page)?;
+        Some(Mark { number, streams: self.streams, count, host, device })
     }
 
     /// The place of the context's page, made if need be; `None` if it can have none.
@@ -551,16 +549,16 @@ impl State {
         Some(free)
     }
 
-    /// Starts to time what comes next on `stream`.
-    fn timer(&mut self, now: u64, context: u64, stream: CUstream) -> Option<usize> {
+    /// Takes two events for what comes next.
+    fn timer(&mut self, now: u64, context: u64) -> Option<Events> {
         if self.blind {
             return None;
         }
-        let free = self
+        let number = self
             .timers
             .iter()
             .position(|timer| timer.place == 0 && (timer.context == 0 || timer.context == context))?;
-        let timer = self.timers.get_mut(free)?;
+        let timer = self.timers.get_mut(number)?;
         if timer.context == 0 {
             let (mut start, mut end): (Handle, Handle) = (null_mut(), null_mut());
             for event in [&raw mut start, &raw mut end] {
@@ -570,22 +568,17 @@ impl State {
             }
             (timer.context, timer.start, timer.end) = (context, start as u64, end as u64);
         }
-        let status = driver!(cuEventRecord(timer.start as Handle => Handle, stream => CUstream));
-        if status != error::SUCCESS {
-            return None;
-        }
         timer.place = STARTED;
         self.timed = now;
-        Some(free)
+        Some(Events { number, start: timer.start, end: timer.end })
     }
 
-    /// Ends what [`State::timer`] started.
-    fn time(&mut self, timer: usize, place: u32, stream: CUstream, (begins, grant): (u64, &Grant), launched: bool) {
+    /// Both events of [`State::timer`] are recorded around a launch whose cost has that place; or not (`None`).
+    fn time(&mut self, timer: usize, place: Option<u32>, begins: u64, grant: &Grant) {
         let mark = self.track.next_mark();
-        let Some(timer) = self.timers.get_mut(timer) else { return };
-        let recorded =
-            launched && driver!(cuEventRecord(timer.end as Handle => Handle, stream => CUstream)) == error::SUCCESS;
-        (timer.place, timer.mark) = (if recorded { place + 1 } else { 0 }, mark);
+        // Taken back meanwhile, with its context.
+        let Some(timer) = self.timers.get_mut(timer).filter(|timer| timer.place == STARTED) else { return };
+        (timer.place, timer.mark) = (place.map_or(0, |place| place + 1), mark);
         (timer.begins, timer.own_until) = (begins, grant.own_until(begins));
     }
 
@@ -635,6 +628,49 @@ impl State {
                 if context.is_some() {
                     timer.context = 0;
                 }
+            }
+        }
+    }
+}
+
+/// The events of a timer.
+#[derive(Clone, Copy)]
+struct Events {
+    number: usize,
+    start: u64,
+    end: u64,
+}
+
+/// Has `stream` note the time when it gets there.
+fn record(event: u64, stream: CUstream) -> bool {
+    driver!(cuEventRecord(event as Handle => Handle, stream => CUstream)) == error::SUCCESS
+}
+
+/// A mark that was taken and is to be sent.
+struct Mark {
+    number: u32,
+    streams: [u64; STREAMS],
+    count: usize,
+    host: u64,
+    device: u64,
+}
+
+impl Mark {
+    /// Has the streams write it. Where one can't it counts as written: it is gone, with its work done.
+    fn send(self, gate: &Gate) {
+        let value = self.number.wrapping_add(1);
+        let first = self.number as usize % MARKS * STREAMS;
+        for (word, stream) in self.streams.iter().take(self.count).enumerate() {
+            let at = self.device.wrapping_add((first + word) as u64 * 4);
+            let status = driver!(cuStreamWriteValue32_v2(
+                *stream as CUstream => CUstream, at => u64, value => u32, 0 => u32));
+            if status != error::SUCCESS {
+                let at = (self.host as *const AtomicU32).wrapping_add(first + word);
+                // SAFETY: within the page, which stays mapped for good.
+                unsafe { (*at).store(value, Ordering::Release) };
+            }
+            if status == error::NOT_SUPPORTED {
+                gate.state().blind = true;
             }
         }
     }

@@ -41,6 +41,7 @@ fn config(context: &Context, options: &Daemon) -> Config {
     if let Some(dir) = &options.state_dir {
         config.state_dir.clone_from(dir);
     }
+    config.window_ms = options.window;
     config
 }
 

@@ -96,7 +96,8 @@ fn explain_text(explanation: &Explanation) -> String {
     for device in &explanation.devices {
         let share = device.share_percent.map_or("no share set".into(), |percent| format!("{percent}%"));
         let (mode, priority, engine) = (device.mode, device.priority, &device.engine);
-        text.push_str(&format!("\nGPU {}: {share}, {mode}, {priority} ({engine})\n", device.gpu));
+        let window = device.window_ms.map_or(String::new(), |ms| format!(", windows of {ms} ms"));
+        text.push_str(&format!("\nGPU {}: {share}, {mode}, {priority} ({engine}{window})\n", device.gpu));
         for reason in &device.reasons {
             text.push_str(&format!("  * {}\n", reason.message));
         }

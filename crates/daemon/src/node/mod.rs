@@ -169,7 +169,7 @@ impl Inner {
 impl Node {
     /// A node without slices; [`Node::adopt`] brings back those of the database.
     pub fn new(config: Config, nvml: Box<dyn Nvml>, driver: DriverFiles, run: RunDir, store: Store) -> Arc<Self> {
-        let desks = nvml.gpus().iter().map(|_| Arc::default()).collect();
+        let desks = nvml.gpus().iter().map(|_| Arc::new(Desk::new(config.window_ms))).collect();
         Arc::new(Self {
             config,
             desks,

@@ -81,6 +81,7 @@ impl Node {
             DeviceExplanation {
                 gpu: place.and_then(|p| self.nvml.gpus().get(p)).map_or(device.index, |gpu| gpu.index),
                 engine: "temporal".into(),
+                window_ms: self.config.window_ms,
                 share_percent: here.map(percent).or(record.compute_percent),
                 mode: record.mode,
                 priority: record.priority,
@@ -121,5 +122,6 @@ fn tenant(record: &Record, rest: u16) -> Tenant {
         class: record.priority.class(),
         burst: record.burst_ms.unwrap_or(0).saturating_mul(1_000_000),
         paused: record.paused,
+        domain: None,
     }
 }
