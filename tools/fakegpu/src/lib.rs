@@ -36,5 +36,11 @@ mod map;
 mod place;
 mod stub;
 
+/// How long a device of the installation in `dir` worked for each living process that uses it, by pid: nanoseconds of the
+/// device's own clock. `None` where there is no installation.
+pub fn delivered(dir: &std::path::Path, device: usize) -> Option<Vec<(u32, clock::Nanos)>> {
+    Some(place::open_at(dir)?.1.lock().delivered(device))
+}
+
 pub use install::{Error, install, install_inventory};
 pub use model::{Inventory, MigProfile, Model, Pace, SpecError, models};

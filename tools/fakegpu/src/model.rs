@@ -181,8 +181,12 @@ pub fn models() -> Vec<Model> {
 }
 
 impl Inventory {
-    /// Understands `H100`, `8xH100`, `2xT4+L40S`, or the path of a `.toml` file that holds one model or an inventory.
+    /// Understands `H100`, `8xH100`, `2xT4+L40S`, or the path of a `.toml` file that holds one model or an inventory;
+    /// with `@real` behind it, time passes as the machine's does.
     pub fn parse(spec: &str) -> Result<Inventory, SpecError> {
+        if let Some(spec) = spec.strip_suffix("@real") {
+            return Ok(Inventory { pace: Pace::Real, ..Inventory::parse(spec)? });
+        }
         if spec.ends_with(".toml") {
             return Inventory::read(Path::new(spec));
         }
@@ -318,6 +322,13 @@ mod tests {
         };
         assert_eq!(names("H100"), ["H100"]);
         assert_eq!(names("2xT4+l40s"), ["T4", "T4", "L40S"]);
+    }
+
+    #[test]
+    fn a_spec_may_ask_for_time_that_passes() {
+        let inventory = Inventory::parse("2xT4@real").expect("spec");
+        assert_eq!((inventory.devices.len(), inventory.pace), (2, Pace::Real));
+        assert_eq!(Inventory::parse("2xT4").expect("spec").pace, Pace::Virtual);
     }
 
     #[test]

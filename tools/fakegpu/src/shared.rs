@@ -208,7 +208,7 @@ impl Shared {
     }
 
     fn words(&self) -> &Words {
-        // SAFETY: the mapping is never undone, holds only atomics there, and no other reference covers that part.
+        // SAFETY: the mapping lives as long as `self`, holds only atomics there, and no other reference covers that part.
         unsafe { self.words.as_ref() }
     }
 
@@ -299,6 +299,13 @@ impl Shared {
             layout.high = 0;
         }
         Locked { shared: self, layout, _threads: threads }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // SAFETY: undoes the mapping that `open` made; what refers to it borrows from `self`.
+        unsafe { libc::munmap(self.map.as_ptr().cast(), STATE_BYTES) };
     }
 }
 
@@ -502,6 +509,12 @@ impl Locked<'_> {
         self.live().map(|(_, process)| process.devices[device].meter.percent(now)).sum::<u32>().min(100)
     }
 
+    /// How long the device worked for each living process that uses it, on its own clock, by pid.
+    pub fn delivered(&mut self, device: usize) -> Vec<(u32, Nanos)> {
+        self.now(device);
+        self.users(device).into_iter().map(|user| (user.pid, user.usage.meter.total())).collect()
+    }
+
     /// How long the device was busy for the processes that live.
     pub fn busy(&self, device: usize) -> Nanos {
         self.live().map(|(_, process)| process.devices[device].meter.total()).sum()
@@ -538,10 +551,11 @@ impl Locked<'_> {
         }
     }
 
-    /// Has a device whose time is virtual work for the process in `slot`.
-    pub fn submit(&mut self, slot: usize, device: usize, ready: Nanos, duration: Nanos) -> Span {
+    /// Has a `part` of a device whose time is virtual, in hundredths of a percent, work for the process in `slot`.
+    pub fn submit(&mut self, slot: usize, device: usize, ready: Nanos, duration: Nanos, part: u32) -> Span {
         self.now(device);
-        let span = self.layout.clocks[device].submit(ready, duration);
+        let server = self.layout.processes[slot].of;
+        let span = self.layout.clocks[device].submit(ready, duration, server, part);
         self.layout.processes[slot].devices[device].meter.add(span);
         span
     }

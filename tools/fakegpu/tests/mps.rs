@@ -260,6 +260,19 @@ fn clients_that_fit_run_at_once_and_their_kernels_take_longer() {
 }
 
 #[test]
+fn in_virtual_time_clients_overlap_to_the_nanosecond() {
+    let installed = Installed::new("H100");
+    let control = Control::start(&installed, "mps");
+    let (mut one, mut two) = (control.started(&installed, &[HALF]), control.started(&installed, &[HALF]));
+    assert_eq!(one.ask("launch 1000000"), [0]);
+    assert_eq!(one.ask("launch 1000000"), [0], "the same client's follows");
+    assert_eq!(two.ask("timed 500000"), [0, 1_000_000]);
+    assert_eq!(one.ask("query"), [600], "of 4 ms two have passed");
+    assert_eq!(two.ask("timed 500000"), [0, 1_000_000]);
+    assert_eq!(one.ask("query"), [0], "and now all");
+}
+
+#[test]
 fn clients_that_do_not_fit_wait_for_whole_kernels() {
     let installed = Installed::real("H100");
     let control = Control::start(&installed, "mps");

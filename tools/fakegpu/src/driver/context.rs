@@ -10,6 +10,7 @@ use super::engine::{Engine, StreamKind};
 use super::steps::{Queue, When};
 use super::{CURRENT, Driver, Outcome, get, get_many, put, put_optional, with};
 use crate::alloc::Chunks;
+use crate::clock::Nanos;
 use crate::mps::{context_bytes, multiprocessors};
 use crate::slices::WHOLE;
 
@@ -42,6 +43,8 @@ pub(crate) struct Context {
     /// The part of the device that its kernels may use, in hundredths of a percent, and what it took to make it.
     pub part: u32,
     bytes: u64,
+    /// When its kernels are done, where time is virtual.
+    pub busy: Nanos,
     /// Its queue on the device, where time is real.
     pub queue: Option<Queue>,
     cache_config: c_int,
@@ -103,6 +106,7 @@ impl Driver {
             orphans: When::default(),
             part,
             bytes,
+            busy: 0,
             queue,
             cache_config: 0,
             shared_config: 0,

@@ -455,13 +455,17 @@ impl Driver {
                         return false;
                     }
                 }
-                let width = self.contexts.get(&context).map_or(WHOLE, |context| context.part);
-                let duration = (u128::from(duration) * u128::from(WHOLE) / u128::from(width)) as Nanos;
+                let part = self.contexts.get(&context).map_or(WHOLE, |context| context.part);
+                let duration = (u128::from(duration) * u128::from(WHOLE) / u128::from(part)) as Nanos;
                 match self.contexts.get(&context).and_then(|context| context.queue) {
                     Some(queue) => self.later(device, ready, Deed::Kernel { queue, duration }),
                     None => {
                         let ready = ready.iter().filter_map(When::known).max().unwrap_or(0);
-                        When::At(self.shared.lock().submit(self.slot, device, ready, duration).end)
+                        // A context is one queue, also where its part of the device leaves room for others.
+                        let Some(context) = self.contexts.get_mut(&context) else { return false };
+                        let ready = ready.max(context.busy);
+                        context.busy = self.shared.lock().submit(self.slot, device, ready, duration, part).end;
+                        When::At(context.busy)
                     }
                 }
             }
