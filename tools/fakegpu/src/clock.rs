@@ -181,6 +181,8 @@ fn overlap([a, b]: [Nanos; 2], [c, d]: [Nanos; 2]) -> Nanos {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -207,6 +209,33 @@ mod tests {
             last = clock.submit(1_000 * round, 10, 3, 1).start;
         }
         assert!(last >= 1_000 * (2 * PIECES as u64 - 1), "more than are kept apart");
+    }
+
+    proptest! {
+        /// Of every moment: what runs then is of one server and fits in the device; nothing runs before it may.
+        #[test]
+        fn what_runs_at_once_fits(
+            list in prop::collection::vec((0..50_u64, 1..40_u64, 0..3_u32, 1..=WHOLE), 1..80),
+            later in 0..60_u64,
+        ) {
+            let mut clock = Clock::default();
+            let mut placed = Vec::new();
+            for (index, (ready, duration, server, part)) in list.into_iter().enumerate() {
+                if index % 7 == 6 {
+                    clock.advance(later * index as u64);
+                }
+                let part = if server == 0 { WHOLE } else { part };
+                let now = clock.now(0);
+                let span = clock.submit(ready, duration, server, part);
+                prop_assert!(span.start >= ready.max(now) && span.end == span.start + duration);
+                placed.push((span, server, part));
+            }
+            for (at, server, _) in &placed {
+                let then = || placed.iter().filter(|(span, ..)| span.start <= at.start && at.start < span.end);
+                prop_assert!(then().all(|(_, other, _)| other == server));
+                prop_assert!(then().map(|(.., part)| part).sum::<u32>() <= WHOLE);
+            }
+        }
     }
 
     #[test]
