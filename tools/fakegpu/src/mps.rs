@@ -385,6 +385,7 @@ impl Control {
                 Some(slot) => self.pids(slot).iter().map(|pid| format!("{pid}\n")).collect(),
                 None => unknown(pid),
             },
+            ["get_device_client_list"] | ["get_device_client_list", _] => self.by_device(),
             ["ps"] | ["ps", "-p", _] => self.ps(words.get(2).copied()),
             ["set_default_active_thread_percentage", text] => match part(text) {
                 Some(part) => {
@@ -457,6 +458,18 @@ impl Control {
     fn pids(&self, server: usize) -> Vec<u32> {
         let state = self.shared.lock();
         state.clients(server).into_iter().filter_map(|slot| state.pid(slot)).collect()
+    }
+
+    /// The devices, each with the clients.
+    fn by_device(&mut self) -> String {
+        let clients = self.server().map(|server| server.slot).map(|slot| self.pids(slot)).unwrap_or_default();
+        let device = |(number, device): (usize, &usize)| {
+            let name = &self.inventory.devices[*device].name;
+            let bus = self.inventory.bus(*device);
+            let clients: String = clients.iter().map(|pid| format!("{pid}.1\n")).collect();
+            format!("[{number}] {bus:02x}:00.0, {name}\n{clients}")
+        };
+        self.devices.iter().enumerate().map(device).collect()
     }
 
     fn ps(&mut self, only: Option<&str>) -> String {

@@ -113,6 +113,8 @@ fn the_control_is_driven_like_the_real_one() {
             .nth(1)
             .is_some_and(|line| line.starts_with(&format!("{}\t1\t{server}\t", one.pid())))
     );
+    let listed = control.tell("get_device_client_list");
+    assert!(listed.starts_with("[0] ") && listed.ends_with(&format!("\n{}.1", one.pid())), "{listed}");
     assert_eq!(control.tell("get_default_active_thread_percentage"), "100.0");
     assert_eq!(control.tell(&format!("set_active_thread_percentage {server} 25")), "25.0");
     let mut two = control.started(&installed, &[HALF]);
