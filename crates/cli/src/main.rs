@@ -7,7 +7,7 @@ mod output;
 mod tenant;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
-use cleave_api::{Fraction, MemoryAmount, Mode, OnBypass, OnMissing, Percent, Priority, SliceSpec};
+use cleave_api::{Fraction, MemoryAmount, Mode, OnBypass, OnMissing, Percent, Priority, SliceSpec, Watchdog};
 use commands::Context;
 use launch::{Hold, Pids};
 use output::{Color, Format};
@@ -195,6 +195,9 @@ struct SliceOptions {
     /// Device time in ms that may be used at once after it was left unused, for mode strict
     #[arg(long, value_name = "MS")]
     burst: Option<u64>,
+    /// What is done about work that does not end, when it is so long over its expected time: warn, lower (the slice gives way to all others), pause, kill (the process); as in warn:2s,lower:5s,pause:10s,kill:30s
+    #[arg(long, value_name = "STEPS", default_value_t)]
+    watchdog: Watchdog,
     /// Memory and compute in one: 1/8, 1/4, 1/2
     #[arg(long, value_name = "PART", conflicts_with_all = ["memory", "compute"])]
     fraction: Option<Fraction>,
@@ -225,6 +228,7 @@ impl SliceOptions {
             mode: self.mode,
             priority: self.priority,
             burst_ms: self.burst,
+            watchdog: self.watchdog,
             fraction: self.fraction,
             host_memory: self.host_memory,
             oversubscribe: self.oversubscribe,
@@ -265,7 +269,7 @@ struct Run {
     #[arg(
         long = "slice",
         value_name = "SLICE",
-        conflicts_with_all = ["gpu", "memory", "compute", "mode", "priority", "burst", "fraction", "host_memory", "name", "oversubscribe", "on_missing", "on_bypass"]
+        conflicts_with_all = ["gpu", "memory", "compute", "mode", "priority", "burst", "watchdog", "fraction", "host_memory", "name", "oversubscribe", "on_missing", "on_bypass"]
     )]
     existing: Option<String>,
     #[command(flatten)]
@@ -327,7 +331,7 @@ enum SliceCommand {
 #[group(skip)]
 struct ChangeOptions {
     /// New memory quota on each GPU
-    #[arg(long, short, value_name = "AMOUNT", required_unless_present_any = ["compute", "mode", "priority", "burst", "host_memory"])]
+    #[arg(long, short, value_name = "AMOUNT", required_unless_present_any = ["compute", "mode", "priority", "burst", "watchdog", "host_memory"])]
     memory: Option<MemoryAmount>,
     /// New share of each GPU's time
     #[arg(long, value_name = "PERCENT")]
@@ -341,6 +345,9 @@ struct ChangeOptions {
     /// New burst in ms, for mode strict
     #[arg(long, value_name = "MS")]
     burst: Option<u64>,
+    /// New watchdog: warn:2s,kill:30s, or none
+    #[arg(long, value_name = "STEPS")]
+    watchdog: Option<Watchdog>,
     /// New limit of pinned host memory
     #[arg(long, value_name = "AMOUNT")]
     host_memory: Option<MemoryAmount>,

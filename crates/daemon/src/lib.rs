@@ -19,6 +19,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 mod turns;
+mod watchdog;
 
 pub use config::{Config, Tcp, default_run_dir, default_state_dir};
 pub use http::document as openapi_document;

@@ -8,6 +8,7 @@ use crate::node::Node;
 use crate::reconcile;
 use crate::serve;
 use crate::store::Store;
+use crate::watchdog;
 use anyhow::Context;
 use cleave_api::{API_SOCKET, ErrorBody, ErrorCode};
 use fakegpu::install::{OWNERS, STATE};
@@ -151,6 +152,7 @@ pub fn run_with(config: Config, prepared: Prepared, nvml: Box<dyn Nvml>, driver:
             tasks.spawn(serve::tcp(Arc::clone(&node), door));
         }
         tokio::spawn(reconcile::run(Arc::clone(&node)));
+        tokio::spawn(watchdog::run(Arc::clone(&node)));
         tracing::info!("serving on {}", socket.display());
         notify("READY=1");
         loop {

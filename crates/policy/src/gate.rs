@@ -183,6 +183,8 @@ pub struct Track {
     /// The turn (its `from`) that the last operation was sent in, and its first mark while that isn't there yet.
     turn: u64,
     first: Option<u32>,
+    /// When the oldest mark that isn't there was expected, before it was found to be late; 0 = it isn't late.
+    late: u64,
 }
 
 impl Track {
@@ -199,6 +201,11 @@ impl Track {
     /// When the last operation was sent.
     pub const fn last_launch(&self) -> u64 {
         self.last_launch
+    }
+
+    /// Since when the oldest work that isn't done should have been, as of the last look; 0 = nothing is late.
+    pub const fn late(&self) -> u64 {
+        self.late
     }
 
     /// Until when lower classes shall keep out of the way: what a slice with [`URGENT`] publishes after each launch and
@@ -274,11 +281,15 @@ impl Track {
                     self.first = None;
                 }
                 self.tail = self.tail.wrapping_add(1);
+                self.late = 0;
                 if expected > now {
                     self.shift((now.wrapping_sub(expected)) as i64, charge);
                 }
             } else {
                 if now > expected.saturating_add(MARK_LATENCY) {
+                    if self.late == 0 {
+                        self.late = expected;
+                    }
                     self.shift((now - expected) as i64, charge);
                 }
                 return;
@@ -297,6 +308,7 @@ impl Track {
             self.tail = self.tail.wrapping_add(1);
         }
         if let Some((expected, charge)) = last {
+            self.late = 0;
             self.shift((now.wrapping_sub(expected)) as i64, charge);
         }
         self.poll(now, |_| false);

@@ -167,6 +167,10 @@ fn show_text(slice: &Slice) -> String {
         ("launches", grouped(slice.launches_total)),
         ("refused", format!("{} allocations", grouped(slice.denied_total))),
     ];
+    if !slice.watchdog.is_none() {
+        let lowered = if slice.lowered { " (in the lowest class now)" } else { "" };
+        lines.push(("watchdog", format!("{}{lowered}", slice.watchdog)));
+    }
     if slice.ephemeral {
         lines.push(("ends", "with its last process".into()));
     }
@@ -216,6 +220,7 @@ pub(crate) fn resize(context: &Context, slice: &str, change: ChangeOptions) -> R
         mode: change.mode,
         priority: change.priority,
         burst_ms: change.burst,
+        watchdog: change.watchdog,
         host_memory: change.host_memory,
         force: change.force,
         oversubscribe: change.oversubscribe,

@@ -92,6 +92,8 @@ pub struct Live {
     pub gpus: Vec<Option<usize>>,
     /// When a refusal was last reported.
     pub denied_at: Option<Instant>,
+    /// Its watchdog has put it into the lowest class.
+    pub lowered: bool,
     /// When its usage file was last found cut or grown.
     pub mended_at: Option<Instant>,
     /// What listens on its sockets.
