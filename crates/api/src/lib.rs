@@ -129,6 +129,9 @@ pub struct Slice {
     pub burst_ms: Option<u64>,
     /// An operator or its watchdog stopped it: its programs wait at their next kernel.
     pub paused: bool,
+    /// Its processes' memory is in host memory, and they wait until it is woken.
+    #[serde(default)]
+    pub suspended: bool,
     /// What is done about work that does not end.
     #[serde(default)]
     pub watchdog: Watchdog,
@@ -318,7 +321,7 @@ pub struct Event {
     pub id: u64,
     /// When, RFC 3339.
     pub at: String,
-    /// `slice-created`, `slice-resized`, `slice-paused`, `slice-resumed`, `slice-deleted`, `process-started`, `process-ended`, `denied`, `bypass`,
+    /// `slice-created`, `slice-resized`, `slice-paused`, `slice-resumed`, `slice-suspended`, `slice-woken`, `slice-deleted`, `process-started`, `process-ended`, `denied`, `bypass`,
     /// `untracked`, `denial-loop`, `watchdog-warned`, `watchdog-lowered`, `watchdog-paused`, `watchdog-killed`, `watchdog-ended`, `daemon-started`,
     /// `adopted`, `warning`.
     pub kind: String,

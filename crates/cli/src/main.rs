@@ -83,6 +83,16 @@ enum Command {
         /// Its name or id
         slice: String,
     },
+    /// Free the GPU memory of a slice's programs, which wait until it is woken or they want the GPU again
+    Suspend {
+        /// Its name or id
+        slice: String,
+    },
+    /// Bring the memory of a suspended slice back
+    Wake {
+        /// Its name or id
+        slice: String,
+    },
     /// List the processes in slices
     Ps {
         /// Those of this slice only
@@ -166,6 +176,11 @@ enum Command {
         pause_ms: u64,
         #[arg(long)]
         computes: bool,
+    },
+    #[command(hide = true)]
+    InternalCheckpoint {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
     },
     #[command(hide = true)]
     InternalProbeContext {
@@ -489,6 +504,8 @@ fn dispatch(context: Context, command: Command) -> client::Result<i32> {
         Command::Slice(SliceCommand::Delete { slices, force }) => slice::delete(&context, &slices, force),
         Command::Pause { slice } => slice::pause(&context, &slice, true),
         Command::Resume { slice } => slice::pause(&context, &slice, false),
+        Command::Suspend { slice } => slice::suspend(&context, &slice, true),
+        Command::Wake { slice } => slice::suspend(&context, &slice, false),
         Command::Ps { slice } => show::ps(&context, slice.as_deref()),
         Command::Gpus => show::gpus(&context),
         Command::Status => show::status(&context),
@@ -510,6 +527,7 @@ fn dispatch(context: Context, command: Command) -> client::Result<i32> {
         Command::InternalTenant { mode, iterations, pause_ms, computes } => {
             Ok(tenant::run(mode, iterations, std::time::Duration::from_millis(pause_ms), computes))
         }
+        Command::InternalCheckpoint { arguments } => daemon::checkpoint(&arguments),
         Command::InternalProbeContext { arguments } => daemon::probe_context(&arguments),
     }
 }

@@ -4,7 +4,7 @@ use crate::ffi::nvml::RealNvml;
 use crate::files::{RunDir, lock};
 use crate::gpu::{DriverFiles, LIBRARIES, Nvml, NvmlError, find_driver};
 use crate::install;
-use crate::node::Node;
+use crate::node::{self, Node};
 use crate::reconcile;
 use crate::serve;
 use crate::store::Store;
@@ -155,6 +155,7 @@ pub fn run_with(config: Config, prepared: Prepared, nvml: Box<dyn Nvml>, driver:
         }
         tokio::spawn(reconcile::run(Arc::clone(&node)));
         tokio::spawn(watchdog::run(Arc::clone(&node)));
+        tokio::spawn(node::wake_wanted(Arc::clone(&node)));
         tracing::info!("serving on {}", socket.display());
         notify("READY=1");
         loop {

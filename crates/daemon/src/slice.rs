@@ -37,6 +37,9 @@ pub struct Record {
     /// Stopped by an operator, or by its watchdog.
     #[serde(default)]
     pub paused: bool,
+    /// Its processes' memory is, or may be, away from its GPUs.
+    #[serde(default)]
+    pub suspended: bool,
     /// What is done about work that does not end.
     #[serde(default)]
     pub watchdog: Watchdog,

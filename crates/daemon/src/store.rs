@@ -20,7 +20,7 @@ const STEPS: [&str; 4] = [
     "",
     // Records say what becomes of programs that bypass the quota.
     "",
-    // Records have a watchdog.
+    // Records have a watchdog, and may be suspended.
     "",
 ];
 /// Most events kept.

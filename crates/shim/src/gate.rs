@@ -189,6 +189,18 @@ fn admitted(
     counted: bool,
     call: &dyn Fn() -> CUresult,
 ) -> CUresult {
+    // Before the driver is asked anything: while a slice is suspended its calls hang there.
+    let place = p.gates.place(operation.key());
+    let passes = place.key.load(Ordering::Relaxed) == operation.key() && place.cost.load(Ordering::Relaxed) == PASSES;
+    let mut wait = Wait::default();
+    while !passes {
+        let grant = granted(turn);
+        if grant.mode != Mode::Paused {
+            break;
+        }
+        wait.some(p, device, turn, &grant, Verdict::WaitForChange, system::nanoseconds());
+    }
+    wait.end(p, device, system::nanoseconds());
     // What is captured costs nothing until the graph is launched. And while a stream is being captured, calls that
     // have nothing to do with it can spoil the capture.
     let quiet = p.captures.load(Ordering::Acquire) > 0;
@@ -214,7 +226,7 @@ fn admitted(
         if batch > 0 {
             state.track.sent(now, batch, &grant);
         }
-        state.look(p, now, &grant, quiet);
+        state.look(p, now, &grant, quiet || grant.mode == Mode::Paused);
         state.publish(p, device, 0, now);
         // After the look, which may just have learned it.
         let cost = Cost::from_word(known.cost.load(Ordering::Relaxed)).estimate(grant.unknown_cost());
@@ -233,7 +245,7 @@ fn admitted(
                 if (looked == 0 || state.deaf == looked) && grant.mode != Mode::Paused {
                     break (now, grant, state);
                 }
-                if wait.asks(now) && !quiet && !alive(operation.stream) {
+                if wait.asks(now) && !quiet && grant.mode != Mode::Paused && !alive(operation.stream) {
                     state.forget(None);
                     break (now, grant, state);
                 }

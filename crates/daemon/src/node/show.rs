@@ -71,6 +71,7 @@ impl Node {
             priority: record.priority,
             burst_ms: record.burst_ms,
             paused: record.paused,
+            suspended: record.suspended,
             watchdog: record.watchdog,
             lowered: false,
             host_limit_bytes: record.host_limit_bytes,

@@ -139,6 +139,7 @@ impl Node {
             processes: BTreeMap::new(),
             gpus,
             denied_at: None,
+            moving: false,
             lowered: false,
             mended_at: None,
             doors: [owners, guests],

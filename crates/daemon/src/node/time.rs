@@ -128,6 +128,6 @@ fn tenant(live: &Live, rest: u16) -> Tenant {
         },
         class: if live.lowered { 0 } else { record.priority.class() },
         burst: record.burst_ms.unwrap_or(0).saturating_mul(1_000_000),
-        paused: record.paused,
+        paused: record.paused || record.suspended,
     }
 }
