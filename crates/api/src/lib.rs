@@ -5,12 +5,14 @@
 mod amount;
 mod error;
 mod sharing;
+mod watchdog;
 
 pub use amount::{Fraction, MemoryAmount, Percent, format_bytes};
 pub use error::{ErrorBody, ErrorCode};
 pub use sharing::{
     DeviceExplanation, DeviceTime, Explanation, Given, Mode, Neighbour, Priority, Reason, ReasonKind, TurnKind,
 };
+pub use watchdog::Watchdog;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -39,6 +41,8 @@ pub struct SliceSpec {
     pub priority: Priority,
     /// Mode `strict` only: device time that may be used at once after it was left unused, in ms; two turns if absent.
     pub burst_ms: Option<u64>,
+    /// What is done about work that does not end: nothing if absent.
+    pub watchdog: Watchdog,
     /// Memory and compute in one: `1/4` is a quarter of both. Excludes `memory` and `compute`.
     pub fraction: Option<Fraction>,
     /// Most host memory that the slice may pin; no limit if absent.
@@ -92,6 +96,8 @@ pub struct SliceChange {
     pub priority: Option<Priority>,
     /// New burst, in ms.
     pub burst_ms: Option<u64>,
+    /// New watchdog.
+    pub watchdog: Option<Watchdog>,
     /// New quota of pinned host memory.
     pub host_memory: Option<MemoryAmount>,
     /// Shrink below what is in use; nothing is taken away, but nothing more is granted.
@@ -121,8 +127,17 @@ pub struct Slice {
     pub priority: Priority,
     /// Mode `strict` only: device time that may be used at once after it was left unused, in ms.
     pub burst_ms: Option<u64>,
-    /// An operator stopped it: its programs wait at their next kernel.
+    /// An operator or its watchdog stopped it: its programs wait at their next kernel.
     pub paused: bool,
+    /// Its processes' memory is in host memory, and they wait until it is woken.
+    #[serde(default)]
+    pub suspended: bool,
+    /// What is done about work that does not end.
+    #[serde(default)]
+    pub watchdog: Watchdog,
+    /// Its watchdog has put it into the lowest class, until work ends that is late.
+    #[serde(default)]
+    pub lowered: bool,
     /// Most host memory that it may pin.
     pub host_limit_bytes: Option<u64>,
     /// Host memory that it pins.
@@ -306,8 +321,9 @@ pub struct Event {
     pub id: u64,
     /// When, RFC 3339.
     pub at: String,
-    /// `slice-created`, `slice-resized`, `slice-paused`, `slice-resumed`, `slice-deleted`, `process-started`, `process-ended`, `denied`, `bypass`,
-    /// `untracked`, `daemon-started`, `adopted`, `warning`.
+    /// `slice-created`, `slice-resized`, `slice-paused`, `slice-resumed`, `slice-suspended`, `slice-woken`, `slice-deleted`, `process-started`, `process-ended`, `denied`, `bypass`,
+    /// `untracked`, `denial-loop`, `watchdog-warned`, `watchdog-lowered`, `watchdog-paused`, `watchdog-killed`, `watchdog-ended`, `daemon-started`,
+    /// `adopted`, `warning`.
     pub kind: String,
     /// The slice it is about.
     pub slice: Option<String>,

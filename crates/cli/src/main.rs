@@ -7,7 +7,7 @@ mod output;
 mod tenant;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
-use cleave_api::{Fraction, MemoryAmount, Mode, OnBypass, OnMissing, Percent, Priority, SliceSpec};
+use cleave_api::{Fraction, MemoryAmount, Mode, OnBypass, OnMissing, Percent, Priority, SliceSpec, Watchdog};
 use commands::Context;
 use launch::{Hold, Pids};
 use output::{Color, Format};
@@ -80,6 +80,16 @@ enum Command {
     },
     /// Let the programs of a paused slice go on
     Resume {
+        /// Its name or id
+        slice: String,
+    },
+    /// Free the GPU memory of a slice's programs, which wait until it is woken or they want the GPU again
+    Suspend {
+        /// Its name or id
+        slice: String,
+    },
+    /// Bring the memory of a suspended slice back
+    Wake {
         /// Its name or id
         slice: String,
     },
@@ -168,6 +178,11 @@ enum Command {
         computes: bool,
     },
     #[command(hide = true)]
+    InternalCheckpoint {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    #[command(hide = true)]
     InternalProbeContext {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
@@ -195,6 +210,9 @@ struct SliceOptions {
     /// Device time in ms that may be used at once after it was left unused, for mode strict
     #[arg(long, value_name = "MS")]
     burst: Option<u64>,
+    /// What is done about work that does not end, when it is so long over its expected time: warn, lower (the slice gives way to all others), pause, kill (the process); as in warn:2s,lower:5s,pause:10s,kill:30s
+    #[arg(long, value_name = "STEPS", default_value_t)]
+    watchdog: Watchdog,
     /// Memory and compute in one: 1/8, 1/4, 1/2
     #[arg(long, value_name = "PART", conflicts_with_all = ["memory", "compute"])]
     fraction: Option<Fraction>,
@@ -225,6 +243,7 @@ impl SliceOptions {
             mode: self.mode,
             priority: self.priority,
             burst_ms: self.burst,
+            watchdog: self.watchdog,
             fraction: self.fraction,
             host_memory: self.host_memory,
             oversubscribe: self.oversubscribe,
@@ -265,7 +284,7 @@ struct Run {
     #[arg(
         long = "slice",
         value_name = "SLICE",
-        conflicts_with_all = ["gpu", "memory", "compute", "mode", "priority", "burst", "fraction", "host_memory", "name", "oversubscribe", "on_missing", "on_bypass"]
+        conflicts_with_all = ["gpu", "memory", "compute", "mode", "priority", "burst", "watchdog", "fraction", "host_memory", "name", "oversubscribe", "on_missing", "on_bypass"]
     )]
     existing: Option<String>,
     #[command(flatten)]
@@ -327,7 +346,7 @@ enum SliceCommand {
 #[group(skip)]
 struct ChangeOptions {
     /// New memory quota on each GPU
-    #[arg(long, short, value_name = "AMOUNT", required_unless_present_any = ["compute", "mode", "priority", "burst", "host_memory"])]
+    #[arg(long, short, value_name = "AMOUNT", required_unless_present_any = ["compute", "mode", "priority", "burst", "watchdog", "host_memory"])]
     memory: Option<MemoryAmount>,
     /// New share of each GPU's time
     #[arg(long, value_name = "PERCENT")]
@@ -341,6 +360,9 @@ struct ChangeOptions {
     /// New burst in ms, for mode strict
     #[arg(long, value_name = "MS")]
     burst: Option<u64>,
+    /// New watchdog: warn:2s,kill:30s, or none
+    #[arg(long, value_name = "STEPS")]
+    watchdog: Option<Watchdog>,
     /// New limit of pinned host memory
     #[arg(long, value_name = "AMOUNT")]
     host_memory: Option<MemoryAmount>,
@@ -492,6 +514,8 @@ fn dispatch(context: Context, command: Command) -> client::Result<i32> {
         Command::Slice(SliceCommand::Delete { slices, force }) => slice::delete(&context, &slices, force),
         Command::Pause { slice } => slice::pause(&context, &slice, true),
         Command::Resume { slice } => slice::pause(&context, &slice, false),
+        Command::Suspend { slice } => slice::suspend(&context, &slice, true),
+        Command::Wake { slice } => slice::suspend(&context, &slice, false),
         Command::Ps { slice } => show::ps(&context, slice.as_deref()),
         Command::Gpus => show::gpus(&context),
         Command::Status => show::status(&context),
@@ -513,6 +537,7 @@ fn dispatch(context: Context, command: Command) -> client::Result<i32> {
         Command::InternalTenant { mode, iterations, pause_ms, computes } => {
             Ok(tenant::run(mode, iterations, std::time::Duration::from_millis(pause_ms), computes))
         }
+        Command::InternalCheckpoint { arguments } => daemon::checkpoint(&arguments),
         Command::InternalProbeContext { arguments } => daemon::probe_context(&arguments),
     }
 }

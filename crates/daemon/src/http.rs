@@ -234,6 +234,14 @@ async fn resume(State(node): State<App>, caller: Caller, Key(key): Key) -> Answe
     Ok(Json(node.pause(&caller, &key, false)?))
 }
 
+async fn suspend(State(node): State<App>, caller: Caller, Key(key): Key) -> Answer<Slice> {
+    Ok(Json(node.suspend(&caller, &key, true).await?))
+}
+
+async fn wake(State(node): State<App>, caller: Caller, Key(key): Key) -> Answer<Slice> {
+    Ok(Json(node.suspend(&caller, &key, false).await?))
+}
+
 async fn explain(State(node): State<App>, caller: Caller, Key(key): Key) -> Answer<Explanation> {
     Ok(Json(node.explain(&caller, &key)?))
 }
@@ -383,6 +391,26 @@ const OPERATIONS: &[Operation] = &[
         success: ("200", Some(schema::<Slice>)),
         errors: &[Forbidden, NotFound, Internal, Unavailable],
         route: || post(resume),
+    },
+    Operation {
+        path: "/v1/slices/{slice}/suspend",
+        method: "post",
+        summary: "Take the slice's memory off its GPUs, into host memory",
+        query: &[],
+        body: None,
+        success: ("200", Some(schema::<Slice>)),
+        errors: &[Forbidden, NotFound, Conflict, Internal, Unavailable],
+        route: || post(suspend),
+    },
+    Operation {
+        path: "/v1/slices/{slice}/wake",
+        method: "post",
+        summary: "Bring a suspended slice's memory back",
+        query: &[],
+        body: None,
+        success: ("200", Some(schema::<Slice>)),
+        errors: &[Forbidden, NotFound, Conflict, Refused, Internal, Unavailable],
+        route: || post(wake),
     },
     Operation {
         path: "/v1/slices/{slice}/explain",

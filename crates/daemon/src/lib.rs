@@ -1,5 +1,6 @@
 //! The node daemon: owns the slices of this machine's GPUs, their ledgers and their processes, and serves the API.
 mod cdi;
+mod checkpoint;
 mod config;
 mod explain;
 mod ffi;
@@ -19,7 +20,9 @@ mod store;
 #[cfg(test)]
 mod tests;
 mod turns;
+mod watchdog;
 
+pub use checkpoint::checkpoint;
 pub use config::{Config, Tcp, default_run_dir, default_state_dir};
 pub use http::document as openapi_document;
 pub use probe::probe_context;

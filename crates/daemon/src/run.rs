@@ -4,10 +4,11 @@ use crate::ffi::nvml::RealNvml;
 use crate::files::{RunDir, lock};
 use crate::gpu::{DriverFiles, LIBRARIES, Nvml, NvmlError, find_driver};
 use crate::install;
-use crate::node::Node;
+use crate::node::{self, Node};
 use crate::reconcile;
 use crate::serve;
 use crate::store::Store;
+use crate::watchdog;
 use anyhow::Context;
 use cleave_api::{API_SOCKET, ErrorBody, ErrorCode};
 use fakegpu::install::{OWNERS, STATE};
@@ -153,6 +154,8 @@ pub fn run_with(config: Config, prepared: Prepared, nvml: Box<dyn Nvml>, driver:
             tasks.spawn(serve::tcp(Arc::clone(&node), door));
         }
         tokio::spawn(reconcile::run(Arc::clone(&node)));
+        tokio::spawn(watchdog::run(Arc::clone(&node)));
+        tokio::spawn(node::wake_wanted(Arc::clone(&node)));
         tracing::info!("serving on {}", socket.display());
         notify("READY=1");
         loop {

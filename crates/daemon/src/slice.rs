@@ -4,7 +4,7 @@ use crate::gpu::GpuInfo;
 use crate::turns::HORIZON;
 use cleave_api::{
     ErrorBody, ErrorCode, Fraction, MemoryAmount, Mode, OnBypass, OnMissing, Percent, Priority, SliceChange, SliceSpec,
-    format_bytes,
+    Watchdog, format_bytes,
 };
 use cleave_ledger::{DEVICES, UNIT};
 use cleave_policy::gate::done;
@@ -34,9 +34,15 @@ pub struct Record {
     /// Mode `strict` only, in ms.
     #[serde(default)]
     pub burst_ms: Option<u64>,
-    /// Stopped by an operator.
+    /// Stopped by an operator, or by its watchdog.
     #[serde(default)]
     pub paused: bool,
+    /// Its processes' memory is, or may be, away from its GPUs.
+    #[serde(default)]
+    pub suspended: bool,
+    /// What is done about work that does not end.
+    #[serde(default)]
+    pub watchdog: Watchdog,
     /// Most host memory that it may pin.
     pub host_limit_bytes: Option<u64>,
     /// What its programs do while the daemon can't be reached.
@@ -482,8 +488,11 @@ pub fn change(
 ) -> Result<Changed, ErrorBody> {
     let time =
         change.compute.is_some() || change.mode.is_some() || change.priority.is_some() || change.burst_ms.is_some();
-    if change.memory.is_none() && change.host_memory.is_none() && !time {
-        return Err(invalid("nothing to change", "give memory, compute, mode, priority, burst_ms or host_memory"));
+    if change.memory.is_none() && change.host_memory.is_none() && change.watchdog.is_none() && !time {
+        return Err(invalid(
+            "nothing to change",
+            "give memory, compute, mode, priority, burst_ms, watchdog or host_memory",
+        ));
     }
     let mode = change.mode.unwrap_or(record.mode);
     check_burst(change.burst_ms, mode)?;

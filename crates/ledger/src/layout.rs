@@ -6,7 +6,7 @@ use core::sync::atomic::Ordering;
 /// First word of a policy file: "cleaveSL" in memory order.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"cleaveSL");
 /// Version of the layout and of the wire messages. Counts up with any change of either.
-pub const ABI: u32 = 3;
+pub const ABI: u32 = 4;
 /// Most devices of a slice.
 pub const DEVICES: usize = if cfg!(loom) { 1 } else { 16 };
 /// Index of the account of pinned host memory, behind the devices' accounts.
@@ -214,6 +214,9 @@ pub struct Activity {
     pub throttled: Counter,
     /// Threads that wait for the device to be done: it has work then, whatever was expected.
     pub syncing: Counter,
+    /// Since when work that was sent should have been done; 0 = none is known to be late. Only looked at again when the
+    /// process sends or waits, so it means something only while it does.
+    pub overdue: Counter,
 }
 
 /// The node's page of urgency, shared by all slices: until when the classes above one's own want a device for themselves
@@ -264,7 +267,7 @@ const _: () = {
     use core::mem::{offset_of, size_of};
     assert!(size_of::<DevicePolicy>() == 48);
     assert!(size_of::<Turn>() == 40);
-    assert!(size_of::<Activity>() == 64);
+    assert!(size_of::<Activity>() == 72);
     assert!(size_of::<Urgency>() == 4096);
     assert!(size_of::<Book>() == 24 + 8 * DEVICES);
     assert!(offset_of!(Policy, epoch) == 16);
@@ -278,7 +281,7 @@ const _: () = {
     assert!(offset_of!(Slot, launches) == 272 + 8 * KINDS * (DEVICES + 1));
     assert!(offset_of!(Slot, activity) == 1680);
     assert!(offset_of!(Slot, spare) + 8 * 6 == size_of::<Slot>());
-    assert!(size_of::<Slot>() == 2752);
+    assert!(size_of::<Slot>() == 2880);
     assert!(size_of::<Usage>() == size_of::<Slot>() * SLOTS);
 };
 
@@ -340,6 +343,7 @@ impl Activity {
             throttled_ns: Counter::new(0),
             throttled: Counter::new(0),
             syncing: Counter::new(0),
+            overdue: Counter::new(0),
         }
     }
 }

@@ -187,6 +187,8 @@ pub struct Track {
     turn: u64,
     first: Option<u32>,
     grace: u64,
+    /// When the oldest mark that isn't there was expected, before it was found to be late; 0 = it isn't late.
+    late: u64,
 }
 
 impl Track {
@@ -203,6 +205,11 @@ impl Track {
     /// When the last operation was sent.
     pub const fn last_launch(&self) -> u64 {
         self.last_launch
+    }
+
+    /// Since when the oldest work that isn't done should have been, as of the last look; 0 = nothing is late.
+    pub const fn late(&self) -> u64 {
+        self.late
     }
 
     /// Until when lower classes shall keep out of the way: what a slice with [`URGENT`] publishes after each launch and
@@ -280,6 +287,9 @@ impl Track {
                 self.passed();
             } else {
                 if now > expected.saturating_add(MARK_LATENCY) {
+                    if self.late == 0 {
+                        self.late = expected;
+                    }
                     self.shift((now - expected) as i64);
                 }
                 return;
@@ -293,6 +303,7 @@ impl Track {
             self.first = None;
         }
         self.tail = self.tail.wrapping_add(1);
+        self.late = 0;
     }
 
     /// As [`poll`](Self::poll), right after a wait for the GPU: the last mark that is there came just now, early or late.

@@ -2,6 +2,7 @@
 //!
 //! * [`gate`] decides in the process, at each launch, whether an operation may be sent to the GPU now.
 //! * [`arbiter`] decides in the daemon, a few hundred times a second at most, who may run when.
+//! * [`watchdog`] decides what is done about a process whose work does not end.
 //! * [`account`] tells what each slice was given of what it was owed.
 //!
 //! The arbiter publishes a [`gate::Grant`] for each slice; the gates publish what they used and whether they wait. All
@@ -17,3 +18,5 @@ pub mod account;
 #[cfg(feature = "arbiter")]
 pub mod arbiter;
 pub mod gate;
+#[cfg(feature = "arbiter")]
+pub mod watchdog;

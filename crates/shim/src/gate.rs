@@ -189,6 +189,18 @@ fn admitted(
     counted: bool,
     call: &dyn Fn() -> CUresult,
 ) -> CUresult {
+    // Before the driver is asked anything: while a slice is suspended its calls hang there.
+    let place = p.gates.place(operation.key());
+    let passes = place.key.load(Ordering::Relaxed) == operation.key() && place.cost.load(Ordering::Relaxed) == PASSES;
+    let mut wait = Wait::default();
+    while !passes {
+        let grant = granted(turn);
+        if grant.mode != Mode::Paused {
+            break;
+        }
+        wait.some(p, device, turn, &grant, Verdict::WaitForChange, system::nanoseconds());
+    }
+    wait.end(p, device, system::nanoseconds());
     // What is captured costs nothing until the graph is launched. And while a stream is being captured, calls that
     // have nothing to do with it can spoil the capture.
     let quiet = p.captures.load(Ordering::Acquire) > 0;
@@ -214,8 +226,8 @@ fn admitted(
         if batch > 0 {
             state.track.sent(now, batch, &grant);
         }
-        state.look(p, now, &grant, quiet);
-        state.publish(p, device, 0);
+        state.look(p, now, &grant, quiet || grant.mode == Mode::Paused);
+        state.publish(p, device, 0, now);
         // After the look, which may just have learned it.
         let cost = Cost::from_word(known.cost.load(Ordering::Relaxed)).estimate(grant.unknown_cost());
         let cost = if counted { 0 } else { cost };
@@ -233,7 +245,7 @@ fn admitted(
                 if (looked == 0 || state.deaf == looked) && grant.mode != Mode::Paused {
                     break (now, grant, state);
                 }
-                if wait.asks(now) && !quiet && !alive(operation.stream) {
+                if wait.asks(now) && !quiet && grant.mode != Mode::Paused && !alive(operation.stream) {
                     state.forget(None);
                     break (now, grant, state);
                 }
@@ -253,12 +265,19 @@ fn admitted(
     }
     let begins = if counted { state.track.busy_until() } else { state.track.busy_until().saturating_sub(cost) };
     let timer = if sample && !quiet && context != 0 { state.timer(now, context) } else { None };
-    state.publish(p, device, cost);
-    // A call that puts something on a stream waits while the stream is full: never with the lock held.
+    state.publish(p, device, cost, now);
+    // Behind work that does not end the driver's queue fills up, and the calls wait for the GPU: never with the lock held.
+    let behind = p.slot().activity.get(device).filter(|_| state.track.late() != 0);
     drop(state);
+    if let Some(activity) = behind {
+        activity.syncing.fetch_add(1, Ordering::Relaxed);
+    }
     let started = timer.is_some_and(|timer| record(timer.start, operation.stream));
     let status = call();
     let timed = started && status == error::SUCCESS && timer.is_some_and(|timer| record(timer.end, operation.stream));
+    if let Some(activity) = behind {
+        activity.syncing.fetch_sub(1, Ordering::Relaxed);
+    }
     if quiet || context == 0 {
         return status;
     }
@@ -305,18 +324,23 @@ pub fn waiting(p: &'static Process, device: usize, call: impl Fn() -> CUresult) 
     };
     let word = turn.words[0].load(Ordering::Relaxed);
     let urgent = word & (URGENT as u64) << 8 != 0;
-    if urgent || word & 0xff != Mode::Lease as u64 {
-        let context = context_of(null_mut());
-        let mut state = gate.state();
-        let marks = state.stream_count > 0 && context != 0 && state.track.room();
-        let mark = if marks { state.mark(context) } else { None };
+    let marks = urgent || word & 0xff != Mode::Lease as u64;
+    let context = if marks { context_of(null_mut()) } else { 0 };
+    let mut state = gate.state();
+    let mark = match state.stream_count > 0 && context != 0 && state.track.room() {
+        true => state.mark(context),
+        false => None,
+    };
+    if let Some(mark) = mark {
         drop(state);
-        if let Some(mark) = mark {
-            mark.send(gate);
-        }
+        mark.send(gate);
+        state = gate.state();
     }
     activity.syncing.fetch_add(1, Ordering::Relaxed);
     let began = system::nanoseconds();
+    state.look(p, began, &granted(turn), true);
+    state.publish(p, device, 0, began);
+    drop(state);
     let status = call();
     let now = system::nanoseconds();
     activity.syncing.fetch_sub(1, Ordering::Relaxed);
@@ -330,14 +354,18 @@ pub fn waiting(p: &'static Process, device: usize, call: impl Fn() -> CUresult) 
     if urgent {
         state.claim(p, device, turn, now);
     }
-    state.publish(p, device, 0);
+    state.publish(p, device, 0, now);
     status
 }
 
 /// Forgets what is on its way in `context`, which is gone with all that was in it.
 pub fn context_gone(p: &Process, context: u64) {
-    for gate in &p.gates.devices {
-        gate.state().forget(Some(context));
+    for (device, gate) in p.gates.devices.iter().enumerate() {
+        let mut state = gate.state();
+        state.forget(Some(context));
+        let now = system::nanoseconds();
+        state.look(p, now, &Grant::CLOSED, true);
+        state.publish(p, device, 0, now);
     }
 }
 
@@ -582,12 +610,18 @@ impl State {
         (timer.begins, timer.own_until) = (begins, grant.own_until(begins));
     }
 
-    /// Tells the daemon.
-    fn publish(&self, p: &Process, device: usize, cost: u64) {
+    /// Tells the daemon, right after a look.
+    fn publish(&self, p: &Process, device: usize, cost: u64, now: u64) {
         let Some(activity) = p.slot().activity.get(device) else { return };
         activity.charged.store(self.track.charged(), Ordering::Relaxed);
         activity.busy_until.store(self.track.busy_until(), Ordering::Relaxed);
         activity.last_launch.store(self.track.last_launch(), Ordering::Relaxed);
+        // Who waits for the GPU can't look: what is on its way should be done when it is expected to be.
+        let overdue = match self.track.late() {
+            0 if activity.syncing.load(Ordering::Relaxed) > 0 => self.track.busy_until().max(now),
+            late => late,
+        };
+        activity.overdue.store(overdue, Ordering::Relaxed);
         if cost > 0 {
             activity.op_ns.store(cost, Ordering::Relaxed);
         }

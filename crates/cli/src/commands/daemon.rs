@@ -83,6 +83,12 @@ pub(crate) fn probe_context(arguments: &[String]) -> Result<i32> {
     Ok(0)
 }
 
+/// `cleave internal-checkpoint`: what the daemon starts to suspend and wake a slice.
+pub(crate) fn checkpoint(arguments: &[String]) -> Result<i32> {
+    cleave_daemon::checkpoint(arguments).map_err(explain)?;
+    Ok(0)
+}
+
 /// What the daemon writes, for `cleave doctor`.
 pub(crate) fn files(context: &Context) -> Vec<(PathBuf, &'static str)> {
     let config = match context.sim {

@@ -46,7 +46,9 @@ pub(crate) fn list_text(slices: &[Slice]) -> String {
                 bar(device.used_bytes, device.limit_bytes, 16),
                 percent(device.used_bytes, device.limit_bytes),
                 or_dash(slice.compute_percent.map(|c| format!("{c}%"))),
-                if slice.paused {
+                if slice.suspended {
+                    "suspended".into()
+                } else if slice.paused {
                     "paused".into()
                 } else {
                     or_dash(device.time.last_1s.map(|last| share(last.given_ns, SECOND)))
@@ -168,6 +170,10 @@ fn show_text(slice: &Slice) -> String {
         ("launches", grouped(slice.launches_total)),
         ("refused", format!("{} allocations", grouped(slice.denied_total))),
     ];
+    if !slice.watchdog.is_none() {
+        let lowered = if slice.lowered { " (in the lowest class now)" } else { "" };
+        lines.push(("watchdog", format!("{}{lowered}", slice.watchdog)));
+    }
     if slice.ephemeral {
         lines.push(("ends", "with its last process".into()));
     }
@@ -217,6 +223,7 @@ pub(crate) fn resize(context: &Context, slice: &str, change: ChangeOptions) -> R
         mode: change.mode,
         priority: change.priority,
         burst_ms: change.burst,
+        watchdog: change.watchdog,
         host_memory: change.host_memory,
         force: change.force,
         oversubscribe: change.oversubscribe,
@@ -233,7 +240,8 @@ fn compute(slice: &Slice) -> String {
     let share = slice.compute_percent.map_or("no share set".into(), |c| format!("{c}%"));
     let burst = slice.burst_ms.map(|ms| format!(", burst {ms} ms")).unwrap_or_default();
     let paused = if slice.paused { ", paused" } else { "" };
-    format!("{share}, {}{burst}, {}{paused}", slice.mode, slice.priority)
+    let suspended = if slice.suspended { ", suspended" } else { "" };
+    format!("{share}, {}{burst}, {}{paused}{suspended}", slice.mode, slice.priority)
 }
 
 /// Stops a slice's programs, or lets them go on.
@@ -242,6 +250,16 @@ pub(crate) fn pause(context: &Context, slice: &str, paused: bool) -> Result<i32>
     let slice: Slice = context.client()?.post(&format!("slices/{}/{what}", segment(slice)), &())?;
     output::print(context.format, &Named::new("slice", &slice), || {
         format!("slice {} {}", slice.name, if slice.paused { "is paused" } else { "goes on" })
+    })?;
+    Ok(0)
+}
+
+/// Takes a slice's memory off its GPUs, or brings it back.
+pub(crate) fn suspend(context: &Context, slice: &str, away: bool) -> Result<i32> {
+    let what = if away { "suspend" } else { "wake" };
+    let slice: Slice = context.client()?.post(&format!("slices/{}/{what}", segment(slice)), &())?;
+    output::print(context.format, &Named::new("slice", &slice), || {
+        format!("slice {} is {}", slice.name, if slice.suspended { "suspended" } else { "awake" })
     })?;
     Ok(0)
 }

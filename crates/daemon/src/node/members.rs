@@ -186,6 +186,8 @@ impl Node {
             device.time = device.time.plus(&reading.work(index), now);
         }
         live.files.free(slot);
+        // With its last process all that was away is gone.
+        live.record.suspended &= !live.processes.is_empty();
         let again = live.processes.values().any(|m| m.pid == pid && m.start_time == start_time && m.dead.is_none());
         let record = live.record.clone();
         if let Some(held) = stuck.filter(|_| !again) {

@@ -9,11 +9,13 @@ mod measure;
 mod members;
 mod show;
 mod slices;
+mod suspend;
 mod time;
 
 pub use launch::Launcher;
 pub use measure::{difference, note_use, total};
 pub use members::{Member, Peer, Registered};
+pub use suspend::run as wake_wanted;
 
 use crate::config::Config;
 use crate::files::{RunDir, SliceFiles};
@@ -92,6 +94,10 @@ pub struct Live {
     pub gpus: Vec<Option<usize>>,
     /// When a refusal was last reported.
     pub denied_at: Option<Instant>,
+    /// Its memory is being taken off its GPUs, or brought back.
+    moving: bool,
+    /// Its watchdog has put it into the lowest class.
+    pub lowered: bool,
     /// When its usage file was last found cut or grown.
     pub mended_at: Option<Instant>,
     /// What listens on its sockets.

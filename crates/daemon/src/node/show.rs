@@ -71,6 +71,9 @@ impl Node {
             priority: record.priority,
             burst_ms: record.burst_ms,
             paused: record.paused,
+            suspended: record.suspended,
+            watchdog: record.watchdog,
+            lowered: false,
             host_limit_bytes: record.host_limit_bytes,
             host_used_bytes: 0,
             processes: Vec::new(),
@@ -92,6 +95,7 @@ impl Node {
         let mut shown = self.show_record(&live.record, around);
         let picture = live.files.picture(live.processes.keys().copied());
         shown.in_motion = !picture.is_exact();
+        shown.lowered = live.lowered;
         let now = clock();
         for (index, device) in shown.devices.iter_mut().enumerate() {
             let policy = live.files.policy.devices.get(index);

@@ -80,6 +80,7 @@ impl Node {
             mode: spec.mode,
             priority: spec.priority,
             burst_ms: admitted.burst_ms,
+            watchdog: spec.watchdog,
             host_limit_bytes: admitted.host_limit_bytes,
             on_missing: spec.on_missing,
             on_bypass: spec.on_bypass,
@@ -138,6 +139,8 @@ impl Node {
             processes: BTreeMap::new(),
             gpus,
             denied_at: None,
+            moving: false,
+            lowered: false,
             mended_at: None,
             doors: [owners, guests],
             deleting: false,
@@ -227,12 +230,16 @@ impl Node {
         if record.burst_ms != changed.burst_ms {
             words.push(changed.burst_ms.map_or("no burst".into(), |ms| format!("burst: {ms} ms")));
         }
+        let watchdog = change.watchdog.unwrap_or(record.watchdog);
+        if record.watchdog != watchdog {
+            words.push(format!("watchdog {watchdog} instead of {}", record.watchdog));
+        }
         if record.host_limit_bytes != changed.host_limit_bytes {
             words.push(format!("pinned host memory: {}", changed.host_limit_bytes.map_or("any".into(), format_bytes)));
         }
         record.compute_percent = changed.compute_percent;
         (record.mode, record.priority, record.burst_ms) = (changed.mode, changed.priority, changed.burst_ms);
-        record.host_limit_bytes = changed.host_limit_bytes;
+        (record.watchdog, record.host_limit_bytes) = (watchdog, changed.host_limit_bytes);
         if let Err(error) = inner.store.put(&record) {
             restore();
             return Err(store_fault(error));

@@ -12,7 +12,7 @@ use std::sync::Arc;
 impl Node {
     /// Tells the desks of `gpus` who has processes there and what each is entitled to. To be called after each change of
     /// either, under the lock: a slot is not given out again before its desk has read it for the last time.
-    pub(super) fn arrange(&self, inner: &Inner, gpus: &[Option<usize>]) {
+    pub fn arrange(&self, inner: &Inner, gpus: &[Option<usize>]) {
         for place in gpus.iter().copied().flatten() {
             let Some(desk) = self.desks.get(place) else { continue };
             let on_it = || inner.slices.values().filter(move |live| live.gpus.contains(&Some(place)));
@@ -26,7 +26,7 @@ impl Node {
                     files: Arc::clone(&live.files),
                     device: live.gpus.iter().position(|gpu| *gpu == Some(place))?,
                     slots: live.processes.iter().filter(|(_, m)| m.dead.is_none()).map(|(slot, _)| *slot).collect(),
-                    tenant: tenant(&live.record, rest),
+                    tenant: tenant(live, rest),
                 })
             });
             desk.arrange(parties.collect(), |id| inner.slices.contains_key(id));
@@ -40,18 +40,25 @@ impl Node {
         if !caller.admin {
             return Err(forbidden(if paused { "pause slices" } else { "resume slices" }));
         }
-        if live.record.paused != paused {
-            let (record, gpus) = (Record { paused, ..live.record.clone() }, live.gpus.clone());
-            inner.store.put(&record).map_err(store_fault)?;
-            if let Some(live) = inner.slices.get_mut(&record.id) {
-                live.record.paused = paused;
-            }
-            self.arrange(&inner, &gpus);
+        let record = live.record.clone();
+        if self.set_paused(&mut inner, &record.id, paused)? {
             let (kind, what) = if paused { ("slice-paused", "paused") } else { ("slice-resumed", "resumed") };
             inner.event(kind, Some(&record), &format!("slice {} was {what}", record.name));
         }
         let live = inner.seen(key, caller)?;
         Ok(self.show(live, &self.around(&inner, &live.record)))
+    }
+
+    /// As [`Node::pause`], for the daemon itself; whether that changed anything.
+    pub fn set_paused(&self, inner: &mut Inner, id: &str, paused: bool) -> Reply<bool> {
+        let Some(live) = inner.slices.get(id).filter(|live| live.record.paused != paused) else { return Ok(false) };
+        let (record, gpus) = (Record { paused, ..live.record.clone() }, live.gpus.clone());
+        inner.store.put(&record).map_err(store_fault)?;
+        if let Some(live) = inner.slices.get_mut(id) {
+            live.record.paused = paused;
+        }
+        self.arrange(inner, &gpus);
+        Ok(true)
     }
 }
 
@@ -110,7 +117,8 @@ impl Node {
 }
 
 /// What a slice is entitled to; `rest` thousandths if it has no share of its own.
-fn tenant(record: &Record, rest: u16) -> Tenant {
+fn tenant(live: &Live, rest: u16) -> Tenant {
+    let record = &live.record;
     Tenant {
         share: record.compute_percent.map_or(rest, thousandths),
         isolation: match record.mode {
@@ -119,9 +127,9 @@ fn tenant(record: &Record, rest: u16) -> Tenant {
             Mode::Strict => Isolation::Strict,
             Mode::Adaptive => Isolation::Adaptive,
         },
-        class: record.priority.class(),
+        class: if live.lowered { 0 } else { record.priority.class() },
         burst: record.burst_ms.unwrap_or(0).saturating_mul(1_000_000),
-        paused: record.paused,
+        paused: record.paused || record.suspended,
         domain: None,
     }
 }

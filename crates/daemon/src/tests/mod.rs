@@ -5,6 +5,7 @@ mod api;
 mod life;
 mod slots;
 mod turns;
+mod watchdog;
 
 use crate::config::Config;
 use crate::gpu::{DriverFiles, GpuInfo, MemoryState, Nvml, NvmlError};
@@ -457,6 +458,18 @@ fn tenant_process() {
                     (offset_of!(Activity, last_launch), now),
                     (offset_of!(Activity, waiting), number(3)),
                 ] {
+                    usage.write_all_at(&value.to_ne_bytes(), at + offset as u64).unwrap();
+                }
+                "done".into()
+            }
+            // late NS WAITING: what it sent to device 0 should have been done NS ns ago; 0 = all is done.
+            "late" => {
+                let [_, usage, _] = files.as_ref().unwrap();
+                let at = slot * size_of::<Slot>() as u64 + offset_of!(Slot, activity) as u64;
+                let overdue = if number(1) == 0 { 0 } else { crate::turns::clock().saturating_sub(number(1)).max(1) };
+                for (offset, value) in
+                    [(offset_of!(Activity, overdue), overdue), (offset_of!(Activity, syncing), number(2))]
+                {
                     usage.write_all_at(&value.to_ne_bytes(), at + offset as u64).unwrap();
                 }
                 "done".into()

@@ -44,13 +44,13 @@ fn read_grant(file: &File) -> Grant {
     }
 }
 
-fn create(daemon: &Daemon, name: &str, more: Value) -> Slice {
+pub fn create(daemon: &Daemon, name: &str, more: Value) -> Slice {
     let mut body = json!({ "name": name, "gpu": "0", "memory": "1GiB" });
     body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     daemon.ok("POST", "/v1/slices", body)
 }
 
-fn enter(daemon: &Daemon, slice: &Slice) -> Tenant {
+pub fn enter(daemon: &Daemon, slice: &Slice) -> Tenant {
     let mut tenant = Tenant::start(&daemon.socket(slice));
     tenant.register();
     tenant
