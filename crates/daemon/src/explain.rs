@@ -125,7 +125,7 @@ mod tests {
     fn standing(share: u16, isolation: Isolation, class: u8, last_launch: u64) -> Standing {
         Standing {
             here: true,
-            tenant: Tenant { share, isolation, class, burst: 0, paused: false },
+            tenant: Tenant { share, isolation, class, burst: 0, paused: false, domain: None },
             seen: Observation { last_launch, ..Observation::default() },
             grant: Grant::CLOSED,
             last: [Sum::default(); 3],

@@ -331,7 +331,7 @@ mod tests {
                 let slots: Vec<usize> = (0..processes).collect();
                 slots.iter().for_each(|slot| files.make_room(*slot).unwrap());
                 let isolation = Isolation::Balanced;
-                let tenant = Tenant { share: percent * 10, isolation, class: 1, burst: 0, paused: false };
+                let tenant = Tenant { share: percent * 10, isolation, class: 1, burst: 0, paused: false, domain: None };
                 Party { slice: record.id, files: Arc::new(files), device: 0, slots, tenant }
             };
             let parties = shares.iter().enumerate().map(party).collect();

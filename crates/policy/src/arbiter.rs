@@ -24,6 +24,15 @@ pub enum Isolation {
     Adaptive,
 }
 
+/// The tenants of one spatial engine (an MPS server): their kernels run at the same time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Domain {
+    /// Names it among those of one GPU.
+    pub id: u32,
+    /// The most of the GPU's SMs that the tenant's kernels run on, in thousandths (1..=1000).
+    pub cap: u16,
+}
+
 /// What a slice is entitled to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tenant {
@@ -37,6 +46,8 @@ pub struct Tenant {
     pub burst: u64,
     /// Stopped by an operator.
     pub paused: bool,
+    /// Where its kernels run beside others' at the same time; `None`: it has the GPU to itself in its turns.
+    pub domain: Option<Domain>,
 }
 
 /// What the processes of a slice have published, taken together.

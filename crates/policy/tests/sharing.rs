@@ -9,7 +9,7 @@ use proptest::test_runner::RngSeed;
 use sim::{Load, MS, Random, SEC, Sim, US};
 
 fn tenant(share: u16) -> Tenant {
-    Tenant { share, isolation: Isolation::Balanced, class: 0, burst: 0, paused: false }
+    Tenant { share, isolation: Isolation::Balanced, class: 0, burst: 0, paused: false, domain: None }
 }
 
 fn strict(share: u16) -> Tenant {
@@ -100,6 +100,7 @@ proptest! {
                 class: 0,
                 burst: random.within(0, 20) * MS,
                 paused: random.within(0, 5) == 0,
+                domain: None,
             };
             match random.within(0, 3) {
                 0 if live.len() > 2 => {

@@ -121,5 +121,6 @@ fn tenant(record: &Record, rest: u16) -> Tenant {
         class: record.priority.class(),
         burst: record.burst_ms.unwrap_or(0).saturating_mul(1_000_000),
         paused: record.paused,
+        domain: None,
     }
 }
