@@ -9,7 +9,8 @@ mod sharing;
 pub use amount::{Fraction, MemoryAmount, Percent, format_bytes};
 pub use error::{ErrorBody, ErrorCode};
 pub use sharing::{
-    DeviceExplanation, DeviceTime, Explanation, Given, Mode, Neighbour, Priority, Reason, ReasonKind, TurnKind,
+    DeviceExplanation, DeviceTime, Engine, EngineAbility, Explanation, Given, GpuModes, Mode, Neighbour, Priority,
+    Reason, ReasonKind, TurnKind,
 };
 
 use schemars::JsonSchema;
@@ -39,6 +40,11 @@ pub struct SliceSpec {
     pub priority: Priority,
     /// Mode `strict` only: device time that may be used at once after it was left unused, in ms; two turns if absent.
     pub burst_ms: Option<u64>,
+    /// How its GPU is divided: chosen by the daemon (`auto`) if absent.
+    pub engine: Engine,
+    /// Whom it trusts: slices of one user that name the same domain may share an MPS server, and fall with it. A name as
+    /// slices have them.
+    pub trust_domain: Option<String>,
     /// Memory and compute in one: `1/4` is a quarter of both. Excludes `memory` and `compute`.
     pub fraction: Option<Fraction>,
     /// Most host memory that the slice may pin; no limit if absent.
@@ -110,6 +116,15 @@ pub struct Slice {
     pub burst_ms: Option<u64>,
     /// An operator stopped it: its programs wait at their next kernel.
     pub paused: bool,
+    /// How its GPU is divided: `temporal` or `spatial`.
+    #[serde(default)]
+    pub engine: Engine,
+    /// Why so.
+    #[serde(default)]
+    pub engine_reason: String,
+    /// Whom it trusts.
+    #[serde(default)]
+    pub trust_domain: Option<String>,
     /// Most host memory that it may pin.
     pub host_limit_bytes: Option<u64>,
     /// Host memory that it pins.
@@ -291,7 +306,7 @@ pub struct Event {
     /// When, RFC 3339.
     pub at: String,
     /// `slice-created`, `slice-resized`, `slice-paused`, `slice-resumed`, `slice-deleted`, `process-started`, `process-ended`, `denied`, `bypass`,
-    /// `untracked`, `daemon-started`, `adopted`, `warning`.
+    /// `untracked`, `fault`, `recovered`, `daemon-started`, `adopted`, `warning`.
     pub kind: String,
     /// The slice it is about.
     pub slice: Option<String>,

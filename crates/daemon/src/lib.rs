@@ -1,12 +1,14 @@
 //! The node daemon: owns the slices of this machine's GPUs, their ledgers and their processes, and serves the API.
 mod cdi;
 mod config;
+mod engine;
 mod explain;
 mod ffi;
 mod files;
 mod gpu;
 mod http;
 mod install;
+mod mps;
 mod node;
 mod probe;
 mod process;
