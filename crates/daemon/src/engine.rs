@@ -128,7 +128,7 @@ pub fn choose(wish: Wish<'_>, gpus: &[&GpuInfo], means: Means<'_>) -> Result<(Ch
     }
 }
 
-/// What slices must have in common to share an MPS server. Slices of different users never do: a server serves one.
+/// What slices must have in common to share an MPS server. Slices of different users never do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct DomainKey<'a> {
     /// The GPU.

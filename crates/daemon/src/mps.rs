@@ -205,7 +205,7 @@ impl Domain {
         self.dir.join("pipe")
     }
 
-    /// Makes its folders. Nobody but its user gets into them.
+    /// Makes its folders. Nobody but its user gets to them; a container gets the inner one.
     pub fn prepare(&self) -> io::Result<()> {
         let parent = self.dir.parent().unwrap_or(&self.dir);
         let root = rustix::process::geteuid().is_root();
@@ -217,7 +217,6 @@ impl Domain {
             }
             fs::set_permissions(dir, fs::Permissions::from_mode(mode))?;
             if root && dir != parent {
-                // The server runs as the domain's user.
                 std::os::unix::fs::chown(dir, Some(self.owner), None)?;
             }
         }
@@ -277,6 +276,10 @@ impl Domain {
             let _ = fs::remove_file(entry.path());
         }
         let mut command = self.command(program, gpu);
+        if rustix::process::geteuid().is_root() {
+            // Otherwise a program of another user, as in a container, waits in the driver until those of the first are gone.
+            command.arg("-multiuser-server");
+        }
         command.arg("-d").stdin(Stdio::null()).stdout(Stdio::null());
         let failed = |e: io::Error| format!("{}: {e}", program.display());
         let status = tokio::time::timeout(PATIENCE, async { command.spawn()?.wait().await }).await;
