@@ -385,7 +385,7 @@ struct Daemon {
     /// The engine of slices that name none; with spatial they need not name a trust domain: one user's slices trust each other
     #[arg(long, value_name = "ENGINE", default_value_t)]
     engine: Engine,
-    /// Where nvidia-cuda-mps-control and nvidia-cuda-mps-server are, if not in PATH
+    /// Where nvidia-cuda-mps-control is, if not in PATH
     #[arg(long, value_name = "DIR", env = "CLEAVE_MPS_DIR", hide_env_values = true)]
     mps_dir: Option<PathBuf>,
     /// Where the real libcuda.so.1 and libnvidia-ml.so.1 are, if they are not where the system looks

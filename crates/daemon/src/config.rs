@@ -27,7 +27,7 @@ pub struct Config {
     pub probe: bool,
     /// The engine of slices that name none: `auto`, `temporal`, or `spatial`, for which they need not name a trust domain.
     pub engine: Engine,
-    /// Where NVIDIA's MPS programs are, if not where commands are looked for.
+    /// Where NVIDIA's MPS control daemon is, if not where commands are looked for.
     pub mps_dir: Option<PathBuf>,
 }
 

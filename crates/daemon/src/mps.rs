@@ -17,8 +17,6 @@ use tokio::io::AsyncWriteExt;
 
 /// NVIDIA's control daemon, which is its own client too.
 pub const CONTROL: &str = "nvidia-cuda-mps-control";
-/// What it starts.
-const SERVER: &str = "nvidia-cuda-mps-server";
 /// Where it has its process id, in the pipe folder.
 const CONTROL_PID: &str = "nvidia-cuda-mps-control.pid";
 /// Between two looks at a domain with programs.
@@ -72,15 +70,10 @@ fn pids(text: &str) -> Vec<u32> {
     text.lines().filter_map(|line| line.trim().parse().ok()).collect()
 }
 
-/// Where the control daemon is, in `dirs`; if it can't be used, why not.
+/// Where the control daemon is, in `dirs`; if there is none, says so.
 pub fn find(dirs: &[PathBuf]) -> Result<PathBuf, String> {
-    let Some(program) = dirs.iter().map(|dir| dir.join(CONTROL)).find(|path| path.is_file()) else {
-        return Err(format!("there is no {CONTROL}, which comes with the driver's tools"));
-    };
-    match fs::canonicalize(&program).unwrap_or_else(|_| program.clone()).parent().map(|dir| dir.join(SERVER)) {
-        Some(server) if server.is_file() || program.with_file_name(SERVER).is_file() => Ok(program),
-        _ => Err(format!("there is no {SERVER} beside {}", program.display())),
-    }
+    let program = dirs.iter().map(|dir| dir.join(CONTROL)).find(|path| path.is_file());
+    program.ok_or_else(|| format!("there is no {CONTROL}, which comes with the driver's tools"))
 }
 
 /// A process, for good.
@@ -228,10 +221,7 @@ impl Domain {
         let text = fs::read_to_string(self.pipe().join(CONTROL_PID)).ok()?;
         let id = Id::of(*pids(&text).first()?)?;
         // Whoever has its process id after a crash is not it.
-        fs::read_to_string(format!("/proc/{}/comm", id.pid))
-            .ok()
-            .filter(|name| CONTROL.starts_with(name.trim()))
-            .map(|_| id)
+        process::command(id.pid).filter(|command| command.contains(CONTROL)).map(|_| id)
     }
 
     fn command(&self, program: &Path, gpu: &str) -> tokio::process::Command {
@@ -367,11 +357,14 @@ pub async fn enter(node: &Arc<Node>, domain: &Arc<Domain>, gpu: &GpuInfo) -> Res
     Ok(())
 }
 
-/// Takes over a domain of an earlier daemon: its programs go on. One that is nobody's ends.
-pub fn adopt(node: &Arc<Node>, domain: &Arc<Domain>) {
+/// Looks after a domain from now on, if nobody does: of an earlier daemon, whose programs go on, or of nobody, which ends.
+pub fn look_after(node: &Arc<Node>, domain: &Arc<Domain>) {
     let (node, domain) = (Arc::clone(node), Arc::clone(domain));
     tokio::spawn(async move {
         let mut gate = domain.gate.lock().await;
+        if std::mem::replace(&mut gate.watched, true) {
+            return;
+        }
         domain.look();
         // An old fault was dealt with, unless the server says otherwise.
         let fault = lock(&domain.known).log.fault;
@@ -380,9 +373,7 @@ pub fn adopt(node: &Arc<Node>, domain: &Arc<Domain>) {
         {
             lock(&domain.known).log.fault = None;
         }
-        if !std::mem::replace(&mut gate.watched, true) {
-            tokio::spawn(watch(Arc::clone(&node), Arc::clone(&domain)));
-        }
+        tokio::spawn(watch(Arc::clone(&node), Arc::clone(&domain)));
     });
 }
 
@@ -433,7 +424,7 @@ async fn mend(node: &Node, domain: &Domain, server: u32, culprit: Option<u32>, o
     let cause = match (by, culprit) {
         (Some(one), _) => format!("{} made a fatal GPU error", named(std::iter::once(one))),
         (None, Some(pid)) => format!("process {pid}, which has ended, made a fatal GPU error"),
-        (None, None) if process::stat(server).is_some() => "its MPS server reports a fatal GPU error".into(),
+        (None, None) if Id::of(server).is_some() => "its MPS server reports a fatal GPU error".into(),
         (None, None) => format!("its MPS server (pid {server}) has ended"),
     };
     let mut told = HashSet::new();
@@ -465,7 +456,7 @@ async fn mend(node: &Node, domain: &Domain, server: u32, culprit: Option<u32>, o
     let program = node.mps.program.as_deref().ok();
     let again = async {
         let Some(program) = program else { return };
-        while process::stat(server).is_some() && is_faulty(domain, program, server).await {
+        while Id::of(server).is_some() && is_faulty(domain, program, server).await {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
@@ -551,13 +542,11 @@ mod tests {
     }
 
     #[test]
-    fn both_programs_must_be_there() {
+    fn the_control_daemon_must_be_there() {
         let dir = tempfile::tempdir().unwrap();
         let dirs = [dir.path().join("none"), dir.path().to_owned()];
         assert!(find(&dirs).unwrap_err().contains(CONTROL));
         fs::write(dir.path().join(CONTROL), []).unwrap();
-        assert!(find(&dirs).unwrap_err().contains(SERVER));
-        fs::write(dir.path().join(SERVER), []).unwrap();
         assert_eq!(find(&dirs), Ok(dir.path().join(CONTROL)));
         assert_eq!((pids("12\n 13 \nx\n"), pids("")), (vec![12, 13], vec![]));
     }

@@ -38,7 +38,7 @@ impl Node {
         // Servers of this daemon's slices are watched on; those of slices that are no more have nobody, and end.
         for folder in self.mps.left() {
             let owner = records.iter().find(|r| engine::domain(r).is_some_and(|key| key.folder() == folder));
-            mps::adopt(self, &self.mps.get(&folder, owner.map_or(0, |record| record.owner)));
+            mps::look_after(self, &self.mps.get(&folder, owner.map_or(0, |record| record.owner)));
         }
         let mut inner = self.lock();
         self.arrange(&inner, &(0..self.desks.len()).map(Some).collect::<Vec<_>>());

@@ -4,6 +4,7 @@ use crate::cdi;
 use crate::engine;
 use crate::files::SliceFiles;
 use crate::gpu::{GpuInfo, format_uuid};
+use crate::mps;
 use crate::process;
 use crate::register::{self, Admits};
 use crate::slice::{self, Card, Record, RecordDevice};
@@ -336,13 +337,16 @@ impl Node {
     }
 
     /// Takes a slice without processes away: first the row, then the files.
-    pub(super) fn remove(&self, inner: &mut Inner, id: &str, how: &str) -> Reply<()> {
+    pub(super) fn remove(self: &Arc<Self>, inner: &mut Inner, id: &str, how: &str) -> Reply<()> {
         inner.store.remove(id).map_err(store_fault)?;
         let Some(live) = inner.slices.remove(id) else { return Ok(()) };
         inner.names.remove(&live.record.name);
         inner.launchers.retain(|_, l| l.slice != id);
         live.doors.iter().for_each(AbortHandle::abort);
         self.arrange(inner, &live.gpus);
+        if let Some(key) = engine::domain(&live.record) {
+            mps::look_after(self, &self.mps.get(&key.folder(), live.record.owner));
+        }
         if let Err(error) = live.files.remove() {
             tracing::warn!("the files of slice {}: {error}", live.record.name);
         }
@@ -358,7 +362,7 @@ impl Node {
     }
 
     /// Deletes an ephemeral slice that nothing runs in any more, and that nobody is about to run something in.
-    pub(super) fn end_if_over(&self, inner: &mut Inner, id: &str) {
+    pub(super) fn end_if_over(self: &Arc<Self>, inner: &mut Inner, id: &str) {
         let Some(live) = inner.slices.get(id) else { return };
         let nobody_comes = || live.record.holder.is_some_and(|h| !process::is_alive(h.pid, h.start_time));
         let over = live.record.ephemeral

@@ -36,10 +36,9 @@ impl Mps {
         let world = World::new();
         let dir = world.path("mps");
         fs::create_dir(&dir).unwrap();
-        for (name, text) in [(crate::mps::CONTROL, CONTROL), ("nvidia-cuda-mps-server", "")] {
-            fs::write(dir.join(name), text).unwrap();
-            fs::set_permissions(dir.join(name), fs::Permissions::from_mode(0o755)).unwrap();
-        }
+        let program = dir.join(crate::mps::CONTROL);
+        fs::write(&program, CONTROL).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
         Self { world, servers: Vec::new() }
     }
 
@@ -145,6 +144,8 @@ fn a_server_comes_with_the_first_program_and_goes_with_the_last_slice() {
         daemon.ok::<()>("DELETE", &format!("/v1/slices/{name}"), Value::Null);
     }
     eventually("the server is gone", || !is_there(first) && !team.exists());
+    daemon.ok::<()>("DELETE", "/v1/slices/alone", Value::Null);
+    eventually("a folder goes that was never used", || !other.exists());
     daemon.stop();
 }
 
