@@ -11,6 +11,7 @@ use crate::store::Store;
 use anyhow::Context;
 use cleave_api::{API_SOCKET, ErrorBody, ErrorCode};
 use fakegpu::install::{OWNERS, STATE};
+use fakegpu::mps::CONTROL;
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -101,8 +102,9 @@ fn simulate(dir: &Path, spec: &str) -> anyhow::Result<DriverFiles> {
     let library = dir.join("libfakegpu.so");
     let there = fs::read_to_string(&made_from).is_ok_and(|old| old == spec)
         && fs::read(&library).is_ok_and(|bytes| bytes == install::SIMULATED)
+        && fs::read(dir.join(CONTROL)).is_ok_and(|bytes| bytes == install::SIMULATED_CONTROL)
         && dir.join(STATE).exists();
-    if !there && let Err(error) = fakegpu::install(dir, spec, install::SIMULATED) {
+    if !there && let Err(error) = fakegpu::install(dir, spec, install::SIMULATED, install::SIMULATED_CONTROL) {
         return Err(match error {
             fakegpu::Error::Spec(error) => {
                 ErrorBody::new(ErrorCode::Invalid, format!("--sim {spec}: {error}"), "as in --sim 8xH100").into()

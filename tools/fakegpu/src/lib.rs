@@ -12,6 +12,7 @@
 //! | [`alloc`] | the driver's allocation rules, as pure arithmetic |
 //! | [`clock`] | the virtual clock of a device, as pure arithmetic |
 //! | [`slices`] | how contexts share a device's time, as pure arithmetic |
+//! | [`mps`] | the MPS control and server, and how a process becomes a client |
 //! | [`shared`] | what the processes share |
 //! | [`driver`] | `cu*` |
 //! | [`nvml`] | `nvml*` |
@@ -26,6 +27,7 @@ pub mod clock;
 pub mod driver;
 pub mod install;
 pub mod model;
+pub mod mps;
 pub mod nvml;
 pub mod shared;
 pub mod slices;

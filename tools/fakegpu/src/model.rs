@@ -274,6 +274,31 @@ impl Inventory {
     }
 }
 
+/// The devices that `CUDA_VISIBLE_DEVICES` selects: indices or beginnings of UUIDs, up to the first that names none.
+pub(crate) fn visible(inventory: &Inventory, setting: Option<&str>) -> Vec<usize> {
+    let count = inventory.devices.len();
+    let Some(setting) = setting else { return (0..count).collect() };
+    let mut devices = Vec::new();
+    for name in setting.split(',').map(str::trim) {
+        let named = |device: &usize| name.len() > 4 && inventory.uuid_text(*device).starts_with(name);
+        let device = match name.parse() {
+            Ok(index) => Some(index).filter(|index: &usize| *index < count),
+            Err(_) => {
+                let mut matches = (0..count).filter(named);
+                // A beginning that fits two names neither.
+                matches.next().filter(|_| matches.next().is_none())
+            }
+        };
+        match device {
+            Some(device) if !devices.contains(&device) => devices.push(device),
+            // The driver shows nothing at all where a device is named twice.
+            Some(_) => return Vec::new(),
+            None => break,
+        }
+    }
+    devices
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -316,5 +341,20 @@ mod tests {
         let all: std::collections::BTreeSet<String> = (0..8).map(|i| inventory.uuid_text(i)).collect();
         assert_eq!(all.len(), 8);
         assert_eq!(inventory.uuid_text(0).len(), 40);
+    }
+
+    #[test]
+    fn cuda_visible_devices_selects_and_orders() {
+        let inventory = Inventory::parse("4xH100").expect("spec");
+        let seen = |setting: &str| visible(&inventory, Some(setting));
+        assert_eq!(visible(&inventory, None), [0, 1, 2, 3]);
+        assert_eq!(seen("3, 1"), [3, 1]);
+        assert_eq!(seen("2,-1,0"), [2]);
+        assert_eq!(seen(""), [0; 0]);
+        assert_eq!(seen("1,1"), [0; 0]);
+        assert_eq!(seen("7"), [0; 0]);
+        assert_eq!(seen(&inventory.uuid_text(2)), [2]);
+        assert_eq!(seen(&inventory.uuid_text(2)[..10]), [2]);
+        assert_eq!(seen("GPU-"), [0; 0]);
     }
 }

@@ -4,7 +4,7 @@
 use std::ffi::{CStr, OsStr, c_void};
 use std::fs::{File, OpenOptions};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use crate::install::{INVENTORY, OWNERS, STATE};
@@ -38,7 +38,11 @@ static OWNERS_FILE: Mutex<Option<&'static File>> = Mutex::new(None);
 
 /// The inventory and the shared state of the installation that this library belongs to.
 pub fn open() -> Option<(Inventory, Shared)> {
-    let dir = directory()?;
+    open_at(&directory()?)
+}
+
+/// The same of the installation in a folder: one for each process.
+pub fn open_at(dir: &Path) -> Option<(Inventory, Shared)> {
     let inventory = Inventory::read(&dir.join(INVENTORY)).ok()?;
     let mut owners = OWNERS_FILE.lock().unwrap_or_else(PoisonError::into_inner);
     let owners = match *owners {
