@@ -105,13 +105,7 @@ fn what_can_not_be_simulated_is_named() {
 #[test]
 fn engines_follow_what_each_gpu_can() {
     let place = Place::new("H100+4090+K80");
-    // Not the simulated driver's own, so that it may be missing.
-    let mps = place.dir.path().join("mps");
-    std::fs::create_dir(&mps).unwrap();
-    std::fs::write(mps.join("nvidia-cuda-mps-control"), "").unwrap();
-    let cleave = |arguments: &[&str]| place.cleave(arguments).env("CLEAVE_MPS_DIR", &mps).output().unwrap();
-    let modes = cleave(&["-o", "json", "modes"]);
-    let modes: Value = serde_json::from_slice(&modes.stdout).unwrap();
+    let modes = place.json(&["modes"]);
     let mut all = Vec::new();
     for gpu in modes["items"].as_array().unwrap() {
         let engines = gpu["engines"].as_array().unwrap().iter();
@@ -128,7 +122,7 @@ fn engines_follow_what_each_gpu_can() {
     for ((capability, can, why), (of, engines, part)) in all.iter().zip(expected) {
         assert!(*capability == of && can == engines && why.contains(part), "{all:?}");
     }
-    assert!(String::from_utf8_lossy(&cleave(&["modes"]).stdout).contains("WHY NOT"));
+    assert!(place.ok(&["modes"]).contains("WHY NOT"));
 
     let asked = ["slice", "create", "--dry-run", "--memory", "8GiB", "--compute", "25%"];
     for (more, engine) in [

@@ -93,27 +93,30 @@ fn a_killed_server_is_replaced_also_by_a_new_daemon() {
         let pid = rustix::process::Pid::from_raw(pid as i32).unwrap();
         rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
     };
-    let server = || -> u64 {
+    // The server, once its log has `client`.
+    let server = |client: u64| -> u64 {
         let domain = std::fs::read_dir(place.run_dir().join("mps")).unwrap().next().unwrap().unwrap().path();
-        let log = std::fs::read_to_string(domain.join("log/server.log")).unwrap();
+        let read = || std::fs::read_to_string(domain.join("log/server.log")).unwrap_or_default();
+        within(PATIENCE, "it is connected", || read().contains(&format!("{{PID: {client}, Context ID: 1}} connected")));
+        let log = read();
         log.rsplit_once(" Server ").unwrap().1.split(']').next().unwrap().trim().parse().unwrap()
     };
-    let (mut one, ..) = start(&place, "a");
-    kill(server());
+    let (mut one, pid, _) = start(&place, "a");
+    kill(server(pid));
     ends(&mut one, "its program ends");
     within(PATIENCE, "that is told", || events(&place, "recovered").len() == 1);
     let said = events(&place, "fault").concat();
     assert!(said.contains("has ended"), "{said}");
 
-    let (mut two, ..) = start(&place, "a");
+    let (mut two, pid, _) = start(&place, "a");
     assert!(works(&mut two));
     kill(number(&place.json(&["status"])["pid"]));
     within(PATIENCE, "the daemon is gone", || !place.cleave(&["status"]).output().unwrap().status.success());
     place.ok(&["gpus"]);
     assert!(works(&mut two));
-    let before = server();
-    let (mut three, ..) = start(&place, "a");
-    assert_eq!(server(), before);
+    let before = server(pid);
+    let (mut three, pid, _) = start(&place, "a");
+    assert_eq!(server(pid), before);
     kill(before);
     ends(&mut two, "who was there before the daemon ends");
     ends(&mut three, "who came after ends");
