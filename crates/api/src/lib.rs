@@ -10,7 +10,8 @@ mod watchdog;
 pub use amount::{Fraction, MemoryAmount, Percent, format_bytes};
 pub use error::{ErrorBody, ErrorCode};
 pub use sharing::{
-    DeviceExplanation, DeviceTime, Explanation, Given, Mode, Neighbour, Priority, Reason, ReasonKind, TurnKind,
+    DeviceExplanation, DeviceTime, Engine, EngineAbility, Explanation, Given, GpuModes, Mode, Neighbour, Priority,
+    Reason, ReasonKind, TurnKind,
 };
 pub use watchdog::Watchdog;
 
@@ -43,6 +44,11 @@ pub struct SliceSpec {
     pub burst_ms: Option<u64>,
     /// What is done about work that does not end: nothing if absent.
     pub watchdog: Watchdog,
+    /// How its GPU is divided: chosen by the daemon (`auto`) if absent.
+    pub engine: Engine,
+    /// Whom it trusts: slices of one user that name the same domain may share an MPS server, and fall with it. A name as
+    /// slices have them.
+    pub trust_domain: Option<String>,
     /// Memory and compute in one: `1/4` is a quarter of both. Excludes `memory` and `compute`.
     pub fraction: Option<Fraction>,
     /// Most host memory that the slice may pin; no limit if absent.
@@ -138,6 +144,15 @@ pub struct Slice {
     /// Its watchdog has put it into the lowest class, until work ends that is late.
     #[serde(default)]
     pub lowered: bool,
+    /// How its GPU is divided: `temporal` or `spatial`.
+    #[serde(default)]
+    pub engine: Engine,
+    /// Why so.
+    #[serde(default)]
+    pub engine_reason: String,
+    /// Whom it trusts.
+    #[serde(default)]
+    pub trust_domain: Option<String>,
     /// Most host memory that it may pin.
     pub host_limit_bytes: Option<u64>,
     /// Host memory that it pins.
@@ -322,7 +337,7 @@ pub struct Event {
     /// When, RFC 3339.
     pub at: String,
     /// `slice-created`, `slice-resized`, `slice-paused`, `slice-resumed`, `slice-suspended`, `slice-woken`, `slice-deleted`, `process-started`, `process-ended`, `denied`, `bypass`,
-    /// `untracked`, `denial-loop`, `watchdog-warned`, `watchdog-lowered`, `watchdog-paused`, `watchdog-killed`, `watchdog-ended`, `daemon-started`,
+    /// `untracked`, `denial-loop`, `watchdog-warned`, `watchdog-lowered`, `watchdog-paused`, `watchdog-killed`, `watchdog-ended`, `fault`, `recovered`, `daemon-started`,
     /// `adopted`, `warning`.
     pub kind: String,
     /// The slice it is about.

@@ -7,7 +7,7 @@ mod output;
 mod tenant;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
-use cleave_api::{Fraction, MemoryAmount, Mode, OnBypass, OnMissing, Percent, Priority, SliceSpec, Watchdog};
+use cleave_api::{Engine, Fraction, MemoryAmount, Mode, OnBypass, OnMissing, Percent, Priority, SliceSpec, Watchdog};
 use commands::Context;
 use launch::{Hold, Pids};
 use output::{Color, Format};
@@ -100,6 +100,8 @@ enum Command {
     },
     /// List the GPUs
     Gpus,
+    /// List the engines that each GPU can run, and why not the others
+    Modes,
     /// Show the daemon and its driver
     Status,
     /// Show the slices, again and again
@@ -213,6 +215,12 @@ struct SliceOptions {
     /// What is done about work that does not end, when it is so long over its expected time: warn, lower (the slice gives way to all others), pause, kill (the process); as in warn:2s,lower:5s,pause:10s,kill:30s
     #[arg(long, value_name = "STEPS", default_value_t)]
     watchdog: Watchdog,
+    /// How its GPU is divided: temporal (in turns), spatial (at once, by MPS, within its trust domain), or auto
+    #[arg(long, value_name = "ENGINE", default_value_t)]
+    engine: Engine,
+    /// Whom it trusts: slices of one user that name the same domain may share an MPS server, and end with its faults
+    #[arg(long, value_name = "NAME")]
+    trust_domain: Option<String>,
     /// Memory and compute in one: 1/8, 1/4, 1/2
     #[arg(long, value_name = "PART", conflicts_with_all = ["memory", "compute"])]
     fraction: Option<Fraction>,
@@ -244,6 +252,8 @@ impl SliceOptions {
             priority: self.priority,
             burst_ms: self.burst,
             watchdog: self.watchdog,
+            engine: self.engine,
+            trust_domain: self.trust_domain,
             fraction: self.fraction,
             host_memory: self.host_memory,
             oversubscribe: self.oversubscribe,
@@ -284,7 +294,7 @@ struct Run {
     #[arg(
         long = "slice",
         value_name = "SLICE",
-        conflicts_with_all = ["gpu", "memory", "compute", "mode", "priority", "burst", "watchdog", "fraction", "host_memory", "name", "oversubscribe", "on_missing", "on_bypass"]
+        conflicts_with_all = ["gpu", "memory", "compute", "mode", "priority", "burst", "watchdog", "engine", "trust_domain", "fraction", "host_memory", "name", "oversubscribe", "on_missing", "on_bypass"]
     )]
     existing: Option<String>,
     #[command(flatten)]
@@ -398,6 +408,12 @@ struct Daemon {
     /// Where durable state is kept
     #[arg(long, value_name = "DIR", env = "CLEAVE_STATE_DIR", hide_env_values = true)]
     state_dir: Option<PathBuf>,
+    /// The engine of slices that name none; with spatial they need not name a trust domain: one user's slices trust each other
+    #[arg(long, value_name = "ENGINE", default_value_t)]
+    engine: Engine,
+    /// Where nvidia-cuda-mps-control is, if not in PATH
+    #[arg(long, value_name = "DIR", env = "CLEAVE_MPS_DIR", hide_env_values = true)]
+    mps_dir: Option<PathBuf>,
     /// Where the real libcuda.so.1 and libnvidia-ml.so.1 are, if they are not where the system looks
     #[arg(long, value_name = "DIR", env = "CLEAVE_DRIVER_LIBRARY_DIR", hide_env_values = true)]
     driver_library_dir: Option<PathBuf>,
@@ -518,6 +534,7 @@ fn dispatch(context: Context, command: Command) -> client::Result<i32> {
         Command::Wake { slice } => slice::suspend(&context, &slice, false),
         Command::Ps { slice } => show::ps(&context, slice.as_deref()),
         Command::Gpus => show::gpus(&context),
+        Command::Modes => show::modes(&context),
         Command::Status => show::status(&context),
         Command::Top { interval, once } => show::top(&context, interval, once),
         Command::Events { follow, since, slice } => show::events(&context, follow, since, slice.as_deref()),

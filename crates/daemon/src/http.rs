@@ -8,7 +8,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, delete, get, patch, post};
 use axum::{Json, Router};
 use cleave_api::{
-    ErrorBody, ErrorCode, Event, Explanation, Gpu, LaunchPlan, List, Process, Slice, SliceChange, SliceSpec, Status,
+    ErrorBody, ErrorCode, Event, Explanation, Gpu, GpuModes, LaunchPlan, List, Process, Slice, SliceChange, SliceSpec,
+    Status,
 };
 use schemars::{JsonSchema, SchemaGenerator};
 use serde::de::DeserializeOwned;
@@ -186,6 +187,10 @@ async fn gpus(State(node): State<App>, caller: Caller) -> Json<List<Gpu>> {
     Json(List::new("gpus", node.gpus(&caller)))
 }
 
+async fn modes(State(node): State<App>, _: Caller) -> Json<List<GpuModes>> {
+    Json(List::new("modes", node.modes()))
+}
+
 async fn slices(State(node): State<App>, caller: Caller) -> Json<List<Slice>> {
     Json(List::new("slices", node.list(&caller)))
 }
@@ -321,6 +326,16 @@ const OPERATIONS: &[Operation] = &[
         success: ("200", Some(schema::<List<Gpu>>)),
         errors: &[Forbidden],
         route: || get(gpus),
+    },
+    Operation {
+        path: "/v1/modes",
+        method: "get",
+        summary: "Which engines each GPU can run, and why not the others",
+        query: &[],
+        body: None,
+        success: ("200", Some(schema::<List<GpuModes>>)),
+        errors: &[Forbidden],
+        route: || get(modes),
     },
     Operation {
         path: "/v1/slices",

@@ -2,12 +2,14 @@
 mod cdi;
 mod checkpoint;
 mod config;
+mod engine;
 mod explain;
 mod ffi;
 mod files;
 mod gpu;
 mod http;
 mod install;
+mod mps;
 mod node;
 mod probe;
 mod process;

@@ -1,7 +1,9 @@
 //! The slow loop: compares what processes charged themselves with what NVML says, and reports what it sees.
+use crate::engine;
 use crate::files::{Reading, SliceFiles};
 use crate::node::{Live, Node, difference, note_use, total};
 use crate::process;
+use crate::turns::HORIZON;
 use cleave_api::{OnBypass, format_bytes};
 use cleave_ledger::{DEVICES, wire};
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -165,19 +167,33 @@ impl Reconciler {
                 note_use(live);
             }
         }
+        for one in &watched {
+            if let Some(live) = inner.slices.get_mut(&one.slice) {
+                let longest = (0..one.gpus.len()).map(|device| one.after.work(device).op_ns).max().unwrap_or(0);
+                live.record.longest_op_ns = live.record.longest_op_ns.max(longest.min(HORIZON));
+            }
+        }
         ended
     }
 
     /// Programs that use a GPU and are in no slice.
     fn strangers(&mut self, node: &Arc<Node>, lists: &[Option<HashMap<u32, Option<u64>>>]) {
+        let mut known = node.mps.servers();
         let mut inner = node.lock();
         let mut belongs: HashMap<u32, (u64, String)> = HashMap::new();
+        // Programs of spatial slices that are no clients of their server.
+        let mut beside = HashSet::new();
         for live in inner.slices.values() {
+            let domain = engine::domain(&live.record).map(|key| key.folder());
             for member in live.processes.values() {
                 belongs.insert(member.pid, (member.start_time, live.record.id.clone()));
+                if domain.as_ref().and_then(|id| node.mps.has_client(id, member.pid)) == Some(false) {
+                    beside.insert(member.pid);
+                } else {
+                    known.insert(member.pid);
+                }
             }
         }
-        let registered: HashSet<u32> = belongs.keys().copied().collect();
         for (pid, launcher) in &inner.launchers {
             belongs.entry(*pid).or_insert_with(|| (launcher.start_time, launcher.slice.clone()));
         }
@@ -185,7 +201,7 @@ impl Reconciler {
             .iter()
             .flatten()
             .flatten()
-            .filter(|(pid, bytes)| !registered.contains(pid) && **bytes != Some(0))
+            .filter(|(pid, bytes)| !known.contains(pid) && **bytes != Some(0))
             .map(|(pid, bytes)| (*pid, bytes.unwrap_or(0)))
             .collect();
         let start_time = |pid| process::stat(pid).map_or(0, |stat| stat.start_time);
@@ -207,6 +223,14 @@ impl Reconciler {
             let command = process::command(pid).unwrap_or_else(|| "a process".into());
             let what = format!("{command} (pid {pid}) uses {}", format_bytes(bytes));
             match origin(pid, &belongs).and_then(|id| inner.slices.get(&id)).map(|l| l.record.clone()) {
+                Some(_) if beside.contains(&pid) && !first => {}
+                Some(record) if beside.contains(&pid) => {
+                    let message = format!(
+                        "{what} beside the MPS server of slice {}: it has the GPU in turns with the others",
+                        record.name
+                    );
+                    inner.event("bypass", Some(&record), &message);
+                }
                 Some(record) => {
                     if first {
                         let message =

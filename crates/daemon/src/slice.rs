@@ -1,4 +1,5 @@
 //! The rules of slices: what may be created and changed. Decides only; nothing here acts.
+use crate::engine::Choice;
 use crate::files::Work;
 use crate::gpu::GpuInfo;
 use crate::turns::HORIZON;
@@ -43,6 +44,15 @@ pub struct Record {
     /// What is done about work that does not end.
     #[serde(default)]
     pub watchdog: Watchdog,
+    /// How its GPU is divided, and why so.
+    #[serde(default)]
+    pub choice: Choice,
+    /// Whom it trusts.
+    #[serde(default)]
+    pub trust_domain: Option<String>,
+    /// The longest operation of the programs that ran in it last, in ns; 0 before any did.
+    #[serde(default)]
+    pub longest_op_ns: u64,
     /// Most host memory that it may pin.
     pub host_limit_bytes: Option<u64>,
     /// What its programs do while the daemon can't be reached.
@@ -126,6 +136,8 @@ pub struct Card<'a> {
     pub info: &'a GpuInfo,
     /// Bytes of one context, where known.
     pub context_bytes: Option<u64>,
+    /// It can run the engine that was asked for.
+    pub can: bool,
 }
 
 /// What a new slice gets.
@@ -459,8 +471,9 @@ pub fn admit(
                 })
             };
             let mut places: Vec<(u64, usize)> = (0..cards.len()).map(|p| (left(p), p)).collect();
-            // The one with most left first; among equals the first.
-            places.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));
+            // Those that can first; of them the one with most left; among equals the first.
+            let can = |place: usize| cards.get(place).is_some_and(|c| c.can);
+            places.sort_by(|a, b| can(b.1).cmp(&can(a.1)).then(b.0.cmp(&a.0)).then(a.1.cmp(&b.1)));
             let mut first_error = None;
             let fits = places.into_iter().find_map(|(_, place)| match decide(place) {
                 Ok(found) => Some(found),
@@ -550,6 +563,7 @@ mod tests {
                 name: "H100".into(),
                 pci: String::new(),
                 memory_bytes: (80 - u64::from(index) * 40) * GIB,
+                ..GpuInfo::default()
             })
             .collect()
     }
@@ -579,7 +593,8 @@ mod tests {
 
     fn try_admit(spec: &SliceSpec, records: &[Record]) -> Result<Admitted, ErrorBody> {
         let gpus = gpus();
-        let cards: Vec<Card<'_>> = gpus.iter().map(|info| Card { info, context_bytes: Some(GIB / 2) }).collect();
+        let cards: Vec<Card<'_>> =
+            gpus.iter().map(|info| Card { info, context_bytes: Some(GIB / 2), can: true }).collect();
         let records: Vec<&Record> = records.iter().collect();
         admit(spec, &cards, &records, Some(64 * GIB), "chosen".into(), |n| records.iter().any(|r| r.name == n))
     }
@@ -673,7 +688,8 @@ mod tests {
 
     fn try_change(record: &Record, what: &SliceChange, all: &[Record]) -> Result<Changed, ErrorBody> {
         let gpus = gpus();
-        let cards: Vec<Card<'_>> = gpus.iter().map(|info| Card { info, context_bytes: Some(GIB / 2) }).collect();
+        let cards: Vec<Card<'_>> =
+            gpus.iter().map(|info| Card { info, context_bytes: Some(GIB / 2), can: true }).collect();
         change(record, what, &cards, &all.iter().collect::<Vec<_>>(), Some(64 * GIB))
     }
 

@@ -303,6 +303,7 @@ impl Process {
             wire::status::FULL => b"the slice has as many GPU processes as it can have (128)",
             wire::status::DENIED => b"this user does not own the slice",
             wire::status::GONE => b"the slice has been deleted",
+            wire::status::NO_SERVER => b"the slice's MPS server can't be had (`cleave events` says why)",
             wire::status::NO_ROOM => b"the daemon has no room for this process's account (its run directory is full)",
             _ => b"the daemon refused this process",
         };

@@ -18,7 +18,8 @@ pub(crate) fn create(context: &Context, spec: SliceSpec, dry_run: bool) -> Resul
     }
     output::print(context.format, &Named::new("slice", &slice), || {
         let verb = if dry_run { "would create" } else { "created" };
-        format!("{verb} slice {}: {} of GPU {}", slice.name, limit_of(&slice), gpus_of(&slice))
+        let engine = format!("{} ({})", slice.engine, slice.engine_reason);
+        format!("{verb} slice {}: {} of GPU {}, {engine}", slice.name, limit_of(&slice), gpus_of(&slice))
     })?;
     Ok(0)
 }
@@ -100,6 +101,7 @@ fn explain_text(explanation: &Explanation) -> String {
         let (mode, priority, engine) = (device.mode, device.priority, &device.engine);
         let window = device.window_ms.map_or(String::new(), |ms| format!(", windows of {ms} ms"));
         text.push_str(&format!("\nGPU {}: {share}, {mode}, {priority} ({engine}{window})\n", device.gpu));
+        text.push_str(&format!("  * it is {engine}: {}\n", device.engine_reason));
         for reason in &device.reasons {
             text.push_str(&format!("  * {}\n", reason.message));
         }
@@ -160,6 +162,8 @@ fn show_text(slice: &Slice) -> String {
         ("owner", slice.owner.name.clone().unwrap_or_else(|| format!("uid {}", slice.owner.uid))),
         ("created", slice.created_at.clone()),
         ("compute", compute(slice)),
+        ("engine", format!("{} ({})", slice.engine, slice.engine_reason)),
+        ("trust domain", or_dash(slice.trust_domain.clone())),
         (
             "host memory",
             match slice.host_limit_bytes {
@@ -185,7 +189,7 @@ fn show_text(slice: &Slice) -> String {
     }
     let mut text = String::new();
     for (key, value) in lines {
-        text.push_str(&format!("{key:<12} {value}\n"));
+        text.push_str(&format!("{key:<13} {value}\n"));
     }
     for device in &slice.devices {
         let peak = format!("peak {}", format_bytes(device.peak_bytes));

@@ -74,6 +74,9 @@ impl Node {
             suspended: record.suspended,
             watchdog: record.watchdog,
             lowered: false,
+            engine: record.choice.engine,
+            engine_reason: record.choice.reason.clone(),
+            trust_domain: record.trust_domain.clone(),
             host_limit_bytes: record.host_limit_bytes,
             host_used_bytes: 0,
             processes: Vec::new(),
@@ -167,8 +170,8 @@ impl Node {
             })
             .collect();
         let inner = self.lock();
-        let tracked: std::collections::HashSet<u32> =
-            inner.slices.values().flat_map(|l| l.processes.values().map(|m| m.pid)).collect();
+        let mut tracked = self.mps.servers();
+        tracked.extend(inner.slices.values().flat_map(|l| l.processes.values().map(|m| m.pid)));
         self.nvml
             .gpus()
             .iter()

@@ -1,11 +1,12 @@
 //! The slices' shares of the GPUs' time.
 use super::slices::forbidden;
 use super::{Caller, Inner, Live, Node, Reply, store_fault};
+use crate::engine;
 use crate::explain;
 use crate::slice::{Record, rest, thousandths};
 use crate::turns::{Party, Standing, clock};
 use cleave_api::{DeviceExplanation, Explanation, Mode, Neighbour, Slice, TurnKind};
-use cleave_policy::arbiter::{Isolation, Tenant};
+use cleave_policy::arbiter::{Domain, Isolation, Tenant};
 use cleave_policy::gate;
 use std::sync::Arc;
 
@@ -26,7 +27,7 @@ impl Node {
                     files: Arc::clone(&live.files),
                     device: live.gpus.iter().position(|gpu| *gpu == Some(place))?,
                     slots: live.processes.iter().filter(|(_, m)| m.dead.is_none()).map(|(slot, _)| *slot).collect(),
-                    tenant: tenant(live, rest),
+                    tenant: Tenant { domain: inner.desk_domain(&live.record), ..tenant(live, rest) },
                 })
             });
             desk.arrange(parties.collect(), |id| inner.slices.contains_key(id));
@@ -68,6 +69,7 @@ impl Node {
         let inner = self.lock();
         let live = inner.seen(key, caller)?;
         let record = &live.record;
+        let processors = inner.processors(record);
         let devices = record.devices.iter().zip(&live.gpus).map(|(device, place)| {
             let desk = place.and_then(|place| self.desks.get(place));
             let standings = desk.map(|desk| desk.standings()).unwrap_or_default();
@@ -87,7 +89,9 @@ impl Node {
             let percent = |standing: &Standing| f64::from(standing.tenant.share) / 10.0;
             DeviceExplanation {
                 gpu: place.and_then(|p| self.nvml.gpus().get(p)).map_or(device.index, |gpu| gpu.index),
-                engine: "temporal".into(),
+                engine: record.choice.engine,
+                engine_reason: record.choice.reason.clone(),
+                processors_percent: processors.as_ref().map(|(part, _)| *part),
                 window_ms: self.config.window_ms,
                 share_percent: here.map(percent).or(record.compute_percent),
                 mode: record.mode,
@@ -99,7 +103,9 @@ impl Node {
                     gate::Mode::Window => TurnKind::Closed,
                     gate::Mode::Paused => TurnKind::Paused,
                 }),
-                reasons: explain::reasons(me, record.paused, &others, now),
+                reasons: (processors.as_ref().and_then(explain::part).into_iter())
+                    .chain(explain::reasons(me, record.paused, &others, now))
+                    .collect(),
                 neighbours: others
                     .iter()
                     .map(|other| Neighbour {
@@ -113,6 +119,17 @@ impl Node {
             }
         });
         Ok(Explanation { slice: record.name.clone(), devices: devices.collect() })
+    }
+}
+
+impl Inner {
+    /// Whom a slice's kernels run beside at the same time, for its GPU's desk.
+    fn desk_domain(&self, record: &Record) -> Option<Domain> {
+        let folder = engine::domain(record)?.folder();
+        let (part, _) = self.processors(record)?;
+        // The first half of a hash is enough to tell apart the few of one GPU.
+        let id = u32::from_str_radix(folder.get(..8)?, 16).ok()?;
+        Some(Domain { id, cap: thousandths(part) })
     }
 }
 

@@ -3,6 +3,7 @@
 //! The test program plays all parts: started again with a variable set, it is a daemon or a tenant.
 mod api;
 mod life;
+mod mps;
 mod slots;
 mod turns;
 mod watchdog;
@@ -10,7 +11,7 @@ mod watchdog;
 use crate::config::Config;
 use crate::gpu::{DriverFiles, GpuInfo, MemoryState, Nvml, NvmlError};
 use crate::run::{Prepared, run_with};
-use cleave_api::{ErrorBody, Event, List, Slice};
+use cleave_api::{ErrorBody, Event, Explanation, LaunchPlan, List, Slice};
 use cleave_ledger::{ABI, Account, Activity, Book, KINDS, Kind, MAGIC, Policy, Slot, UNIT, Urgency, wire};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags,
@@ -50,6 +51,8 @@ impl TextNvml {
                 name: "Text".into(),
                 pci: format!("00000000:0{index}:00.0"),
                 memory_bytes: 80 * GIB,
+                capability: Some((9, 0)),
+                mig: Some(false),
             })
             .collect();
         Self { gpus, file }
@@ -355,6 +358,7 @@ fn daemon_process() {
         config.state_dir = dir.join("s");
         config.cdi_dir = Some(dir.join("cdi"));
         config.probe = false;
+        config.mps_dir = Some(dir.join("mps"));
         config
     };
     let mut config = world_config(&dir);

@@ -268,7 +268,7 @@ fn why_a_slice_runs_as_it_does() {
     b.tell("ring 0");
     eventually("they take turns", || kinds("a").contains(&cleave_api::ReasonKind::TakesTurns));
     let shown = explain("a");
-    assert_eq!((shown.gpu, shown.engine.as_str(), shown.share_percent), (0, "temporal", Some(30.0)));
+    assert_eq!((shown.gpu, shown.engine.to_string().as_str(), shown.share_percent), (0, "temporal", Some(30.0)));
     assert_eq!(shown.neighbours.len(), 1);
     assert_eq!((shown.neighbours[0].slice.as_deref(), shown.neighbours[0].at_work), (Some("b"), true));
     let taken = shown.reasons.iter().find(|r| r.kind == cleave_api::ReasonKind::TakesTurns).unwrap();
