@@ -193,11 +193,8 @@ fn admitted(
     let place = p.gates.place(operation.key());
     let passes = place.key.load(Ordering::Relaxed) == operation.key() && place.cost.load(Ordering::Relaxed) == PASSES;
     let mut wait = Wait::default();
-    while !passes {
-        let grant = granted(turn);
-        if grant.mode != Mode::Paused {
-            break;
-        }
+    let stopped = || Some(granted(turn)).filter(|grant| !passes && grant.mode == Mode::Paused);
+    while let Some(grant) = stopped() {
         wait.some(p, device, turn, &grant, Verdict::WaitForChange, system::nanoseconds());
     }
     wait.end(p, device, system::nanoseconds());
