@@ -181,8 +181,10 @@ impl Member {
         !self.tenant.paused && self.tenant.isolation != Isolation::None
     }
 
+    /// Held to its share by tokens; not where its SMs hold it.
     fn strict(&self) -> bool {
-        self.tenant.isolation == Isolation::Strict && self.tenant.share < 1000 && self.beside.is_none()
+        let walled = self.tenant.domain.is_some_and(|domain| domain.cap <= self.tenant.share);
+        self.tenant.isolation == Isolation::Strict && self.tenant.share < 1000 && self.beside.is_none() && !walled
     }
 
     /// Both run at the same time, or are one.
@@ -354,15 +356,21 @@ impl Arbiter {
         self.arrange();
     }
 
-    /// Who runs beside whom? Where the caps of a domain are more than the GPU has, its tenants take turns like any others.
+    /// Who runs beside whom? Where the caps of a domain are more than the GPU has, its tenants take turns like any others. The
+    /// one of the highest class counts with its share: the others leave that free for it, and it may have more.
     fn arrange(&mut self) {
         self.rounds.retain(|round| self.members.iter().any(|member| member.tenant.class == round.class));
         for at in 0..self.members.len() {
             let domain = self.members[at].tenant.domain.filter(|_| self.members[at].governed()).map(|domain| domain.id);
             let of = |member: &&Member| member.governed() && member.tenant.domain.map(|domain| domain.id) == domain;
-            let cap = |member: &Member| member.tenant.domain.map_or(0, |domain| u32::from(domain.cap));
-            let caps: u32 = self.members.iter().filter(of).map(cap).sum();
-            self.members[at].beside = domain.filter(|_| caps <= 1000);
+            let top = self.members.iter().filter(of).map(|member| member.tenant.class).max();
+            let first = self.members.iter().filter(of).filter(|member| Some(member.tenant.class) == top).count() == 1;
+            let part = |member: &Member| {
+                let cap = member.tenant.domain.map_or(0, |domain| domain.cap);
+                u32::from(if first && Some(member.tenant.class) == top { cap.min(member.tenant.share) } else { cap })
+            };
+            let parts: u32 = self.members.iter().filter(of).map(part).sum();
+            self.members[at].beside = domain.filter(|_| parts <= 1000);
         }
     }
 
@@ -752,8 +760,10 @@ impl Arbiter {
             if member.wants {
                 wake.at(now + LOOK);
             }
-            if higher.any(recent) {
+            if let Some(last) = higher.filter(|other| recent(other)).map(Member::last_sign).max() {
                 most = self.config.yield_ahead;
+                // After that it may queue again, and need not ring for it.
+                wake.at(last.max(now).saturating_add(RECENT));
             }
         }
         let mine = |turn: &Turn| turn.is_of(member) && now < turn.until;

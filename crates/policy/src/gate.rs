@@ -152,6 +152,16 @@ pub const fn admit(now: u64, grant: &Grant, busy_until: u64, cost: u64, urgent_u
     if queued > ahead { Verdict::WaitUntil(busy_until - ahead) } else { Verdict::Go }
 }
 
+/// Who sends nothing for so long (ns) is taken to be away.
+const AWAY: u64 = 100_000_000;
+
+/// Whether an operation that is sent at `now`, the last before it having been sent at `last_launch`, is to be told to the daemon, by ringing: where
+/// classes contend, nobody waits for a turn when one comes back, and what the others may queue depends on who is there.
+#[inline]
+pub const fn comes_back(now: u64, grant: &Grant, last_launch: u64) -> bool {
+    grant.flags & (YIELD | URGENT) != 0 && now.saturating_sub(last_launch) > AWAY
+}
+
 /// How many marks of a [`Track`] can be on their way at a time.
 pub const MARKS: usize = 16;
 /// A mark is due after this many operations, or this much work (ns), whichever comes first.

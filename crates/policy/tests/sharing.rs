@@ -326,6 +326,19 @@ fn staging_goes_before_experiments() {
 }
 
 #[test]
+fn who_is_urgent_after_a_while_is_made_room_for_at_once() {
+    let mut sim = Sim::new(1, Config::default());
+    // It has gaps, in one of which the daemon stops looking; and with a lease, nobody waits for a turn.
+    sim.add(0, Tenant { class: 2, ..tenant(500) }, Load::Serve { period: 3 * SEC, count: 10, kernel: 100 * US }, 0);
+    sim.add(1, tenant(500), Load::Loop { kernel: 200 * US, gap: MS }, 0);
+    sim.run(29 * SEC / 10);
+    let Config { lease_ahead, yield_ahead, .. } = Config::default();
+    assert_eq!(sim.processes[1].grant.ahead, lease_ahead, "nobody else is there");
+    sim.run(3 * SEC - sim.elapsed() + 20 * MS);
+    assert_eq!(sim.processes[1].grant.ahead, yield_ahead);
+}
+
+#[test]
 fn a_pause_stops_within_what_is_in_flight() {
     for kernel in [50 * US, 2 * MS] {
         for neighbours in [0, 2] {
@@ -407,6 +420,34 @@ fn tenants_of_a_domain_run_at_the_same_time() {
         assert!(sim.latency(0, 99, SEC / 2) < alone, "{}", sim.latency(0, 99, SEC / 2));
         assert!(sim.share(1, SEC, 2 * SEC) > 0.999, "{}", sim.share(1, SEC, 2 * SEC));
     }
+}
+
+/// An urgent slice that may have the whole GPU, and one that leaves the urgent one's share free: neither waits.
+#[test]
+fn who_leaves_an_urgent_tenants_share_free_does_not_give_way_to_it() {
+    for one in [tenant(500), strict(500)] {
+        let mut sim = Sim::new(1, Config::default());
+        let load = Load::Serve { period: 10 * MS, count: 10, kernel: 100 * US };
+        sim.add(0, beside(7, 1000, Tenant { class: 2, ..tenant(500) }), load, 0);
+        sim.add(1, beside(7, 500, one), saturate(5 * MS), 0);
+        sim.run(2 * SEC);
+        assert!(sim.share(1, SEC, 2 * SEC) > 0.999, "{}", sim.share(1, SEC, 2 * SEC));
+        // Of the same class both may have all of it, and take turns.
+        sim.change(1, beside(7, 1000, tenant(500)));
+        sim.change(0, beside(7, 1000, tenant(500)));
+        sim.run(SEC);
+        assert!(sim.share(1, 2 * SEC, 3 * SEC) < 0.95, "{}", sim.share(1, 2 * SEC, 3 * SEC));
+    }
+}
+
+/// Its SMs hold a strict tenant to its share, also while it takes turns with others of its domain.
+#[test]
+fn who_is_held_by_its_multiprocessors_is_not_held_by_time_too() {
+    let mut sim = Sim::new(1, Config::default());
+    sim.add(0, beside(7, 500, strict(500)), saturate(200 * US), 0);
+    sim.add(1, beside(7, 1000, tenant(500)), Load::Loop { kernel: 100 * US, gap: 50 * MS }, 0);
+    sim.run(2 * SEC);
+    assert!(sim.share(0, SEC, 2 * SEC) > 0.9, "{}", sim.share(0, SEC, 2 * SEC));
 }
 
 /// A domain has its turns as one, with the weight of all in it; others of the GPU wait meanwhile.

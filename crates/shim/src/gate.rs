@@ -11,7 +11,7 @@ use crate::real::driver;
 use crate::system::{self, Lock};
 use cleave_cuda::types::{CUresult, CUstream, Handle, error};
 use cleave_ledger::{CLASSES, DEVICES, GPUS, Turn};
-use cleave_policy::gate::{Cost, Grant, MARKS, Mode, QUIET, Track, URGENT, Verdict, YIELD, admit};
+use cleave_policy::gate::{Cost, Grant, MARKS, Mode, QUIET, Track, URGENT, Verdict, YIELD, admit, comes_back};
 use core::cell::UnsafeCell;
 use core::ptr::null_mut;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -257,6 +257,7 @@ fn admitted(
     let sample = cost.launched() || now.saturating_sub(state.timed) > TIMING;
     known.cost.store(cost.to_word(), Ordering::Relaxed);
     let cost = cost.estimate(grant.unknown_cost());
+    let back = comes_back(now, &grant, state.track.last_launch());
     if !counted {
         state.track.sent(now, cost, &grant);
     }
@@ -266,6 +267,9 @@ fn admitted(
     // Behind work that does not end the driver's queue fills up, and the calls wait for the GPU: never with the lock held.
     let behind = p.slot().activity.get(device).filter(|_| state.track.late() != 0);
     drop(state);
+    if back {
+        p.ring(device);
+    }
     if let Some(activity) = behind {
         activity.syncing.fetch_add(1, Ordering::Relaxed);
     }

@@ -92,7 +92,7 @@ pub struct Process {
     track: Track,
     words: [Option<u32>; MARKS],
     marks: VecDeque<(u64, u32)>,
-    grant: Grant,
+    pub grant: Grant,
     claim: u64,
     class: u8,
     domain: Option<u32>,
@@ -459,6 +459,7 @@ impl Sim {
                 if samples {
                     process.timed = now;
                 }
+                let back = gate::comes_back(now, &process.grant, process.track.last_launch());
                 process.track.sent(now, cost, &process.grant);
                 let begins = process.track.busy_until() - cost;
                 let timed = samples.then(|| (begins, process.grant.own_until(begins)));
@@ -481,6 +482,9 @@ impl Sim {
                 self.at(now + LAUNCH, Event::Arrive(at));
                 if !waits {
                     self.host(at, now + LAUNCH);
+                }
+                if back {
+                    self.ring();
                 }
             }
         }
