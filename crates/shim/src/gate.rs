@@ -727,7 +727,7 @@ fn written(marks: &[(u8, u8); MARKS], pages: &[Page; CONTEXTS], mark: u32) -> bo
 const EVENTS: u64 = 1_500;
 
 /// A launch is timed at least every so often, in ns, of those that do more than count.
-const TIMING: u64 = 2_000_000;
+const TIMING: u64 = 10_000_000;
 
 /// A thread's wait at the gate.
 #[derive(Default)]

@@ -25,7 +25,7 @@ const AHEAD: u64 = 8 * MS;
 /// The daemon takes a process that waits for the device to have so much work.
 const WORKING: u64 = MS;
 /// As the gate does, a launch is timed at least every so often.
-const TIMING: u64 = 2 * MS;
+const TIMING: u64 = 10 * MS;
 /// Deliveries are recorded with this resolution.
 const TICK: u64 = 5 * MS;
 
