@@ -3,6 +3,7 @@
 //! * [`gate`] decides in the process, at each launch, whether an operation may be sent to the GPU now.
 //! * [`arbiter`] decides in the daemon, a few hundred times a second at most, who may run when.
 //! * [`account`] tells what each slice was given of what it was owed.
+//! * [`mig`] knows which hardware instances fit on a GPU beside which.
 //!
 //! The arbiter publishes a [`gate::Grant`] for each slice; the gates publish what they used and whether they wait. All
 //! times are nanoseconds of one monotonic clock that daemon and processes share (`CLOCK_MONOTONIC`).
@@ -17,3 +18,5 @@ pub mod account;
 #[cfg(feature = "arbiter")]
 pub mod arbiter;
 pub mod gate;
+#[cfg(feature = "arbiter")]
+pub mod mig;
