@@ -4,6 +4,7 @@
 //! * [`arbiter`] decides in the daemon, a few hundred times a second at most, who may run when.
 //! * [`account`] tells what each slice was given of what it was owed.
 //! * [`mig`] knows which hardware instances fit on a GPU beside which.
+//! * [`pack`] finds the GPU for a workload, or the fewest GPUs for many.
 //!
 //! The arbiter publishes a [`gate::Grant`] for each slice; the gates publish what they used and whether they wait. All
 //! times are nanoseconds of one monotonic clock that daemon and processes share (`CLOCK_MONOTONIC`).
@@ -20,3 +21,5 @@ pub mod arbiter;
 pub mod gate;
 #[cfg(feature = "arbiter")]
 pub mod mig;
+#[cfg(feature = "arbiter")]
+pub mod pack;
