@@ -32,10 +32,10 @@ def collect(command, timeout=60, env=None):
     return [json.loads(line) for line in out.splitlines() if line.startswith("{")]
 
 
-def named(held, name):
+def named(held, name, timeout=60):
     """The next line of a program that has this name."""
     while True:
-        line = held.line(60)
+        line = held.line(timeout)
         if line["name"] == name:
             return line
 

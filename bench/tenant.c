@@ -1,7 +1,7 @@
 /* One tenant of a GPU: a process that works as its mode says for a given time, and tells what it got of the device.
  *
  *   tenant calibrate                     prints what an iteration of the kernel takes; again for each line of stdin
- *   tenant MODE --iteration-ns N --base-ns N [--lengths US,US…] [--ahead MS] [--nodes N] [--phases ON,OFF]
+ *   tenant MODE --iteration-ns N --base-ns N [--lengths US,US…] [--ahead MS] [--nodes N] [--phases ON,OFF] [--library PATH]
  *     saturate  kernels of these lengths in turn, with so many ms of them sent ahead, as a training loop does
  *     graph     the same, in a graph of N kernels
  *     loop      a kernel and a cuStreamSynchronize
@@ -9,13 +9,16 @@
  *     copy      copies of 256 MiB within the device
  *     storm     kernels that do nothing, as fast as they can be sent
  *     alloc     memory taken and given back, as fast as it goes
+ *     gemm      products of two matrices of 4096 x 4096 bfloat16, by the cuBLAS that --library names
+ *     fault, hang, oom   as saturate for half of the time, then: a write to nobody's memory; a kernel without an end; memory until none
+ *               is left, and on. They say {"name":"bad"} with the driver's answer
  *
- * It prints {"name":"ready"}, reads "START SECONDS WARM" from stdin (START in ns of CLOCK_MONOTONIC), works from START on for
- * WARM and SECONDS and a little longer, so that none of those measured together runs alone at the end, and prints one line:
- * what was delivered in each ms of the SECONDS after WARM.
+ * It prints {"name":"ready"} with the multiprocessors that it sees, reads "START SECONDS WARM" from stdin (START in ns of
+ * CLOCK_MONOTONIC), works from START on for WARM and SECONDS and a little longer, so that none of those measured together runs
+ * alone at the end, and prints one line: what was delivered in each ms of the SECONDS after WARM.
  *
- * Delivered is device time in seconds (per ms: in ns): kernels that are done, times their length; for copy, storm and alloc
- * the number of copies, kernels and allocations. A second thread asks the events which are done, so
+ * Delivered is device time in seconds (per ms: in ns): kernels that are done, times their length; for copy, storm, alloc and
+ * gemm the number of them. A second thread asks the events which are done, so
  * that the time is right also while the first one waits in a launch. Between two such times the work is taken as even.
  * Only plain driver calls are used; what holds a tenant back, if anything, is around it. */
 #include "../tests/gpu/driver.h"
@@ -25,6 +28,7 @@
 #define MIB ((size_t)1 << 20)
 #define RING 4096u
 #define COPY_BYTES (256 * MIB)
+#define SIDE 4096 /* of a matrix */
 
 typedef void *CUevent;
 
@@ -40,6 +44,13 @@ static const char SPIN_PTX[] =
     "again:\nfma.rn.f32 %f1, %f1, %f2, %f2;\nsub.u64 %rd1, %rd1, 1;\nsetp.ne.u64 %p1, %rd1, 0;\n@%p1 bra again;\n"
     "done:\nsetp.eq.f32 %p2, %f1, 0f00000000;\n@!%p2 bra out;\nst.global.f32 [%rd2], %f1;\nout:\nret;\n}\n";
 
+/* Writes to an address that is nobody's. */
+static const char FAULT_PTX[] =
+    ".version 7.0\n.target sm_70\n.address_size 64\n"
+    "//fakegpu kernel fault fault=illegal_address\n"
+    ".visible .entry fault()\n"
+    "{\n.reg .b64 %rd<2>;\n.reg .b32 %r<2>;\nmov.u64 %rd1, 16;\nmov.u32 %r1, 1;\nst.global.u32 [%rd1], %r1;\nret;\n}\n";
+
 static struct driver cu;
 /* Calls that only this program makes. */
 static CUresult (*EventCreate)(CUevent *, unsigned), (*EventRecord)(CUevent, CUstream), (*EventQuery)(CUevent),
@@ -48,6 +59,7 @@ static CUresult (*EventCreate)(CUevent *, unsigned), (*EventRecord)(CUevent, CUs
 static CUcontext context;
 static CUstream stream;
 static CUfunction spin;
+static int processors;
 static unsigned blocks;
 static double iteration_ns, base_ns;
 
@@ -76,7 +88,6 @@ static void launch(uint64_t iterations) {
 static void begin(void) {
     CUdevice device;
     CUmodule module;
-    int processors = 0;
     driver_need(&cu, "libcuda.so.1", BY_GETPROC);
     find(&EventCreate, "cuEventCreate", 2000, "cuEventCreate");
     find(&EventRecord, "cuEventRecord", 2000, "cuEventRecord");
@@ -136,7 +147,7 @@ static void calibrate(void) {
     double small = least(few, 50), large = least(many, 10);
     iteration_ns = (large - small) / (double)(many - few);
     base_ns = small - iteration_ns * (double)few;
-    printf("{\"name\":\"calibrated\",\"iteration_ns\":%.6f,\"base_ns\":%.1f}\n", iteration_ns, base_ns);
+    printf("{\"name\":\"calibrated\",\"iteration_ns\":%.6f,\"base_ns\":%.1f,\"processors\":%d}\n", iteration_ns, base_ns, processors);
     fflush(stdout);
 }
 
@@ -148,7 +159,7 @@ static uint64_t iterations_of(double ns) {
 
 struct done {
     uint64_t from, to; /* ns: when it was sent or the work before it ended, and when it was seen to be done */
-    double work;       /* ns of device time; for copy, storm and alloc a number of them */
+    double work;       /* ns of device time; for what is counted a number */
 };
 
 static struct done *list;
@@ -362,6 +373,91 @@ static void allocations(void) {
     }
 }
 
+/* The few calls of cuBLAS; a stream of the driver is one of the runtime. */
+static const char *library = "libcublas.so";
+static void *blas;
+static int (*GemmEx)(void *, int, int, int, int, int, const void *, const void *, int, int, const void *, int, int, const void *, void *, int, int, int, int);
+static CUdeviceptr matrix[3];
+
+static void multiply(void) {
+    const float one = 1, zero = 0;
+    int status = GemmEx(blas, 0, 0, SIDE, SIDE, SIDE, &one, (void *)matrix[0], 14 /* bfloat16 */, SIDE, (void *)matrix[1], 14, SIDE, &zero,
+                        (void *)matrix[2], 14, SIDE, 68 /* in float */, -1 /* it chooses */);
+    if (status)
+        die("cublasGemmEx", status);
+}
+
+static void cublas(void) {
+    void *handle = dlopen(library, RTLD_NOW);
+    if (!handle) {
+        fprintf(stderr, "tenant: %s\n", dlerror());
+        exit(1);
+    }
+    int (*Create)(void **), (*SetStream)(void *, CUstream);
+    *(void **)&Create = dlsym(handle, "cublasCreate_v2");
+    *(void **)&SetStream = dlsym(handle, "cublasSetStream_v2");
+    *(void **)&GemmEx = dlsym(handle, "cublasGemmEx");
+    if (!Create || !SetStream || !GemmEx) {
+        fprintf(stderr, "tenant: %s has not the calls of cuBLAS\n", library);
+        exit(1);
+    }
+    MUST(Create(&blas));
+    MUST(SetStream(blas, stream));
+    for (int i = 0; i < 3; i++) {
+        NEED(MemAlloc, &matrix[i], (size_t)SIDE * SIDE * 2);
+        NEED(MemsetD8, matrix[i], 0x3c, (size_t)SIDE * SIDE * 2);
+    }
+    for (int i = 0; i < 5; i++)
+        multiply();
+    NEED(StreamSynchronize, stream);
+}
+
+static void products(void) {
+    while (now_ns() < end_ns) {
+        uint64_t began = now_ns();
+        multiply();
+        mark(began, 1, 32);
+    }
+    drain();
+}
+
+static void bad(CUresult answer) {
+    printf("{\"name\":\"bad\",\"answer\":%d,\"at_ns\":%llu}\n", answer, (unsigned long long)now_ns());
+    fflush(stdout);
+}
+
+/* After half of the measured time. Its work until then is of no interest, and the thread that watches it would end at the first error. */
+static void misbehave(const char *mode, uint64_t measured) {
+    CUmodule module;
+    CUfunction fault;
+    CUdeviceptr memory;
+    uint64_t end = end_ns;
+    end_ns = measured + (end - measured) / 2;
+    saturate();
+    __atomic_store_n(&closing, 1, __ATOMIC_RELEASE);
+    if (!strcmp(mode, "fault")) {
+        NEED(ModuleLoadData, &module, FAULT_PTX);
+        NEED(ModuleGetFunction, &fault, module, "fault");
+        CUresult answer = cu.LaunchKernel(fault, 1, 1, 1, 1, 1, 1, 0, stream, NULL, NULL);
+        bad(answer ? answer : cu.StreamSynchronize(stream));
+        _exit(3);
+    }
+    if (!strcmp(mode, "hang")) {
+        launch((uint64_t)1 << 40);
+        bad(0);
+        cu.StreamSynchronize(stream);
+        _exit(3);
+    }
+    CUresult answer = 0;
+    while (!answer)
+        answer = cu.MemAlloc(&memory, 32 * MIB);
+    bad(answer);
+    while (now_ns() < end)
+        if (!cu.MemAlloc(&memory, 32 * MIB))
+            _exit(4);
+    _exit(0);
+}
+
 /* ---------------------------------------------------------------- the result */
 
 static int ascending(const void *a, const void *b) {
@@ -385,7 +481,7 @@ static void print(const char *mode, uint64_t measured, double seconds) {
     }
     for (size_t i = 0; i < bins; i++)
         sum += bin[i];
-    int counted = !strcmp(mode, "copy") || !strcmp(mode, "storm") || !strcmp(mode, "alloc");
+    int counted = !strcmp(mode, "copy") || !strcmp(mode, "storm") || !strcmp(mode, "alloc") || !strcmp(mode, "gemm");
     printf("{\"name\":\"done\",\"mode\":\"%s\",\"delivered\":%.6f,", mode, counted ? sum : sum / 1e9);
     if (latencies) {
         qsort(latency_ms, (size_t)latencies, sizeof *latency_ms, ascending);
@@ -428,6 +524,8 @@ int main(int arguments, char **argument) {
             ahead_ns = atof(value) * 1e6;
         else if (!strcmp(argument[i], "--nodes"))
             nodes = atoi(value);
+        else if (!strcmp(argument[i], "--library"))
+            library = value;
         else if (!strcmp(argument[i], "--phases")) {
             numbers(value, pair, 2, &got);
             on_ns = pair[0] * 1e6;
@@ -450,7 +548,9 @@ int main(int arguments, char **argument) {
     }
     if (!lengths)
         length_ns[lengths++] = 200e3;
-    printf("{\"name\":\"ready\",\"pid\":%d}\n", (int)getpid());
+    if (!strcmp(mode, "gemm"))
+        cublas();
+    printf("{\"name\":\"ready\",\"pid\":%d,\"processors\":%d}\n", (int)getpid(), processors);
     fflush(stdout);
     double seconds, warm;
     unsigned long long start;
@@ -477,6 +577,10 @@ int main(int arguments, char **argument) {
         storm();
     else if (!strcmp(mode, "alloc"))
         allocations();
+    else if (!strcmp(mode, "gemm"))
+        products();
+    else if (!strcmp(mode, "fault") || !strcmp(mode, "hang") || !strcmp(mode, "oom"))
+        misbehave(mode, measured);
     else {
         fprintf(stderr, "tenant: no mode %s\n", mode);
         return 2;

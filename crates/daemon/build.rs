@@ -1,6 +1,6 @@
-//! Builds the two libraries that the daemon carries: the stand-in that is injected into programs, and the simulated
-//! driver. Each is built by a cargo of its own with its own target directory, because they need other profiles.
-//! `CLEAVE_SHIM_LIBRARY` and `CLEAVE_FAKEGPU_LIBRARY` name prebuilt files instead.
+//! Builds what the daemon carries: the stand-in that is injected into programs, and the simulated driver with its MPS
+//! control. Each is built by a cargo of its own with its own target directory, because they need other profiles.
+//! `CLEAVE_SHIM_LIBRARY`, `CLEAVE_FAKEGPU_LIBRARY` and `CLEAVE_FAKEGPU_CONTROL` name prebuilt files instead.
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
@@ -16,17 +16,25 @@ fn main() {
         println!("cargo::rerun-if-changed={}", root.join(file).display());
     }
     let libraries = [
-        ("CLEAVE_SHIM_LIBRARY", "cleave-shim", "shim", "libcleave_shim.so", "libcleave.so"),
-        ("CLEAVE_FAKEGPU_LIBRARY", "fakegpu", "release", "libfakegpu.so", "libfakegpu.so"),
+        ("CLEAVE_SHIM_LIBRARY", "cleave-shim", "shim", "--lib", "libcleave_shim.so", "libcleave.so"),
+        ("CLEAVE_FAKEGPU_LIBRARY", "fakegpu", "release", "--lib", "libfakegpu.so", "libfakegpu.so"),
+        (
+            "CLEAVE_FAKEGPU_CONTROL",
+            "fakegpu",
+            "release",
+            "--bins",
+            "nvidia-cuda-mps-control",
+            "nvidia-cuda-mps-control",
+        ),
     ];
-    for (variable, package, profile, file, name) in libraries {
+    for (variable, package, profile, target, file, name) in libraries {
         println!("cargo::rerun-if-env-changed={variable}");
         let built = match env::var_os(variable) {
             Some(path) => {
                 println!("cargo::rerun-if-changed={}", Path::new(&path).display());
                 PathBuf::from(path)
             }
-            None => build(&root, &out.join("injected"), package, profile).join(file),
+            None => build(&root, &out.join("injected"), package, profile, target).join(file),
         };
         if let Err(error) = fs::copy(&built, out.join(name)) {
             panic!("{}: {error}", built.display());
@@ -34,12 +42,12 @@ fn main() {
     }
 }
 
-/// Builds `package` and gives the folder of its library.
-fn build(root: &Path, target_dir: &Path, package: &str, profile: &str) -> PathBuf {
+/// Builds the library or the programs of `package` and gives their folder.
+fn build(root: &Path, target_dir: &Path, package: &str, profile: &str, target: &str) -> PathBuf {
     // Programs are linked with glibc even where the daemon is not.
     let triple = env::var("TARGET").expect("cargo sets TARGET").replace("-musl", "-gnu");
     let mut command = Command::new(env::var_os("CARGO").expect("cargo sets CARGO"));
-    command.current_dir(root).args(["build", "--package", package, "--profile", profile, "--lib"]);
+    command.current_dir(root).args(["build", "--package", package, "--profile", profile, target]);
     command.arg("--target").arg(&triple).arg("--target-dir").arg(target_dir);
     // What the outer cargo was told (flags, clippy, coverage) is not meant for what runs inside other programs.
     for (name, _) in env::vars_os() {

@@ -100,6 +100,16 @@ static CUresult by_pool(int i) {
     return 0;
 }
 
+static CUresult by_pool_host(int i) {
+    CUpoolProps props = {.type = 1, .location = {2 /* host */, 0}};
+    CUdeviceptr p = 0;
+    if (!i)
+        CHECK(MemPoolCreate, &pool, &props);
+    CHECK(MemAllocFromPoolAsync, &p, step * MIB, pool, stream);
+    CHECK(StreamSynchronize, stream);
+    return 0;
+}
+
 /* The pool of the device's streams is another one in each step. */
 static CUresult by_async_other(int i) {
     CUdeviceptr p = 0;
@@ -787,6 +797,7 @@ static const struct {
     {"async-other", by_async_other},
     {"pool", by_pool},
     {"pool-hoard", by_pool_hoard},
+    {"pool-host", by_pool_host},
     {"create", by_create},
     {"create-release", by_create_release},
     {"create-unmap", by_create_unmap},

@@ -200,7 +200,7 @@ def host(report):
     """Pinned host memory, where the slice has a quota for it."""
     escape = build(HERE / "escape.c")
     with Slice(f"{QUOTA}MiB", host_memory="1GiB") as s:
-        for path in ("host", "hostalloc", "hostregister"):
+        for path in ("host", "hostalloc", "hostregister", "pool-host"):
 
             def row(path=path):
                 with Held(s.command(escape, path, "--ask", 2048, "--step", 64, "--hold")) as held:

@@ -179,6 +179,7 @@ def has_flag(command, flag):
 
 
 _daemon = None
+_made = set()  # names of slices that may exist
 
 
 def daemon_status():
@@ -210,9 +211,20 @@ def start_daemon():
     raise Failure(f"cleave daemon did not come up (exit {_daemon.poll()})")
 
 
+def delete_slices():
+    """Deletes the slices that were made here and are still there, as when a time limit came while one was made."""
+    for name in sorted(_made):
+        try:
+            cleave("slice", "delete", name, *(["--force"] if has_flag("slice delete", "--force") else []), check=False)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            print(f"slice {name} may be left behind: {error}", file=sys.stderr)
+        _made.discard(name)
+
+
 @atexit.register
 def stop_daemon():
     global _daemon
+    delete_slices()
     if _daemon is not None and _daemon.poll() is None:
         _daemon.terminate()
         try:
@@ -238,20 +250,22 @@ _counter = itertools.count(1)
 class Slice:
     """A slice of the tested GPU for the time of a `with`."""
 
-    def __init__(self, memory, name=None, **flags):
+    def __init__(self, memory, name=None, gpu=GPU, **flags):
         self.memory = memory
+        self.gpu = gpu
         self.name = name or f"t{os.getpid()}-{next(_counter)}"
         self.flags = flags
 
     def __enter__(self):
         arguments = ["slice", "create"]
         arguments += ["--name", self.name] if has_flag("slice create", "--name") else [self.name]
-        arguments += ["--gpu", str(GPU), "--memory", self.memory]
+        arguments += ["--gpu", str(self.gpu), "--memory", self.memory]
         for flag, value in self.flags.items():
             flag = "--" + flag.replace("_", "-")
             if not has_flag("slice create", flag):
                 raise Skip(f"slice create has no {flag}")
             arguments += [flag] if value is True else [flag, str(value)]
+        _made.add(self.name)
         cleave(*arguments)
         return self
 
@@ -260,7 +274,9 @@ class Slice:
             wait_until(lambda: not self.show()["processes"], 3)
             done = cleave("slice", "delete", self.name, check=False)
             if done.returncode and has_flag("slice delete", "--force"):
-                cleave("slice", "delete", self.name, "--force", check=False)
+                done = cleave("slice", "delete", self.name, "--force", check=False)
+            if done.returncode == 0:
+                _made.discard(self.name)
         except (Failure, OSError, ValueError, subprocess.TimeoutExpired) as error:
             # What went wrong inside the `with` is what the reader has to see, not that tidying up met the same.
             print(f"slice {self.name} is not deleted: {error}", file=sys.stderr)
@@ -446,11 +462,19 @@ class Report:
         parser.add_argument("--only", help="parts to run, separated by commas: " + ",".join(parts))
         parser.add_argument("--skip", default="", help="parts to leave out")
         parser.add_argument("--list", action="store_true", help="name the parts and end")
+        parser.add_argument("--budget", type=float, metavar="SECONDS", help="for everything: what does not fit is cut short or left out")
         if arguments:
             arguments(parser)
         self.options = parser.parse_args()
+        self.began = time.monotonic()
         self.data = {}
         self.rows = []
+
+    def limit(self, part):
+        """Seconds that a part may take."""
+        limit = self.limits.get(part, 120)
+        left = self.options.budget - (time.monotonic() - self.began) if self.options.budget else limit
+        return int(min(limit, left))
 
     def row(self, part, name, ok, text, **values):
         """One result. `ok` is True, False, or None for something that is only reported."""
@@ -510,20 +534,24 @@ class Report:
         for part in chosen:
             if part in self.options.skip.split(","):
                 continue
-            began = time.monotonic()
+            began, limit = time.monotonic(), self.limit(part)
+            if limit < 1:
+                self.skip(part, "whole part", f"no time left of {self.options.budget:g} s")
+                continue
 
             def late(*_, part=part):
                 kill_running()
                 raise PartTimeout
 
             signal.signal(signal.SIGALRM, late)
-            signal.alarm(self.limits.get(part, 120))
+            signal.alarm(limit)
             try:
                 self.attempt(part, "whole part", self.parts[part], self)
             except PartTimeout:
-                self.row(part, "whole part", False, f"took longer than its {self.limits.get(part, 120)} s")
+                self.row(part, "whole part", False, f"took longer than its {limit} s")
             finally:
                 signal.alarm(0)
+                delete_slices()
             self.data.setdefault("seconds", {})[part] = round(time.monotonic() - began, 1)
             self.save()
         count = {word: sum(row["result"] == word for row in self.rows) for word in ("PASS", "FAIL", "SKIP", "INFO")}

@@ -20,8 +20,9 @@ from pathlib import Path
 
 MIB = 1 << 20
 PTX = (Path(__file__).resolve().parents[2] / "tools/fakegpu/data/spin.ptx").read_bytes() + b"\0"
-# Writes to an address that is nobody's.
+# Writes to an address that is nobody's. The comment tells the simulated GPU, which executes no PTX.
 FAULT = b""".version 7.0
+//fakegpu kernel fault fault=illegal_address
 .target sm_70
 .address_size 64
 .visible .entry fault() { .reg .b64 %r<2>; .reg .b32 %s<2>; mov.u64 %r1, 16; mov.u32 %s1, 1; st.global.u32 [%r1], %s1; ret; }

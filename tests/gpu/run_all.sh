@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Runs the escape table, the benchmarks, the robustness tests and the frameworks, one after the other, and sums up.
+# Runs the escape table, the benchmarks, the robustness tests, the spatial engine and the frameworks, one after the other, and sums up.
 #
 #   OUT_DIR   where the results go (default gpu-results)
 #   CLEAVE    the cleave program (default target/release/cleave)
-#   ONLY      which of: escape memory robust frameworks compute (default all but compute, which takes 5 minutes by itself)
+#   ONLY      which of: escape memory robust spatial frameworks compute (default all but compute, which takes 5 minutes by itself)
 #   LIMIT     seconds for everything (default 460); what does not fit any more is cut short
 #   PYTHON    the Python that has the frameworks (default python3)
 #   BENCH     options of bench/memory.py (default --quick; see bench/README.md for --hami and --mps)
@@ -16,7 +16,7 @@ root=$(cd "$here/../.." && pwd)
 out=${OUT_DIR:-gpu-results}
 python=${PYTHON:-python3}
 limit=${LIMIT:-460}
-only=${ONLY:-escape memory robust frameworks}
+only=${ONLY:-escape memory robust spatial frameworks}
 export CLEAVE=${CLEAVE:-$root/target/release/cleave}
 export PYTHONDONTWRITEBYTECODE=1
 mkdir -p "$out" || exit 1
@@ -62,6 +62,7 @@ step escape 160 "$here/escape.py"
 read -ra bench <<<"${BENCH---quick}"
 step memory 240 "$root/bench/memory.py" "${bench[@]}"
 step robust 170 "$here/robust.py"
+step spatial 90 "$here/spatial.py"
 step frameworks 200 "$here/frameworks.py"
 read -ra compute <<<"${COMPUTE---quick}"
 step compute 540 "$root/bench/compute.py" "${compute[@]}"

@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use std::collections::{HashMap, HashSet};
 use table::{Entry, Space, Table};
 
-const SPACES: [Space; 12] = [
+const SPACES: [Space; 13] = [
     Space::Linear,
     Space::Chunk,
     Space::Handle,
@@ -27,6 +27,7 @@ const SPACES: [Space; 12] = [
     Space::Host,
     Space::Library,
     Space::Context,
+    Space::Collective,
 ];
 
 /// A table that is unmapped by nobody: a process has one for life, and a test a few.

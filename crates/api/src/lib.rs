@@ -6,6 +6,7 @@ mod amount;
 mod error;
 mod inventory;
 mod sharing;
+mod watchdog;
 
 pub use amount::{Fraction, MemoryAmount, Percent, format_bytes};
 pub use error::{ErrorBody, ErrorCode};
@@ -13,8 +14,10 @@ pub use inventory::{
     Device, Inventory, LinkPath, MemoryFrom, Mig, MigProfile, Nic, NumaNode, Pair, PcieLink, Problem, Vendor,
 };
 pub use sharing::{
-    DeviceExplanation, DeviceTime, Explanation, Given, Mode, Neighbour, Priority, Reason, ReasonKind, TurnKind,
+    DeviceExplanation, DeviceTime, Engine, EngineAbility, Explanation, Given, GpuModes, Mode, Neighbour, Priority,
+    Reason, ReasonKind, TurnKind,
 };
+pub use watchdog::Watchdog;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -43,6 +46,13 @@ pub struct SliceSpec {
     pub priority: Priority,
     /// Mode `strict` only: device time that may be used at once after it was left unused, in ms; two turns if absent.
     pub burst_ms: Option<u64>,
+    /// What is done about work that does not end: nothing if absent.
+    pub watchdog: Watchdog,
+    /// How its GPU is divided: chosen by the daemon (`auto`) if absent.
+    pub engine: Engine,
+    /// Whom it trusts: slices of one user that name the same domain may share an MPS server, and fall with it. A name as
+    /// slices have them.
+    pub trust_domain: Option<String>,
     /// Memory and compute in one: `1/4` is a quarter of both. Excludes `memory` and `compute`.
     pub fraction: Option<Fraction>,
     /// Most host memory that the slice may pin; no limit if absent.
@@ -51,6 +61,8 @@ pub struct SliceSpec {
     pub oversubscribe: bool,
     /// What a program does while the daemon can't be reached: `refuse` (default) or `allow`.
     pub on_missing: OnMissing,
+    /// What happens to its programs that use a GPU past the stand-in library: `warn` (default) or `kill`.
+    pub on_bypass: OnBypass,
     /// Delete the slice when its last process has ended, after at least one has started; or, before one has, when the
     /// process that made it has ended.
     pub ephemeral: bool,
@@ -69,6 +81,17 @@ pub enum OnMissing {
     Allow,
 }
 
+/// What happens to a program of the slice that uses a GPU past the stand-in library, and so past the quota.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum OnBypass {
+    /// It is reported.
+    #[default]
+    Warn,
+    /// It is reported and, a second later, killed.
+    Kill,
+}
+
 /// `PATCH /v1/slices/{slice}`: what shall change; what is absent stays.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema, PartialEq)]
 #[serde(deny_unknown_fields, default)]
@@ -83,6 +106,8 @@ pub struct SliceChange {
     pub priority: Option<Priority>,
     /// New burst, in ms.
     pub burst_ms: Option<u64>,
+    /// New watchdog.
+    pub watchdog: Option<Watchdog>,
     /// New quota of pinned host memory.
     pub host_memory: Option<MemoryAmount>,
     /// Shrink below what is in use; nothing is taken away, but nothing more is granted.
@@ -112,8 +137,26 @@ pub struct Slice {
     pub priority: Priority,
     /// Mode `strict` only: device time that may be used at once after it was left unused, in ms.
     pub burst_ms: Option<u64>,
-    /// An operator stopped it: its programs wait at their next kernel.
+    /// An operator or its watchdog stopped it: its programs wait at their next kernel.
     pub paused: bool,
+    /// Its processes' memory is in host memory, and they wait until it is woken.
+    #[serde(default)]
+    pub suspended: bool,
+    /// What is done about work that does not end.
+    #[serde(default)]
+    pub watchdog: Watchdog,
+    /// Its watchdog has put it into the lowest class, until work ends that is late.
+    #[serde(default)]
+    pub lowered: bool,
+    /// How its GPU is divided: `temporal` or `spatial`.
+    #[serde(default)]
+    pub engine: Engine,
+    /// Why so.
+    #[serde(default)]
+    pub engine_reason: String,
+    /// Whom it trusts.
+    #[serde(default)]
+    pub trust_domain: Option<String>,
     /// Most host memory that it may pin.
     pub host_limit_bytes: Option<u64>,
     /// Host memory that it pins.
@@ -128,6 +171,9 @@ pub struct Slice {
     pub overcommitted: bool,
     /// What its programs do while the daemon can't be reached.
     pub on_missing: OnMissing,
+    /// What happens to its programs that use a GPU past the stand-in library.
+    #[serde(default)]
+    pub on_bypass: OnBypass,
     /// Goes away with its last process.
     pub ephemeral: bool,
     /// Its processes took and gave back memory faster than it could be added up: what it uses is the least that it was at
@@ -294,8 +340,9 @@ pub struct Event {
     pub id: u64,
     /// When, RFC 3339.
     pub at: String,
-    /// `slice-created`, `slice-resized`, `slice-paused`, `slice-resumed`, `slice-deleted`, `process-started`, `process-ended`, `denied`, `bypass`,
-    /// `untracked`, `daemon-started`, `adopted`, `warning`.
+    /// `slice-created`, `slice-resized`, `slice-paused`, `slice-resumed`, `slice-suspended`, `slice-woken`, `slice-deleted`, `process-started`, `process-ended`, `denied`, `bypass`,
+    /// `untracked`, `denial-loop`, `watchdog-warned`, `watchdog-lowered`, `watchdog-paused`, `watchdog-killed`, `watchdog-ended`, `fault`, `recovered`, `daemon-started`,
+    /// `adopted`, `warning`.
     pub kind: String,
     /// The slice it is about.
     pub slice: Option<String>,

@@ -39,6 +39,66 @@ impl fmt::Display for Mode {
     }
 }
 
+/// How a GPU is divided among slices.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Engine {
+    /// The daemon chooses, from what the GPU can do and what is asked for.
+    #[default]
+    Auto,
+    /// In turns.
+    Temporal,
+    /// At once, within the trust domain: its programs share one MPS server, and with it the fault of one.
+    Spatial,
+    /// By the hardware, into instances.
+    Mig,
+}
+
+/// Every engine with its name.
+const ENGINES: [(&str, Engine); 4] =
+    [("auto", Engine::Auto), ("temporal", Engine::Temporal), ("spatial", Engine::Spatial), ("mig", Engine::Mig)];
+
+impl FromStr for Engine {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = ENGINES.iter().find(|(name, _)| *name == text).map(|(_, engine)| *engine);
+        found.ok_or_else(|| format!("\"{text}\" is no engine: it must be auto, temporal, spatial or mig"))
+    }
+}
+
+impl fmt::Display for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(ENGINES.iter().find(|(_, engine)| engine == self).map_or("", |(name, _)| name))
+    }
+}
+
+/// `GET /v1/modes`: which engines a GPU can run.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema, PartialEq)]
+pub struct GpuModes {
+    /// NVML's index.
+    pub index: u32,
+    /// UUID.
+    pub uuid: String,
+    /// Model.
+    pub name: String,
+    /// Compute capability, as `9.0`; absent where the driver does not say.
+    pub compute_capability: Option<String>,
+    /// Each engine.
+    pub engines: Vec<EngineAbility>,
+}
+
+/// Whether a GPU can run an engine.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema, PartialEq)]
+pub struct EngineAbility {
+    /// Which.
+    pub engine: Engine,
+    /// It can.
+    pub available: bool,
+    /// Why not; absent if it can.
+    pub reason: Option<String>,
+}
+
 /// A priority class: `experiment` (0), `staging` (1), `production` (2), or a number up to 7. A higher class goes first.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq, PartialOrd, Ord)]
 #[serde(try_from = "String", into = "String")]
@@ -159,8 +219,15 @@ pub struct Explanation {
 pub struct DeviceExplanation {
     /// The GPU's index on the host.
     pub gpu: u32,
-    /// How the GPU is shared: `temporal` = in turns.
-    pub engine: String,
+    /// How the GPU is divided.
+    pub engine: Engine,
+    /// Why so.
+    pub engine_reason: String,
+    /// Engine `spatial`: part of the GPU's multiprocessors that the next program gets, in percent.
+    pub processors_percent: Option<f64>,
+    /// How long windows are in ms, if the daemon was told (`--window`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window_ms: Option<u64>,
     /// Its share in percent of the GPU's time; absent while it has neither a share of its own nor processes.
     pub share_percent: Option<f64>,
     /// How far that is enforced.
@@ -217,6 +284,8 @@ pub struct Reason {
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "kebab-case")]
 pub enum ReasonKind {
+    /// Engine `spatial`: it has a part of the multiprocessors only.
+    Processors,
     /// It has no processes.
     NoProcess,
     /// An operator stopped it.
@@ -249,6 +318,10 @@ mod tests {
 
     #[test]
     fn modes_and_priorities_are_read_as_they_are_printed() {
+        for (name, engine) in ENGINES {
+            assert_eq!((name.parse(), engine.to_string().as_str()), (Ok(engine), name));
+            assert_eq!(serde_json::to_value(engine).unwrap(), name);
+        }
         for (name, mode) in MODES {
             assert_eq!((name.parse(), mode.to_string().as_str()), (Ok(mode), name));
             assert_eq!(serde_json::to_value(mode).unwrap(), name);
@@ -262,6 +335,7 @@ mod tests {
         assert_eq!(Priority::default().to_string(), "staging");
         for text in ["", "8", "-1", "256", "Production", "high", "1.0"] {
             assert!(text.parse::<Priority>().expect_err(text).contains(&format!("\"{text}\"")));
+            assert!(text.parse::<Engine>().expect_err(text).contains(&format!("\"{text}\"")));
             assert!(text.parse::<Mode>().expect_err(text).contains(&format!("\"{text}\"")));
         }
     }

@@ -7,7 +7,7 @@ mod output;
 mod tenant;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
-use cleave_api::{Fraction, MemoryAmount, Mode, OnMissing, Percent, Priority, SliceSpec};
+use cleave_api::{Engine, Fraction, MemoryAmount, Mode, OnBypass, OnMissing, Percent, Priority, SliceSpec, Watchdog};
 use commands::Context;
 use launch::{Hold, Pids};
 use output::{Color, Format};
@@ -83,6 +83,16 @@ enum Command {
         /// Its name or id
         slice: String,
     },
+    /// Free the GPU memory of a slice's programs, which wait until it is woken or they want the GPU again
+    Suspend {
+        /// Its name or id
+        slice: String,
+    },
+    /// Bring the memory of a suspended slice back
+    Wake {
+        /// Its name or id
+        slice: String,
+    },
     /// List the processes in slices
     Ps {
         /// Those of this slice only
@@ -90,6 +100,8 @@ enum Command {
     },
     /// List the GPUs
     Gpus,
+    /// List the engines that each GPU can run, and why not the others
+    Modes,
     /// Show the daemon and its driver
     Status,
     /// Show the slices, again and again
@@ -168,6 +180,11 @@ enum Command {
         computes: bool,
     },
     #[command(hide = true)]
+    InternalCheckpoint {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    #[command(hide = true)]
     InternalProbeContext {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
@@ -195,6 +212,15 @@ struct SliceOptions {
     /// Device time in ms that may be used at once after it was left unused, for mode strict
     #[arg(long, value_name = "MS")]
     burst: Option<u64>,
+    /// What is done about work that does not end, when it is so long over its expected time: warn, lower (the slice gives way to all others), pause, kill (the process); as in warn:2s,lower:5s,pause:10s,kill:30s
+    #[arg(long, value_name = "STEPS", default_value_t)]
+    watchdog: Watchdog,
+    /// How its GPU is divided: temporal (in turns), spatial (at once, by MPS, within its trust domain), or auto
+    #[arg(long, value_name = "ENGINE", default_value_t)]
+    engine: Engine,
+    /// Whom it trusts: slices of one user that name the same domain may share an MPS server, and end with its faults
+    #[arg(long, value_name = "NAME")]
+    trust_domain: Option<String>,
     /// Memory and compute in one: 1/8, 1/4, 1/2
     #[arg(long, value_name = "PART", conflicts_with_all = ["memory", "compute"])]
     fraction: Option<Fraction>,
@@ -210,6 +236,9 @@ struct SliceOptions {
     /// What CUDA calls do while the daemon can't be reached: refuse, or allow without a limit
     #[arg(long, value_name = "WHAT", default_value = "refuse", value_parser = on_missing)]
     on_missing: OnMissing,
+    /// What happens to programs that use a GPU past the quota, with a driver library of their own: warn, or kill
+    #[arg(long, value_name = "WHAT", default_value = "warn", value_parser = on_bypass)]
+    on_bypass: OnBypass,
 }
 
 impl SliceOptions {
@@ -222,10 +251,14 @@ impl SliceOptions {
             mode: self.mode,
             priority: self.priority,
             burst_ms: self.burst,
+            watchdog: self.watchdog,
+            engine: self.engine,
+            trust_domain: self.trust_domain,
             fraction: self.fraction,
             host_memory: self.host_memory,
             oversubscribe: self.oversubscribe,
             on_missing: self.on_missing,
+            on_bypass: self.on_bypass,
             ephemeral,
             owner,
         }
@@ -261,7 +294,7 @@ struct Run {
     #[arg(
         long = "slice",
         value_name = "SLICE",
-        conflicts_with_all = ["gpu", "memory", "compute", "mode", "priority", "burst", "fraction", "host_memory", "name", "oversubscribe", "on_missing"]
+        conflicts_with_all = ["gpu", "memory", "compute", "mode", "priority", "burst", "watchdog", "engine", "trust_domain", "fraction", "host_memory", "name", "oversubscribe", "on_missing", "on_bypass"]
     )]
     existing: Option<String>,
     #[command(flatten)]
@@ -323,7 +356,7 @@ enum SliceCommand {
 #[group(skip)]
 struct ChangeOptions {
     /// New memory quota on each GPU
-    #[arg(long, short, value_name = "AMOUNT", required_unless_present_any = ["compute", "mode", "priority", "burst", "host_memory"])]
+    #[arg(long, short, value_name = "AMOUNT", required_unless_present_any = ["compute", "mode", "priority", "burst", "watchdog", "host_memory"])]
     memory: Option<MemoryAmount>,
     /// New share of each GPU's time
     #[arg(long, value_name = "PERCENT")]
@@ -337,6 +370,9 @@ struct ChangeOptions {
     /// New burst in ms, for mode strict
     #[arg(long, value_name = "MS")]
     burst: Option<u64>,
+    /// New watchdog: warn:2s,kill:30s, or none
+    #[arg(long, value_name = "STEPS")]
+    watchdog: Option<Watchdog>,
     /// New limit of pinned host memory
     #[arg(long, value_name = "AMOUNT")]
     host_memory: Option<MemoryAmount>,
@@ -372,9 +408,18 @@ struct Daemon {
     /// Where durable state is kept
     #[arg(long, value_name = "DIR", env = "CLEAVE_STATE_DIR", hide_env_values = true)]
     state_dir: Option<PathBuf>,
+    /// The engine of slices that name none; with spatial they need not name a trust domain: one user's slices trust each other
+    #[arg(long, value_name = "ENGINE", default_value_t)]
+    engine: Engine,
+    /// Where nvidia-cuda-mps-control is, if not in PATH
+    #[arg(long, value_name = "DIR", env = "CLEAVE_MPS_DIR", hide_env_values = true)]
+    mps_dir: Option<PathBuf>,
     /// Where the real libcuda.so.1 and libnvidia-ml.so.1 are, if they are not where the system looks
     #[arg(long, value_name = "DIR", env = "CLEAVE_DRIVER_LIBRARY_DIR", hide_env_values = true)]
     driver_library_dir: Option<PathBuf>,
+    /// How long windows are where slices take turns, 2ms to 200ms; without it shares and the number of slices decide
+    #[arg(long, value_name = "TIME", value_parser = window, env = "CLEAVE_WINDOW", hide_env_values = true)]
+    window: Option<u64>,
     /// Also listen on a TCP address, with the token and TLS
     #[arg(long, value_name = "ADDRESS:PORT", requires = "token_file")]
     listen: Option<std::net::SocketAddr>,
@@ -389,6 +434,13 @@ struct Daemon {
     tls_key: Option<PathBuf>,
 }
 
+fn window(text: &str) -> Result<u64, String> {
+    match text.strip_suffix("ms").and_then(|number| number.parse::<u64>().ok()) {
+        Some(ms) if (2..=200).contains(&ms) => Ok(ms),
+        _ => Err("it must be a whole number of ms between 2ms and 200ms, as in 20ms".into()),
+    }
+}
+
 fn seconds(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(seconds) if (0.1..=3600.0).contains(&seconds) => Ok(seconds),
@@ -401,6 +453,14 @@ fn on_missing(text: &str) -> Result<OnMissing, String> {
         "refuse" => Ok(OnMissing::Refuse),
         "allow" => Ok(OnMissing::Allow),
         _ => Err("it must be `refuse` or `allow`".into()),
+    }
+}
+
+fn on_bypass(text: &str) -> Result<OnBypass, String> {
+    match text {
+        "warn" => Ok(OnBypass::Warn),
+        "kill" => Ok(OnBypass::Kill),
+        _ => Err("it must be `warn` or `kill`".into()),
     }
 }
 
@@ -470,8 +530,11 @@ fn dispatch(context: Context, command: Command) -> client::Result<i32> {
         Command::Slice(SliceCommand::Delete { slices, force }) => slice::delete(&context, &slices, force),
         Command::Pause { slice } => slice::pause(&context, &slice, true),
         Command::Resume { slice } => slice::pause(&context, &slice, false),
+        Command::Suspend { slice } => slice::suspend(&context, &slice, true),
+        Command::Wake { slice } => slice::suspend(&context, &slice, false),
         Command::Ps { slice } => show::ps(&context, slice.as_deref()),
         Command::Gpus => show::gpus(&context),
+        Command::Modes => show::modes(&context),
         Command::Status => show::status(&context),
         Command::Top { interval, once } => show::top(&context, interval, once),
         Command::Events { follow, since, slice } => show::events(&context, follow, since, slice.as_deref()),
@@ -491,6 +554,7 @@ fn dispatch(context: Context, command: Command) -> client::Result<i32> {
         Command::InternalTenant { mode, iterations, pause_ms, computes } => {
             Ok(tenant::run(mode, iterations, std::time::Duration::from_millis(pause_ms), computes))
         }
+        Command::InternalCheckpoint { arguments } => daemon::checkpoint(&arguments),
         Command::InternalProbeContext { arguments } => daemon::probe_context(&arguments),
     }
 }
@@ -498,6 +562,14 @@ fn dispatch(context: Context, command: Command) -> client::Result<i32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_window_is_a_time_within_reason() {
+        assert_eq!((window("20ms"), window("2ms"), window("200ms")), (Ok(20), Ok(2), Ok(200)));
+        for bad in ["20", "20s", "1ms", "201ms", "-5ms", "2.5ms", "ms", ""] {
+            assert!(window(bad).is_err_and(|error| error.contains("between 2ms and 200ms")), "{bad}");
+        }
+    }
 
     #[test]
     fn the_command_line_is_consistent() {

@@ -37,7 +37,7 @@ enum End {
 }
 
 /// Every path of escape.c.
-const PATHS: [(&str, End); 49] = [
+const PATHS: [(&str, End); 50] = [
     ("alloc", End::Refused),
     ("pitch", End::Refused),
     ("managed", End::Refused),
@@ -45,6 +45,7 @@ const PATHS: [(&str, End); 49] = [
     ("async-other", End::Refused),
     ("pool", End::Refused),
     ("pool-hoard", End::Refused),
+    ("pool-host", End::Host),
     ("create", End::Refused),
     ("create-release", End::Refused),
     ("create-unmap", End::Refused),
@@ -267,6 +268,43 @@ fn pinned_memory_is_held_to_its_own_limit() {
     let said = program.line();
     assert_eq!((number(&said["error"]), number(&said["got_mib"])), (0, 2048), "{said}");
     assert_eq!(card.place.used("h").1, 0, "{said}");
+}
+
+/// A program with a copy of the driver's library under another name is no member of its slice, and is killed where the
+/// slice says so.
+#[test]
+fn who_brings_a_driver_of_its_own_is_killed_where_the_slice_says_so() {
+    let card = Card::new();
+    card.place.ok(&["slice", "create", "--memory", "4GiB", "--name", "k", "--on-bypass", "kill"]);
+    let mut member = card.place.start("k", &[&card.escape, "alloc", "--ask", "256", "--hold"]);
+    assert_eq!(number(&member.line()["got_mib"]), 256);
+    // A copy in the simulated driver's own folder, where it finds its card, under a name that nobody covers.
+    let dir = card.place.json(&["status"])["driver"]["library_dir"].as_str().map(std::path::PathBuf::from).unwrap();
+    let own = dir.join("own.so");
+    std::fs::copy(dir.join("libcuda.so.1"), &own).unwrap();
+    let bypass = [card.escape.as_str(), "alloc", "--ask", "256", "--hold", "--lib", own.to_str().unwrap()];
+    let mut warned = card.place.start("a", &bypass);
+    let mut doomed = card.place.start("k", &bypass);
+    let pids = [warned.line(), doomed.line()].map(|said| {
+        assert_eq!((number(&said["error"]), number(&said["got_mib"])), (0, 256), "{said}");
+        number(&said["pid"])
+    });
+    let mut status = None;
+    within(PATIENCE, "it is killed", || {
+        status = doomed.child.try_wait().unwrap();
+        status.is_some()
+    });
+    assert_eq!(status.and_then(|status| std::os::unix::process::ExitStatusExt::signal(&status)), Some(9));
+    let events = card.place.json(&["events"])["items"].as_array().unwrap().clone();
+    let said = |pid: u64, word: &str| {
+        let names = |text: &str| text.contains(&format!("(pid {pid})")) && text.contains(word);
+        events.iter().any(|event| event["kind"] == "bypass" && names(event["message"].as_str().unwrap()))
+    };
+    assert!(said(pids[1], "was killed") && said(pids[0], "bypasses") && !said(pids[0], "was killed"), "{events:?}");
+    // Neither one that is only reported, nor one that keeps to the quota.
+    assert!(warned.child.try_wait().unwrap().is_none() && member.child.try_wait().unwrap().is_none());
+    warned.end();
+    member.end();
 }
 
 /// What one process of a slice exports, another may import or not; together they are held to the quota.

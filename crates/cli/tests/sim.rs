@@ -101,6 +101,58 @@ fn what_can_not_be_simulated_is_named() {
     assert!(said.contains("NoSuchCard"), "{said}");
 }
 
+/// Each GPU can run what it can, a slice gets what fits, and what can't be had is refused.
+#[test]
+fn engines_follow_what_each_gpu_can() {
+    let place = Place::new("H100+4090+K80");
+    let modes = place.json(&["modes"]);
+    let mut all = Vec::new();
+    for gpu in modes["items"].as_array().unwrap() {
+        let engines = gpu["engines"].as_array().unwrap().iter();
+        let can: Vec<&str> =
+            engines.clone().filter(|e| e["available"] == true).map(|e| e["engine"].as_str().unwrap()).collect();
+        let why: Vec<&str> = engines.filter_map(|e| e["reason"].as_str()).collect();
+        all.push((gpu["compute_capability"].as_str().unwrap(), can.join(" "), why.join("; ")));
+    }
+    let expected = [
+        ("9.0", "spatial temporal", "comes with MIG support"),
+        ("8.9", "spatial temporal", "this model has no MIG"),
+        ("3.7", "temporal", "this model has no MIG; its compute capability is 3.7"),
+    ];
+    for ((capability, can, why), (of, engines, part)) in all.iter().zip(expected) {
+        assert!(*capability == of && can == engines && why.contains(part), "{all:?}");
+    }
+    assert!(place.ok(&["modes"]).contains("WHY NOT"));
+
+    let asked = ["slice", "create", "--dry-run", "--memory", "8GiB", "--compute", "25%"];
+    for (more, engine) in [
+        (&["--gpu", "0", "--trust-domain", "team"][..], "spatial"),
+        (&["--gpu", "1", "--trust-domain", "team"], "spatial"),
+        (&["--gpu", "2", "--trust-domain", "team"], "temporal"),
+        (&["--gpu", "0"], "temporal"),
+        (&["--gpu", "0", "--engine", "spatial"], "spatial"),
+        (&["--gpu", "0", "--trust-domain", "team", "--engine", "temporal"], "temporal"),
+        (&["--gpu", "0,1", "--trust-domain", "team"], "temporal"),
+    ] {
+        let shown = place.json(&[&asked[..], more].concat());
+        assert_eq!(shown["engine"], engine, "{more:?}: {shown}");
+    }
+    for (more, part) in [
+        (&["--gpu", "2", "--engine", "spatial"][..], "compute capability is 3.7"),
+        (&["--gpu", "0", "--engine", "mig"], "MIG support"),
+        (&["--gpu", "1", "--engine", "mig"], "no MIG"),
+        (&["--gpu", "0,1", "--engine", "spatial"], "2 GPUs"),
+    ] {
+        let said = place.fails(3, &[&asked[..], more].concat());
+        assert!(said.contains(part), "{said}");
+    }
+    assert!(place.slices().is_empty());
+    // Of any, one that can: the K80 has as much room as the others.
+    place.ok(&["slice", "create", "--name", "a", "--memory", "1GiB", "--engine", "spatial", "--compute", "25%"]);
+    let shown = place.ok(&["slice", "show", "a", "--explain"]);
+    assert!(shown.contains("it is spatial: it was asked for"), "{shown}");
+}
+
 /// The id is as good as the name.
 #[test]
 fn a_slice_is_known_by_its_id() {

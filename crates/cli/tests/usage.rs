@@ -36,6 +36,7 @@ fn malformed_amounts_are_named_with_their_rule() {
         (&["slice", "create", "--host-memory=-1"], "\"-1\" is not an amount"),
         (&["slice", "resize", "a", "--memory", "1e9"], "\"1e9\" is not an amount"),
         (&["slice", "create", "--on-missing", "panic"], "must be `refuse` or `allow`"),
+        (&["slice", "create", "--on-bypass", "panic"], "must be `warn` or `kill`"),
         (&["slice", "create", "--mode", "hard"], "\"hard\" is no mode: it must be none, balanced, strict or adaptive"),
         (&["run", "--priority", "8", "--", "true"], "\"8\" is no priority: it must be experiment, staging, production"),
         (&["slice", "resize", "a", "--burst", "1s"], "invalid value '1s' for '--burst <MS>'"),
@@ -184,7 +185,8 @@ fn tables_are_plain_without_a_terminal_and_coloured_on_request() {
 
 #[test]
 fn what_shares_time_is_asked_for_and_shown() {
-    let explanation = r#"{"slice":"a","devices":[{"gpu":0,"engine":"temporal","share_percent":30.0,"mode":"strict",
+    let explanation = r#"{"slice":"a","devices":[{"gpu":0,"engine":"spatial","engine_reason":"it was asked for",
+        "processors_percent":30.0,"share_percent":30.0,"mode":"strict",
         "priority":"production","turn":"window","neighbours":[
         {"slice":"b","share_percent":50.0,"mode":"balanced","priority":"production","at_work":true},
         {"slice":null,"share_percent":20.0,"mode":"none","priority":"5","at_work":false}],

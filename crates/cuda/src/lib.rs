@@ -38,6 +38,15 @@ pub const CUDA_TABLE: &str = include_str!("../table/cuda.tsv");
 /// NVML's rows, as shipped.
 pub const NVML_TABLE: &str = include_str!("../table/nvml.tsv");
 
+/// Kernels of collective operations, as shipped.
+pub const COLLECTIVES: &str = include_str!("../table/collectives.tsv");
+
+/// The parts of names by which kernels of collective operations are known ([`COLLECTIVES`]).
+pub fn collectives() -> impl Iterator<Item = &'static str> {
+    let rows = COLLECTIVES.lines().filter(|line| !line.starts_with('#')).skip(1);
+    rows.filter_map(|line| line.split('\t').next())
+}
+
 /// Reads a table: comments start with `#`, the first other line is the header, columns are separated by one tab.
 /// A row that is malformed or undecided comes back as `Err` with its text.
 pub fn rows(table: &str) -> impl Iterator<Item = Result<Entry<'_>, &str>> {
@@ -75,6 +84,40 @@ mod tests {
                 assert!(row.symbol > last, "{} must come once, after {last}", row.symbol);
                 last = row.symbol;
             }
+        }
+    }
+
+    /// Names as profilers show them and as symbol tables have them.
+    #[test]
+    fn a28_collective_kernels_are_told_from_others() {
+        let collective = |name: &str| collectives().any(|part| name.contains(part));
+        for name in [
+            "ncclDevKernel_AllReduce_Sum_f32_RING_LL(ncclDevKernelArgsStorage<4096ul>)",
+            "_Z39ncclDevKernel_AllReduce_Sum_f32_RING_LL24ncclDevKernelArgsStorageILm4096EE",
+            "ncclDevKernel_SendRecv(ncclDevKernelArgsStorage<4096ul>)",
+            "ncclKernel_AllReduce_RING_LL_Sum_float(ncclDevComm*, unsigned long, ncclWork*)",
+            "nvshmemi_barrier_all_kernel()",
+            "void vllm::cross_device_reduce_1stage<__nv_bfloat16, 8>(vllm::RankData*, vllm::RankSignals, vllm::Signal*)",
+            "_ZN4vllm26cross_device_reduce_2stageI6__halfLi4EEEvPNS_8RankDataENS_11RankSignalsEPNS_6SignalEPT_ii",
+            "void sglang::cross_device_reduce_1stage<__half, 8>(sglang::RankData*, sglang::RankSignals, sglang::Signal*)",
+            "void deep_ep::intranode::dispatch<8, 768, 8192>(int4*, float*)",
+            "void tensorrt_llm::kernels::oneShotAllReduceKernel<__half, 8>(tensorrt_llm::kernels::AllReduceParams)",
+        ] {
+            assert!(collective(name), "{name}");
+        }
+        for name in [
+            "sm90_xmma_gemm_bf16bf16_bf16f32_f32_tn_n_tilesize128x128x64_warpgroupsize1x1x1_execute_segment_k_off_kernel",
+            "void cutlass::Kernel2<cutlass_80_tensorop_bf16_s16816gemm_relu_bf16_256x128_32x3_tn_align8>(Params)",
+            "nvjet_sm90_hss_320x128",
+            "void pytorch_flash::flash_fwd_splitkv_kernel<traits>(pytorch_flash::Flash_fwd_params)",
+            "void vllm::paged_attention_v2_kernel<unsigned short, unsigned short, 128, 16, 128>(float*)",
+            "void at::native::vectorized_elementwise_kernel<4, at::native::FillFunctor<float>, std::array<char*, 1>>",
+            "void at::native::reduce_kernel<512, 1, at::native::ReduceOp<float>>(at::native::ReduceOp<float>)",
+            "triton_red_fused_add_mean_pow_rsqrt_0",
+            "void marlin::Marlin<256, 1, 8, 8, 4, 8>(int4 const*, int4 const*, int4*)",
+            "fused_moe_kernel",
+        ] {
+            assert!(!collective(name), "{name}");
         }
     }
 

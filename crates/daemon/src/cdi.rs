@@ -15,6 +15,10 @@ pub const KIND: &str = "cleave.dev/slice";
 const LIBRARY_DIRS: [&str; 2] = ["/usr/lib/x86_64-linux-gnu", "/usr/lib64"];
 /// Where the stand-in looks for the real libraries in a container.
 const DRIVER_DIR: &str = "/run/cleave/driver";
+/// Where an MPS client finds its server.
+pub const PIPE_VARIABLE: &str = "CUDA_MPS_PIPE_DIRECTORY";
+/// Where that is in a container.
+const PIPE_DIR: &str = "/run/cleave/mps";
 /// Libraries that the driver itself loads, by the names it asks for, `{}` = its version.
 const COMPANIONS: [(&str, &str); 5] = [
     ("libnvidia-ptxjitcompiler.so.{}", "libnvidia-ptxjitcompiler.so.1"),
@@ -87,13 +91,19 @@ pub fn spec(parts: &Parts<'_>) -> Value {
         }
     }
     mounts.push(mount(socket_dir, "/run/cleave/slice"));
+    let mut env = vec![format!("CLEAVE_SLICE={}", plan.name)];
+    if let Some(pipe) = plan.environment.get(PIPE_VARIABLE) {
+        mounts.push(mount(pipe, PIPE_DIR));
+        let mps = plan.environment.iter().filter(|(name, _)| name.starts_with("CUDA_MPS_"));
+        env.extend(mps.map(|(name, value)| format!("{name}={}", if name == PIPE_VARIABLE { PIPE_DIR } else { value })));
+    }
     json!({
         "cdiVersion": VERSION,
         "kind": KIND,
         "devices": [{
             "name": plan.name,
             "containerEdits": {
-                "env": [format!("CLEAVE_SLICE={}", plan.name)],
+                "env": env,
                 "deviceNodes": nodes,
                 "mounts": mounts,
             },

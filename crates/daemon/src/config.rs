@@ -1,4 +1,5 @@
 //! What the daemon is told when it starts.
+use cleave_api::Engine;
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -24,6 +25,12 @@ pub struct Config {
     pub probe_program: Option<PathBuf>,
     /// Measure contexts at all.
     pub probe: bool,
+    /// How long windows are in ms, where slices take turns; `None`: as shares and their number make it.
+    pub window_ms: Option<u64>,
+    /// The engine of slices that name none: `auto`, `temporal`, or `spatial`, for which they need not name a trust domain.
+    pub engine: Engine,
+    /// Where NVIDIA's MPS control daemon is, if not where commands are looked for.
+    pub mps_dir: Option<PathBuf>,
 }
 
 /// The API over TCP.
@@ -93,6 +100,9 @@ impl Config {
             cdi_dir,
             probe_program: None,
             probe: true,
+            window_ms: None,
+            engine: Engine::Auto,
+            mps_dir: None,
         }
     }
 

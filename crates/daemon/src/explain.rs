@@ -44,6 +44,14 @@ fn names<'a>(of: impl Iterator<Item = &'a Neighbour<'a>>) -> Option<String> {
     Some(if words.is_empty() { last } else { format!("{} and {last}", words.join(", ")) })
 }
 
+/// That a spatial slice's next program gets a part of the multiprocessors only, and why.
+pub fn part((part, why): &(f64, Option<String>)) -> Option<Reason> {
+    let why = why.as_deref()?;
+    let message =
+        format!("its next program gets {part} % of the multiprocessors: {why}; what runs keeps what it started with");
+    Some(Reason { kind: ReasonKind::Processors, message })
+}
+
 /// Why the slice `me` runs as it does beside `others`, the weightiest reason first.
 pub fn reasons(me: Option<&Standing>, paused: bool, others: &[Neighbour<'_>], now: u64) -> Vec<Reason> {
     let mut found = Vec::new();
@@ -125,7 +133,7 @@ mod tests {
     fn standing(share: u16, isolation: Isolation, class: u8, last_launch: u64) -> Standing {
         Standing {
             here: true,
-            tenant: Tenant { share, isolation, class, burst: 0, paused: false },
+            tenant: Tenant { share, isolation, class, burst: 0, paused: false, domain: None },
             seen: Observation { last_launch, ..Observation::default() },
             grant: Grant::CLOSED,
             last: [Sum::default(); 3],

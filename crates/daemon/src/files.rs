@@ -85,6 +85,8 @@ pub struct Work {
     pub throttled: u64,
     /// Threads that wait for the device to be done.
     pub syncing: u64,
+    /// Since when work should have been done; 0 = none is late.
+    pub overdue: u64,
 }
 
 impl Work {
@@ -99,6 +101,7 @@ impl Work {
             throttled_ns: word(bytes, offset_of!(Activity, throttled_ns)),
             throttled: word(bytes, offset_of!(Activity, throttled)),
             syncing: word(bytes, offset_of!(Activity, syncing)),
+            overdue: word(bytes, offset_of!(Activity, overdue)),
         }
     }
 }

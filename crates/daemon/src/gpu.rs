@@ -19,6 +19,10 @@ pub struct GpuInfo {
     /// Memory that programs can have: NVML's total less what the driver reserves for itself. `cuDeviceTotalMem` was
     /// measured to be equal or a few MiB less; quotas are compared with this number before a context exists.
     pub memory_bytes: u64,
+    /// Compute capability, major and minor; `None` where the driver does not say.
+    pub capability: Option<(u32, u32)>,
+    /// Whether MIG divides it now; `None` if it can't be divided so.
+    pub mig: Option<bool>,
 }
 
 impl GpuInfo {

@@ -8,7 +8,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, delete, get, patch, post};
 use axum::{Json, Router};
 use cleave_api::{
-    ErrorBody, ErrorCode, Event, Explanation, Gpu, LaunchPlan, List, Process, Slice, SliceChange, SliceSpec, Status,
+    ErrorBody, ErrorCode, Event, Explanation, Gpu, GpuModes, LaunchPlan, List, Process, Slice, SliceChange, SliceSpec,
+    Status,
 };
 use schemars::{JsonSchema, SchemaGenerator};
 use serde::de::DeserializeOwned;
@@ -186,6 +187,10 @@ async fn gpus(State(node): State<App>, caller: Caller) -> Json<List<Gpu>> {
     Json(List::new("gpus", node.gpus(&caller)))
 }
 
+async fn modes(State(node): State<App>, _: Caller) -> Json<List<GpuModes>> {
+    Json(List::new("modes", node.modes()))
+}
+
 async fn slices(State(node): State<App>, caller: Caller) -> Json<List<Slice>> {
     Json(List::new("slices", node.list(&caller)))
 }
@@ -232,6 +237,14 @@ async fn pause(State(node): State<App>, caller: Caller, Key(key): Key) -> Answer
 
 async fn resume(State(node): State<App>, caller: Caller, Key(key): Key) -> Answer<Slice> {
     Ok(Json(node.pause(&caller, &key, false)?))
+}
+
+async fn suspend(State(node): State<App>, caller: Caller, Key(key): Key) -> Answer<Slice> {
+    Ok(Json(node.suspend(&caller, &key, true).await?))
+}
+
+async fn wake(State(node): State<App>, caller: Caller, Key(key): Key) -> Answer<Slice> {
+    Ok(Json(node.suspend(&caller, &key, false).await?))
 }
 
 async fn explain(State(node): State<App>, caller: Caller, Key(key): Key) -> Answer<Explanation> {
@@ -315,6 +328,16 @@ const OPERATIONS: &[Operation] = &[
         route: || get(gpus),
     },
     Operation {
+        path: "/v1/modes",
+        method: "get",
+        summary: "Which engines each GPU can run, and why not the others",
+        query: &[],
+        body: None,
+        success: ("200", Some(schema::<List<GpuModes>>)),
+        errors: &[Forbidden],
+        route: || get(modes),
+    },
+    Operation {
         path: "/v1/slices",
         method: "get",
         summary: "The slices that the caller may see, oldest first",
@@ -383,6 +406,26 @@ const OPERATIONS: &[Operation] = &[
         success: ("200", Some(schema::<Slice>)),
         errors: &[Forbidden, NotFound, Internal, Unavailable],
         route: || post(resume),
+    },
+    Operation {
+        path: "/v1/slices/{slice}/suspend",
+        method: "post",
+        summary: "Take the slice's memory off its GPUs, into host memory",
+        query: &[],
+        body: None,
+        success: ("200", Some(schema::<Slice>)),
+        errors: &[Forbidden, NotFound, Conflict, Internal, Unavailable],
+        route: || post(suspend),
+    },
+    Operation {
+        path: "/v1/slices/{slice}/wake",
+        method: "post",
+        summary: "Bring a suspended slice's memory back",
+        query: &[],
+        body: None,
+        success: ("200", Some(schema::<Slice>)),
+        errors: &[Forbidden, NotFound, Conflict, Refused, Internal, Unavailable],
+        route: || post(wake),
     },
     Operation {
         path: "/v1/slices/{slice}/explain",

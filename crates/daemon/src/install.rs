@@ -11,6 +11,8 @@ use std::path::Path;
 pub static SHIM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/libcleave.so"));
 /// The simulated driver.
 pub static SIMULATED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/libfakegpu.so"));
+/// Its MPS control.
+pub static SIMULATED_CONTROL: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/nvidia-cuda-mps-control"));
 
 /// Writes a file under a new inode, so that programs that have mapped the old one keep it.
 fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {

@@ -1,12 +1,15 @@
 //! The node daemon: owns the slices of this machine's GPUs, their ledgers and their processes, and serves the API.
 mod cdi;
+mod checkpoint;
 mod config;
+mod engine;
 mod explain;
 mod ffi;
 mod files;
 mod gpu;
 mod http;
 mod install;
+mod mps;
 mod node;
 mod probe;
 mod process;
@@ -19,7 +22,9 @@ mod store;
 #[cfg(test)]
 mod tests;
 mod turns;
+mod watchdog;
 
+pub use checkpoint::checkpoint;
 pub use config::{Config, Tcp, default_run_dir, default_state_dir};
 pub use http::document as openapi_document;
 pub use probe::probe_context;

@@ -21,6 +21,13 @@ pub struct Stat {
     pub image: [u64; 4],
 }
 
+impl Stat {
+    /// It has ended: a zombie, or one that is being taken away just now.
+    fn ended(&self) -> bool {
+        matches!(self.state, 'Z' | 'X' | 'x')
+    }
+}
+
 /// Reads it, if there is such a process.
 pub fn stat(pid: u32) -> Option<Stat> {
     parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
@@ -41,11 +48,18 @@ fn parse_stat(text: &str) -> Option<Stat> {
 /// Whether the process that `pid` and `start_time` name is alive; also where there is no more than its id to tell.
 pub fn is_alive(pid: u32, start_time: u64) -> bool {
     use rustix::process::{Pid, test_kill_process};
-    let there = i32::try_from(pid).ok().and_then(Pid::from_raw).is_some_and(|pid| {
-        // Someone else's process is there too.
-        test_kill_process(pid) != Err(rustix::io::Errno::SRCH)
-    });
-    there && stat(pid).is_none_or(|s| s.start_time == start_time && s.state != 'Z')
+    let there = || {
+        i32::try_from(pid).ok().and_then(Pid::from_raw).is_some_and(|pid| {
+            // Someone else's process is there too.
+            test_kill_process(pid) != Err(rustix::io::Errno::SRCH)
+        })
+    };
+    is_that_one(start_time, there, || stat(pid))
+}
+
+/// Asked once more where `/proc` tells nothing: it may have ended between the two questions.
+fn is_that_one(start_time: u64, there: impl Fn() -> bool, stat: impl FnOnce() -> Option<Stat>) -> bool {
+    there() && stat().map_or_else(&there, |stat| stat.start_time == start_time && !stat.ended())
 }
 
 fn pidfd_flags() -> rustix::process::PidfdFlags {
@@ -57,7 +71,13 @@ pub fn open_pidfd(pid: u32, start_time: u64) -> Option<OwnedFd> {
     let pid_t = rustix::process::Pid::from_raw(i32::try_from(pid).ok()?)?;
     let pidfd = rustix::process::pidfd_open(pid_t, pidfd_flags()).ok()?;
     // Read after it was opened: if the process is the one that we mean, the descriptor is of that one.
-    stat(pid).filter(|s| s.start_time == start_time && s.state != 'Z').map(|_| pidfd)
+    stat(pid).filter(|s| s.start_time == start_time && !s.ended()).map(|_| pidfd)
+}
+
+/// Kills the process that `pid` and `start_time` name; one that has ended already is an error.
+pub fn kill(pid: u32, start_time: u64) -> std::io::Result<()> {
+    let pidfd = open_pidfd(pid, start_time).ok_or(rustix::io::Errno::SRCH)?;
+    Ok(rustix::process::pidfd_send_signal(pidfd, rustix::process::Signal::KILL)?)
 }
 
 /// Waits until the process has ended.
@@ -201,6 +221,25 @@ mod tests {
         for bad in ["", "42", "42 (x)", "42 (x) S", "42 (x) S a b c"] {
             assert_eq!(parse_stat(bad), None);
         }
+    }
+
+    #[test]
+    fn a_process_that_ends_between_two_questions_is_not_alive() {
+        let stat = |state| Some(Stat { state, parent: 1, start_time: 7, image: [0; 4] });
+        let asked = std::cell::Cell::new(0);
+        // There at the first question, and taken away by its parent before `/proc` was read.
+        let once = || asked.replace(asked.get() + 1) == 0;
+        assert!(!is_that_one(7, once, || None));
+        assert_eq!(asked.get(), 2);
+        // Where `/proc` shows nothing of others, there is no more than the id.
+        assert!(is_that_one(7, || true, || None));
+        for (state, alive) in
+            [('S', true), ('R', true), ('D', true), ('T', true), ('Z', false), ('X', false), ('x', false)]
+        {
+            assert_eq!(is_that_one(7, || true, || stat(state)), alive, "{state}");
+        }
+        assert!(!is_that_one(8, || true, || stat('S')), "another process has the id");
+        assert!(!is_that_one(7, || false, || stat('S')));
     }
 
     #[test]

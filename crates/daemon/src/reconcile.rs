@@ -1,8 +1,10 @@
 //! The slow loop: compares what processes charged themselves with what NVML says, and reports what it sees.
+use crate::engine;
 use crate::files::{Reading, SliceFiles};
 use crate::node::{Live, Node, difference, note_use, total};
 use crate::process;
-use cleave_api::format_bytes;
+use crate::turns::HORIZON;
+use cleave_api::{OnBypass, format_bytes};
 use cleave_ledger::{DEVICES, wire};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
@@ -16,6 +18,9 @@ const ROUND: Duration = Duration::from_millis(200);
 const IDLE: Duration = Duration::from_secs(5);
 /// How long an account must have stood still before a measurement may lower it; see [`next_adjust`].
 const STILL: Duration = Duration::from_secs(1);
+/// How long a process must have used a GPU past its slice's quota before it is killed, where the slice says so: one that
+/// has just ended, or become another program, is none.
+const GRACE: Duration = Duration::from_secs(1);
 /// Between two readings of how busy the slices are, and between two reports of one slice's refusals.
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -23,8 +28,18 @@ const SECOND: Duration = Duration::from_secs(1);
 #[derive(Default)]
 pub struct Reconciler {
     busy_at: Option<Instant>,
-    /// Processes outside of slices: seen once, or reported.
-    strangers: HashMap<u32, bool>,
+    /// Processes outside of slices.
+    strangers: HashMap<u32, Stranger>,
+}
+
+/// A process that uses a GPU and has no slot.
+struct Stranger {
+    /// With the id it names the process.
+    start_time: u64,
+    since: Instant,
+    reported: bool,
+    /// Its grace is over, and what its slice says was done.
+    judged: bool,
 }
 
 /// One slot as it was found at the beginning of a round.
@@ -152,19 +167,33 @@ impl Reconciler {
                 note_use(live);
             }
         }
+        for one in &watched {
+            if let Some(live) = inner.slices.get_mut(&one.slice) {
+                let longest = (0..one.gpus.len()).map(|device| one.after.work(device).op_ns).max().unwrap_or(0);
+                live.record.longest_op_ns = live.record.longest_op_ns.max(longest.min(HORIZON));
+            }
+        }
         ended
     }
 
     /// Programs that use a GPU and are in no slice.
     fn strangers(&mut self, node: &Arc<Node>, lists: &[Option<HashMap<u32, Option<u64>>>]) {
+        let mut known = node.mps.servers();
         let mut inner = node.lock();
         let mut belongs: HashMap<u32, (u64, String)> = HashMap::new();
+        // Programs of spatial slices that are no clients of their server.
+        let mut beside = HashSet::new();
         for live in inner.slices.values() {
+            let domain = engine::domain(&live.record).map(|key| key.folder());
             for member in live.processes.values() {
                 belongs.insert(member.pid, (member.start_time, live.record.id.clone()));
+                if domain.as_ref().and_then(|id| node.mps.has_client(id, member.pid)) == Some(false) {
+                    beside.insert(member.pid);
+                } else {
+                    known.insert(member.pid);
+                }
             }
         }
-        let registered: HashSet<u32> = belongs.keys().copied().collect();
         for (pid, launcher) in &inner.launchers {
             belongs.entry(*pid).or_insert_with(|| (launcher.start_time, launcher.slice.clone()));
         }
@@ -172,28 +201,57 @@ impl Reconciler {
             .iter()
             .flatten()
             .flatten()
-            .filter(|(pid, bytes)| !registered.contains(pid) && **bytes != Some(0))
+            .filter(|(pid, bytes)| !known.contains(pid) && **bytes != Some(0))
             .map(|(pid, bytes)| (*pid, bytes.unwrap_or(0)))
             .collect();
-        self.strangers.retain(|pid, _| present.contains_key(pid));
+        let start_time = |pid| process::stat(pid).map_or(0, |stat| stat.start_time);
+        self.strangers.retain(|pid, known| present.contains_key(pid) && known.start_time == start_time(*pid));
         for (pid, bytes) in present {
             // Twice in a row: a process that has just ended, or is just registering, is no stranger.
-            let Some(reported) = self.strangers.get_mut(&pid) else {
-                self.strangers.insert(pid, false);
+            let Some(stranger) = self.strangers.get_mut(&pid) else {
+                let start_time = start_time(pid);
+                let stranger = Stranger { start_time, since: Instant::now(), reported: false, judged: false };
+                self.strangers.insert(pid, stranger);
                 continue;
             };
-            if std::mem::replace(reported, true) {
+            let overdue = stranger.since.elapsed() >= GRACE && !stranger.judged;
+            if stranger.reported && !overdue {
                 continue;
             }
+            let first = !std::mem::replace(&mut stranger.reported, true);
+            stranger.judged |= overdue;
             let command = process::command(pid).unwrap_or_else(|| "a process".into());
             let what = format!("{command} (pid {pid}) uses {}", format_bytes(bytes));
             match origin(pid, &belongs).and_then(|id| inner.slices.get(&id)).map(|l| l.record.clone()) {
-                Some(record) => {
-                    let message =
-                        format!("{what} although it was started in slice {}: it bypasses the quota", record.name);
+                Some(_) if beside.contains(&pid) && !first => {}
+                Some(record) if beside.contains(&pid) => {
+                    let message = format!(
+                        "{what} beside the MPS server of slice {}: it has the GPU in turns with the others",
+                        record.name
+                    );
                     inner.event("bypass", Some(&record), &message);
                 }
-                None => inner.event("untracked", None, &format!("{what} in no slice")),
+                Some(record) => {
+                    if first {
+                        let message =
+                            format!("{what} although it was started in slice {}: it bypasses the quota", record.name);
+                        inner.event("bypass", Some(&record), &message);
+                    }
+                    if overdue && record.on_bypass == OnBypass::Kill {
+                        let message = match process::kill(pid, stranger.start_time) {
+                            Ok(()) => {
+                                format!("{command} (pid {pid}) was killed: it bypassed slice {}'s quota", record.name)
+                            }
+                            Err(error) => format!(
+                                "{command} (pid {pid}) bypasses slice {}'s quota and can't be killed: {error}",
+                                record.name
+                            ),
+                        };
+                        inner.event("bypass", Some(&record), &message);
+                    }
+                }
+                None if first => inner.event("untracked", None, &format!("{what} in no slice")),
+                None => {}
             }
         }
     }

@@ -202,7 +202,11 @@ async fn serve(node: &Arc<Node>, id: &str, admits: Admits, connection: OwnedFd) 
             return answer(&connection, reply(wire::status::DENIED, 0, 0), None);
         };
         match request.op {
-            wire::op::REGISTER => match node.register(id, peer, u32::try_from(request.argument).unwrap_or(0)) {
+            wire::op::REGISTER => match node
+                .ready(id, peer)
+                .await
+                .and_then(|()| node.register(id, peer, u32::try_from(request.argument).unwrap_or(0)))
+            {
                 Ok(Registered { slot, descriptors, gpus }) => {
                     let sent = answer(&connection, reply(wire::status::OK, slot, 0), Some(&descriptors));
                     if sent.is_err() {

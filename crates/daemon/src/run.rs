@@ -4,13 +4,15 @@ use crate::ffi::nvml::RealNvml;
 use crate::files::{RunDir, lock};
 use crate::gpu::{DriverFiles, LIBRARIES, Nvml, NvmlError, find_driver};
 use crate::install;
-use crate::node::Node;
+use crate::node::{self, Node};
 use crate::reconcile;
 use crate::serve;
 use crate::store::Store;
+use crate::watchdog;
 use anyhow::Context;
 use cleave_api::{API_SOCKET, ErrorBody, ErrorCode};
 use fakegpu::install::{OWNERS, STATE};
+use fakegpu::mps::CONTROL;
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -101,8 +103,9 @@ fn simulate(dir: &Path, spec: &str) -> anyhow::Result<DriverFiles> {
     let library = dir.join("libfakegpu.so");
     let there = fs::read_to_string(&made_from).is_ok_and(|old| old == spec)
         && fs::read(&library).is_ok_and(|bytes| bytes == install::SIMULATED)
+        && fs::read(dir.join(CONTROL)).is_ok_and(|bytes| bytes == install::SIMULATED_CONTROL)
         && dir.join(STATE).exists();
-    if !there && let Err(error) = fakegpu::install(dir, spec, install::SIMULATED) {
+    if !there && let Err(error) = fakegpu::install(dir, spec, install::SIMULATED, install::SIMULATED_CONTROL) {
         return Err(match error {
             fakegpu::Error::Spec(error) => {
                 ErrorBody::new(ErrorCode::Invalid, format!("--sim {spec}: {error}"), "as in --sim 8xH100").into()
@@ -151,6 +154,8 @@ pub fn run_with(config: Config, prepared: Prepared, nvml: Box<dyn Nvml>, driver:
             tasks.spawn(serve::tcp(Arc::clone(&node), door));
         }
         tokio::spawn(reconcile::run(Arc::clone(&node)));
+        tokio::spawn(watchdog::run(Arc::clone(&node)));
+        tokio::spawn(node::wake_wanted(Arc::clone(&node)));
         tracing::info!("serving on {}", socket.display());
         notify("READY=1");
         loop {

@@ -1,10 +1,11 @@
 //! The rules of slices: what may be created and changed. Decides only; nothing here acts.
+use crate::engine::Choice;
 use crate::files::Work;
 use crate::gpu::GpuInfo;
 use crate::turns::HORIZON;
 use cleave_api::{
-    ErrorBody, ErrorCode, Fraction, MemoryAmount, Mode, OnMissing, Percent, Priority, SliceChange, SliceSpec,
-    format_bytes,
+    ErrorBody, ErrorCode, Fraction, MemoryAmount, Mode, OnBypass, OnMissing, Percent, Priority, SliceChange, SliceSpec,
+    Watchdog, format_bytes,
 };
 use cleave_ledger::{DEVICES, UNIT};
 use cleave_policy::gate::done;
@@ -34,13 +35,31 @@ pub struct Record {
     /// Mode `strict` only, in ms.
     #[serde(default)]
     pub burst_ms: Option<u64>,
-    /// Stopped by an operator.
+    /// Stopped by an operator, or by its watchdog.
     #[serde(default)]
     pub paused: bool,
+    /// Its processes' memory is, or may be, away from its GPUs.
+    #[serde(default)]
+    pub suspended: bool,
+    /// What is done about work that does not end.
+    #[serde(default)]
+    pub watchdog: Watchdog,
+    /// How its GPU is divided, and why so.
+    #[serde(default)]
+    pub choice: Choice,
+    /// Whom it trusts.
+    #[serde(default)]
+    pub trust_domain: Option<String>,
+    /// The longest operation of the programs that ran in it last, in ns; 0 before any did.
+    #[serde(default)]
+    pub longest_op_ns: u64,
     /// Most host memory that it may pin.
     pub host_limit_bytes: Option<u64>,
     /// What its programs do while the daemon can't be reached.
     pub on_missing: OnMissing,
+    /// What happens to its programs that use a GPU past the stand-in.
+    #[serde(default)]
+    pub on_bypass: OnBypass,
     /// Goes away with its last process.
     pub ephemeral: bool,
     /// A process has been in it.
@@ -117,6 +136,8 @@ pub struct Card<'a> {
     pub info: &'a GpuInfo,
     /// Bytes of one context, where known.
     pub context_bytes: Option<u64>,
+    /// It can run the engine that was asked for.
+    pub can: bool,
 }
 
 /// What a new slice gets.
@@ -396,6 +417,12 @@ pub fn admit(
             "choose another name, or delete that one first",
         ));
     }
+    if (spec.on_missing, spec.on_bypass) == (OnMissing::Allow, OnBypass::Kill) {
+        return Err(invalid(
+            "on-missing allow and on-bypass kill exclude each other",
+            "a program that was let through without the daemon would be killed by it; choose one of the two",
+        ));
+    }
     let ask = match (spec.fraction, spec.memory) {
         (Some(_), Some(_)) => {
             return Err(invalid("fraction and memory exclude each other", "a fraction is memory and compute in one"));
@@ -444,8 +471,9 @@ pub fn admit(
                 })
             };
             let mut places: Vec<(u64, usize)> = (0..cards.len()).map(|p| (left(p), p)).collect();
-            // The one with most left first; among equals the first.
-            places.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));
+            // Those that can first; of them the one with most left; among equals the first.
+            let can = |place: usize| cards.get(place).is_some_and(|c| c.can);
+            places.sort_by(|a, b| can(b.1).cmp(&can(a.1)).then(b.0.cmp(&a.0)).then(a.1.cmp(&b.1)));
             let mut first_error = None;
             let fits = places.into_iter().find_map(|(_, place)| match decide(place) {
                 Ok(found) => Some(found),
@@ -473,8 +501,11 @@ pub fn change(
 ) -> Result<Changed, ErrorBody> {
     let time =
         change.compute.is_some() || change.mode.is_some() || change.priority.is_some() || change.burst_ms.is_some();
-    if change.memory.is_none() && change.host_memory.is_none() && !time {
-        return Err(invalid("nothing to change", "give memory, compute, mode, priority, burst_ms or host_memory"));
+    if change.memory.is_none() && change.host_memory.is_none() && change.watchdog.is_none() && !time {
+        return Err(invalid(
+            "nothing to change",
+            "give memory, compute, mode, priority, burst_ms, watchdog or host_memory",
+        ));
     }
     let mode = change.mode.unwrap_or(record.mode);
     check_burst(change.burst_ms, mode)?;
@@ -532,6 +563,7 @@ mod tests {
                 name: "H100".into(),
                 pci: String::new(),
                 memory_bytes: (80 - u64::from(index) * 40) * GIB,
+                ..GpuInfo::default()
             })
             .collect()
     }
@@ -561,7 +593,8 @@ mod tests {
 
     fn try_admit(spec: &SliceSpec, records: &[Record]) -> Result<Admitted, ErrorBody> {
         let gpus = gpus();
-        let cards: Vec<Card<'_>> = gpus.iter().map(|info| Card { info, context_bytes: Some(GIB / 2) }).collect();
+        let cards: Vec<Card<'_>> =
+            gpus.iter().map(|info| Card { info, context_bytes: Some(GIB / 2), can: true }).collect();
         let records: Vec<&Record> = records.iter().collect();
         admit(spec, &cards, &records, Some(64 * GIB), "chosen".into(), |n| records.iter().any(|r| r.name == n))
     }
@@ -655,7 +688,8 @@ mod tests {
 
     fn try_change(record: &Record, what: &SliceChange, all: &[Record]) -> Result<Changed, ErrorBody> {
         let gpus = gpus();
-        let cards: Vec<Card<'_>> = gpus.iter().map(|info| Card { info, context_bytes: Some(GIB / 2) }).collect();
+        let cards: Vec<Card<'_>> =
+            gpus.iter().map(|info| Card { info, context_bytes: Some(GIB / 2), can: true }).collect();
         change(record, what, &cards, &all.iter().collect::<Vec<_>>(), Some(64 * GIB))
     }
 

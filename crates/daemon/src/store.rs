@@ -9,7 +9,7 @@ use std::path::Path;
 pub const SCHEMA: i64 = STEPS.len() as i64;
 /// How a database of each schema becomes one of the next, from an empty one on. A record's fields that it has not are
 /// defaults; but one that has them must not be read by a cleave that would ignore them, and so each needs a step.
-const STEPS: [&str; 2] = [
+const STEPS: [&str; 4] = [
     "CREATE TABLE slices (id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, record TEXT NOT NULL) STRICT;
      CREATE TABLE events (id INTEGER PRIMARY KEY AUTOINCREMENT, at TEXT NOT NULL, kind TEXT NOT NULL,
                           slice TEXT, owner INTEGER, message TEXT NOT NULL) STRICT;
@@ -17,6 +17,10 @@ const STEPS: [&str; 2] = [
      CREATE TABLE contexts (model TEXT NOT NULL, driver TEXT NOT NULL, bytes INTEGER NOT NULL,
                             stack_factor INTEGER NOT NULL, PRIMARY KEY (model, driver)) STRICT;",
     // Records have a mode, a priority, a burst, may be paused, and count device time.
+    "",
+    // Records say what becomes of programs that bypass the quota.
+    "",
+    // Records have a watchdog, and may be suspended.
     "",
 ];
 /// Most events kept.

@@ -63,7 +63,7 @@ pub struct Standing {
 }
 
 /// Shares out the time of one GPU.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Desk {
     state: Mutex<State>,
     bell: Condvar,
@@ -97,10 +97,10 @@ struct Seat {
     left: Option<u64>,
 }
 
-impl Default for State {
-    fn default() -> Self {
+impl State {
+    fn new(config: Config) -> Self {
         Self {
-            arbiter: Arbiter::new(Config::default()),
+            arbiter: Arbiter::new(config),
             seats: Vec::new(),
             next_id: 0,
             seen: Vec::new(),
@@ -234,6 +234,12 @@ impl State {
 }
 
 impl Desk {
+    /// A desk without slices; `window_ms`: how long windows are, if that is set.
+    pub fn new(window_ms: Option<u64>) -> Self {
+        let config = window_ms.map_or_else(Config::default, |ms| Config::windows(ms.saturating_mul(1_000_000)));
+        Self { state: Mutex::new(State::new(config)), bell: Condvar::new() }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -331,11 +337,11 @@ mod tests {
                 let slots: Vec<usize> = (0..processes).collect();
                 slots.iter().for_each(|slot| files.make_room(*slot).unwrap());
                 let isolation = Isolation::Balanced;
-                let tenant = Tenant { share: percent * 10, isolation, class: 1, burst: 0, paused: false };
+                let tenant = Tenant { share: percent * 10, isolation, class: 1, burst: 0, paused: false, domain: None };
                 Party { slice: record.id, files: Arc::new(files), device: 0, slots, tenant }
             };
             let parties = shares.iter().enumerate().map(party).collect();
-            let mut world = Self { dir, state: State::default(), parties };
+            let mut world = Self { dir, state: State::new(Config::default()), parties };
             world.arrange(START);
             world
         }

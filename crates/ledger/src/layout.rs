@@ -1,12 +1,12 @@
 //! What lies where in the two shared files. Every size and offset is asserted at compile time, because the reader may
 //! be an older or newer build: it compares [`MAGIC`], [`ABI`] and the size first, and refuses what it does not know.
-use crate::sync::{AtomicI64, AtomicU32, AtomicU64, Counter, Word};
+use crate::sync::{AtomicI64, AtomicU32, AtomicU64, Counter, Word, many};
 use core::sync::atomic::Ordering;
 
 /// First word of a policy file: "cleaveSL" in memory order.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"cleaveSL");
 /// Version of the layout and of the wire messages. Counts up with any change of either.
-pub const ABI: u32 = 3;
+pub const ABI: u32 = 4;
 /// Most devices of a slice.
 pub const DEVICES: usize = if cfg!(loom) { 1 } else { 16 };
 /// Index of the account of pinned host memory, behind the devices' accounts.
@@ -214,6 +214,9 @@ pub struct Activity {
     pub throttled: Counter,
     /// Threads that wait for the device to be done: it has work then, whatever was expected.
     pub syncing: Counter,
+    /// Since when work that was sent should have been done; 0 = none is known to be late. Only looked at again when the
+    /// process sends or waits, so it means something only while it does.
+    pub overdue: Counter,
 }
 
 /// The node's page of urgency, shared by all slices: until when the classes above one's own want a device for themselves
@@ -264,7 +267,7 @@ const _: () = {
     use core::mem::{offset_of, size_of};
     assert!(size_of::<DevicePolicy>() == 48);
     assert!(size_of::<Turn>() == 40);
-    assert!(size_of::<Activity>() == 64);
+    assert!(size_of::<Activity>() == 72);
     assert!(size_of::<Urgency>() == 4096);
     assert!(size_of::<Book>() == 24 + 8 * DEVICES);
     assert!(offset_of!(Policy, epoch) == 16);
@@ -278,7 +281,7 @@ const _: () = {
     assert!(offset_of!(Slot, launches) == 272 + 8 * KINDS * (DEVICES + 1));
     assert!(offset_of!(Slot, activity) == 1680);
     assert!(offset_of!(Slot, spare) + 8 * 6 == size_of::<Slot>());
-    assert!(size_of::<Slot>() == 2752);
+    assert!(size_of::<Slot>() == 2880);
     assert!(size_of::<Usage>() == size_of::<Slot>() * SLOTS);
 };
 
@@ -297,13 +300,8 @@ impl DevicePolicy {
 }
 
 impl Turn {
-    fn new() -> Self {
-        Self {
-            version: Word::new(0),
-            class: Word::new(0),
-            words: core::array::from_fn(|_| Counter::new(0)),
-            looked: Counter::new(0),
-        }
+    const fn new() -> Self {
+        Self { version: Word::new(0), class: Word::new(0), words: many![Counter::new(0); 3], looked: Counter::new(0) }
     }
 
     /// The grant's words and the slice's class, of one moment; `None` while they are being changed.
@@ -335,17 +333,17 @@ impl Turn {
 }
 
 impl Activity {
-    fn new() -> Self {
-        let zero = || Counter::new(0);
+    const fn new() -> Self {
         Self {
-            charged: zero(),
-            busy_until: zero(),
-            last_launch: zero(),
-            op_ns: zero(),
-            waiting: zero(),
-            throttled_ns: zero(),
-            throttled: zero(),
-            syncing: zero(),
+            charged: Counter::new(0),
+            busy_until: Counter::new(0),
+            last_launch: Counter::new(0),
+            op_ns: Counter::new(0),
+            waiting: Counter::new(0),
+            throttled_ns: Counter::new(0),
+            throttled: Counter::new(0),
+            syncing: Counter::new(0),
+            overdue: Counter::new(0),
         }
     }
 }
@@ -358,7 +356,7 @@ impl Book {
             own_pid: Word::new(0),
             namespace: Word::new(0),
             start_time: Counter::new(0),
-            adjust: core::array::from_fn(|_| AtomicI64::new(0)),
+            adjust: many![AtomicI64::new(0); DEVICES],
         }
     }
 
@@ -389,7 +387,7 @@ impl Policy {
             name: [0; 64],
             driver_dir: [0; 256],
             devices: core::array::from_fn(|i| DevicePolicy::new(if i == HOST { UNLIMITED } else { 0 })),
-            turns: core::array::from_fn(|_| Turn::new()),
+            turns: many![Turn::new(); DEVICES],
             book: core::array::from_fn(|_| Book::new()),
         }
     }
@@ -409,16 +407,16 @@ impl Default for Policy {
 impl Slot {
     fn new() -> Self {
         Self {
-            accounts: core::array::from_fn(|_| Account { held: AtomicU64::new(0), ask: AtomicU64::new(0) }),
-            kinds: core::array::from_fn(|_| core::array::from_fn(|_| Counter::new(0))),
+            accounts: many![Account { held: AtomicU64::new(0), ask: AtomicU64::new(0) }; DEVICES + 1],
+            kinds: many![many![Counter::new(0); KINDS]; DEVICES + 1],
             launches: Counter::new(0),
             graph_launches: Counter::new(0),
             denied: Counter::new(0),
             unknown_names: Counter::new(0),
-            reserved: core::array::from_fn(|_| Counter::new(0)),
-            exports: core::array::from_fn(|_| Counter::new(0)),
-            activity: core::array::from_fn(|_| Activity::new()),
-            spare: core::array::from_fn(|_| Counter::new(0)),
+            reserved: many![Counter::new(0); 4],
+            exports: many![Counter::new(0); EXPORTS],
+            activity: many![Activity::new(); DEVICES],
+            spare: many![Counter::new(0); 6],
         }
     }
 }

@@ -5,6 +5,22 @@
 pub use core::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 pub use core::sync::atomic::{AtomicU32 as Word, AtomicU64 as Counter};
 
+/// An array of `$count` times the same. (A call for each of a file's 40 000 words would take Miri seconds.)
+#[cfg(not(loom))]
+macro_rules! many {
+    ($one:expr; $count:expr) => {
+        [const { $one }; $count]
+    };
+}
+/// Loom's atomics are not made at compile time.
+#[cfg(loom)]
+macro_rules! many {
+    ($one:expr; $count:expr) => {
+        core::array::from_fn::<_, { $count }, _>(|_| $one)
+    };
+}
+pub(crate) use many;
+
 /// Writes a word of one's own slot, after everything that was written before it. That order is all that is needed of these
 /// writes: who reads the word acquires what came before. (The one write that needs more is that of `ask` before a scan.)
 #[cfg(not(loom))]

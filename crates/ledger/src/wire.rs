@@ -39,6 +39,8 @@ pub mod status {
     pub const UNMEASURED: u32 = 5;
     /// The daemon could not make room for the process's slot.
     pub const NO_ROOM: u32 = 6;
+    /// The slice's MPS server can't be had.
+    pub const NO_SERVER: u32 = 7;
 }
 
 /// A process's message.

@@ -24,6 +24,15 @@ pub enum Isolation {
     Adaptive,
 }
 
+/// The tenants of one spatial engine (an MPS server): their kernels run at the same time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Domain {
+    /// Names it among those of one GPU.
+    pub id: u32,
+    /// The most of the GPU's SMs that the tenant's kernels run on, in thousandths (1..=1000).
+    pub cap: u16,
+}
+
 /// What a slice is entitled to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tenant {
@@ -37,6 +46,8 @@ pub struct Tenant {
     pub burst: u64,
     /// Stopped by an operator.
     pub paused: bool,
+    /// Where its kernels run beside others' at the same time; `None`: it has the GPU to itself in its turns.
+    pub domain: Option<Domain>,
 }
 
 /// What the processes of a slice have published, taken together.
@@ -105,6 +116,15 @@ impl Default for Config {
     }
 }
 
+impl Config {
+    /// Windows of this length, in ns, for tenants of equal shares; those of unlike shares are up to a third shorter. At
+    /// least 2 ms, at most 200 ms.
+    pub fn windows(length: u64) -> Config {
+        let mean = length.clamp(2_000_000, 200_000_000);
+        Config { cycle: 2 * mean, mean, ..Config::default() }
+    }
+}
+
 /// What is to be published, and when to ask again.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Decision {
@@ -130,6 +150,10 @@ struct Member {
     id: TenantId,
     tenant: Tenant,
     seen: Observation,
+    /// The domain in which it runs beside others: one whose caps leave each SMs of its own.
+    beside: Option<u32>,
+    /// The share of all that have their turn together with it and are ready, in thousandths.
+    weight: u64,
     /// It was observed once: what was used before isn't charged.
     known: bool,
     /// Virtual time: device time used over share. Among those that want the GPU, the least goes first.
@@ -158,12 +182,22 @@ impl Member {
     }
 
     fn strict(&self) -> bool {
-        self.tenant.isolation == Isolation::Strict && self.tenant.share < 1000
+        self.tenant.isolation == Isolation::Strict && self.tenant.share < 1000 && self.beside.is_none()
+    }
+
+    /// Both run at the same time, or are one.
+    fn with(&self, other: &Member) -> bool {
+        self.id == other.id || (self.beside.is_some() && self.beside == other.beside)
+    }
+
+    /// Both have the same turn.
+    fn shares_turn(&self, other: &Member) -> bool {
+        self.with(other) && self.tenant.class == other.tenant.class
     }
 
     /// `ns` of device time in this tenant's virtual time.
     fn virtual_of(&self, ns: u64) -> i64 {
-        (u128::from(ns) * 1000 / u128::from(self.tenant.share)) as i64
+        (u128::from(ns) * 1000 / u128::from(self.weight.max(1))) as i64
     }
 
     /// Strict: the tokens to begin a turn with. Alone, short turns keep the rate even (the tokens fill while it runs,
@@ -195,6 +229,8 @@ impl Member {
 #[derive(Clone, Copy, Debug)]
 struct Turn {
     holder: TenantId,
+    /// The holder's domain, if all of that have the turn.
+    beside: Option<u32>,
     from: u64,
     until: u64,
     /// When the GPU is expected to come to its work.
@@ -202,6 +238,13 @@ struct Turn {
     /// Up to when holding it was charged for, and what the holder had used by then.
     charged: u64,
     used: u64,
+}
+
+impl Turn {
+    /// The member has this turn, alone or with others.
+    fn is_of(&self, member: &Member) -> bool {
+        self.holder == member.id || (self.beside.is_some() && self.beside == member.beside)
+    }
 }
 
 /// The state of one class.
@@ -233,6 +276,8 @@ pub struct Arbiter {
     rounds: Vec<Round>,
     /// When it observed last.
     at: u64,
+    /// Time that nobody has said to have used, the last cycle's at most.
+    unclaimed: u64,
     /// Looks that could wait come no sooner than this.
     paced: u64,
 }
@@ -240,7 +285,7 @@ pub struct Arbiter {
 impl Arbiter {
     /// An arbiter without tenants.
     pub fn new(config: Config) -> Arbiter {
-        Arbiter { config, members: Vec::new(), rounds: Vec::new(), at: 0, paced: 0 }
+        Arbiter { config, members: Vec::new(), rounds: Vec::new(), at: 0, unclaimed: 0, paced: 0 }
     }
 
     /// Adds a tenant or changes what it is entitled to; effective with the next decision. A share of 0 counts as 1,
@@ -284,6 +329,8 @@ impl Arbiter {
                     id,
                     tenant,
                     seen,
+                    beside: None,
+                    weight: u64::from(tenant.share),
                     virtual_time,
                     tokens: i64::MAX,
                     starts: false,
@@ -298,13 +345,44 @@ impl Arbiter {
                 self.members.insert(at, member);
             }
         }
-        self.rounds.retain(|round| self.members.iter().any(|member| member.tenant.class == round.class));
+        self.arrange();
     }
 
     /// Forgets a tenant.
     pub fn remove(&mut self, id: TenantId) {
         self.members.retain(|member| member.id != id);
+        self.arrange();
+    }
+
+    /// Who runs beside whom? Where the caps of a domain are more than the GPU has, its tenants take turns like any others.
+    fn arrange(&mut self) {
         self.rounds.retain(|round| self.members.iter().any(|member| member.tenant.class == round.class));
+        for at in 0..self.members.len() {
+            let domain = self.members[at].tenant.domain.filter(|_| self.members[at].governed()).map(|domain| domain.id);
+            let of = |member: &&Member| member.governed() && member.tenant.domain.map(|domain| domain.id) == domain;
+            let cap = |member: &Member| member.tenant.domain.map_or(0, |domain| u32::from(domain.cap));
+            let caps: u32 = self.members.iter().filter(of).map(cap).sum();
+            self.members[at].beside = domain.filter(|_| caps <= 1000);
+        }
+    }
+
+    /// Those that have their turn together with a member, itself included.
+    fn group(&self, at: usize) -> impl Iterator<Item = &Member> {
+        let lead = &self.members[at];
+        self.members.iter().filter(move |member| member.shares_turn(lead))
+    }
+
+    fn used(&self, at: usize) -> u64 {
+        self.group(at).map(|member| member.used).sum()
+    }
+
+    fn busy_until(&self, at: usize) -> u64 {
+        self.group(at).map(|member| member.seen.busy_until).max().unwrap_or(0)
+    }
+
+    /// [`Member::look`], for all that have the turn.
+    fn look(&self, at: usize, now: u64, begins: u64, idle: u64) -> u64 {
+        self.group(at).filter(|member| member.ready).map(|member| member.look(now, begins, idle)).max().unwrap_or(now)
     }
 
     /// What a tenant was given so far.
@@ -322,13 +400,14 @@ impl Arbiter {
         let since = if self.at == 0 { now } else { self.at.min(now) };
         let elapsed = now - since;
         self.at = self.at.max(now);
+        let budget = elapsed + self.unclaimed;
         let mut used = alloc::vec![0; self.members.len()];
         let mut waited: Vec<bool> = self.members.iter().map(|member| member.seen.waiting).collect();
         for observation in observations {
             let Ok(at) = self.members.binary_search_by_key(&observation.tenant, |member| member.id) else { continue };
             let member = &mut self.members[at];
             if member.known {
-                used[at] = observation.device_ns.saturating_sub(member.seen.device_ns).min(elapsed);
+                used[at] = observation.device_ns.saturating_sub(member.seen.device_ns).min(budget);
             }
             member.known = true;
             // Estimates are corrected: what was counted once isn't counted again.
@@ -336,16 +415,19 @@ impl Arbiter {
             let device_ns = member.seen.device_ns.max(observation.device_ns);
             member.seen = Observation { device_ns, ..*observation };
         }
-        // Nobody can use more time than there was. Where the hardware ran several at once, or kernels took turns, each
+        // Nobody can use more time than there was; who waits for a kernel longer than it expected says so late. Where the hardware ran several at once, or kernels took turns, each
         // process believes that it had the GPU alone: then each is charged its part.
         let total: u64 = used.iter().sum();
         let cycle = self.config.cycle.max(self.config.mean * self.members.len() as u64);
+        self.unclaimed = budget.saturating_sub(total).min(self.config.cycle);
         for (member, (used, waited)) in self.members.iter_mut().zip(used.iter_mut().zip(waited)) {
-            if total > elapsed {
-                *used = (u128::from(*used) * u128::from(elapsed) / u128::from(total)) as u64;
+            if total > budget {
+                *used = (u128::from(*used) * u128::from(budget) / u128::from(total)) as u64;
             }
             member.used += *used;
-            member.virtual_time = member.virtual_time.saturating_add(member.virtual_of(*used));
+            if member.beside.is_none() {
+                member.virtual_time = member.virtual_time.saturating_add(member.virtual_of(*used));
+            }
             let turn = cycle * u64::from(member.tenant.share) / 1000;
             let depth = member.tenant.burst.max(2 * turn) as i64;
             let earned = u128::from(elapsed) * u128::from(member.tenant.share) / 1000;
@@ -355,7 +437,7 @@ impl Arbiter {
             let round = self.rounds.iter().find(|round| round.class == member.tenant.class);
             let turns = round.map_or([None, None], |round| [round.last, round.turn]);
             let allowed: u64 = (turns.into_iter().flatten())
-                .filter(|turn| turn.holder == member.id)
+                .filter(|turn| turn.is_of(member))
                 .map(|turn| turn.until.min(now).saturating_sub(turn.from.max(since)))
                 .sum();
             let sum = Sum {
@@ -364,6 +446,15 @@ impl Arbiter {
                 throttled: if waited { elapsed.saturating_sub(allowed) } else { 0 },
             };
             member.account.add(since, now, sum);
+        }
+        // Those that run together have one virtual time.
+        for at in 0..self.members.len() {
+            if self.members[at].beside.is_some() {
+                let sum = self.members.iter().zip(&used).filter(|(other, _)| other.shares_turn(&self.members[at]));
+                let sum = sum.map(|(_, used)| *used).sum();
+                let member = &mut self.members[at];
+                member.virtual_time = member.virtual_time.saturating_add(member.virtual_of(sum));
+            }
         }
         self.wishes(now);
     }
@@ -383,7 +474,7 @@ impl Arbiter {
                 round.virtual_now = round.virtual_now.max(least);
             }
             for member in self.members.iter_mut().filter(|member| member.tenant.class == round.class) {
-                let turn = round.turn.filter(|turn| turn.holder == member.id && now < turn.until);
+                let turn = round.turn.filter(|turn| turn.is_of(member) && now < turn.until);
                 let begins = turn.filter(|_| !round.lease).map_or(0, |turn| turn.from);
                 let wants = member.governed()
                     && (member.seen.waiting || now < member.last_sign().max(begins).saturating_add(idle));
@@ -402,6 +493,18 @@ impl Arbiter {
                 member.ready = ready;
                 member.woke &= ready;
                 member.virtual_time = member.virtual_time.min(round.virtual_now.saturating_add(DEBT));
+            }
+        }
+        for at in 0..self.members.len() {
+            let group = || self.group(at).filter(|member| member.ready);
+            let share = u64::from(self.members[at].tenant.share);
+            let weight = if self.members[at].ready { group().map(|m| u64::from(m.tenant.share)).sum() } else { share };
+            // Who joins others has what they have.
+            let joined = group().map(|member| member.virtual_time).max();
+            let member = &mut self.members[at];
+            member.weight = weight;
+            if let Some(joined) = joined.filter(|_| member.ready) {
+                member.virtual_time = joined;
             }
         }
     }
@@ -430,7 +533,18 @@ impl Arbiter {
             self.member(turn.holder).is_some_and(|member| member.governed() && member.tenant.class == round.class)
         });
         let of_class = |at: &usize| self.members[*at].tenant.class == round.class;
-        let ready: Vec<usize> = (0..self.members.len()).filter(of_class).filter(|&at| self.members[at].ready).collect();
+        // Of those that have their turn together one stands for all.
+        let stands = |at: &usize| {
+            let first = (0..*at)
+                .any(|before| self.members[before].ready && self.members[before].shares_turn(&self.members[*at]));
+            self.members[*at].ready && !first
+        };
+        let ready: Vec<usize> = (0..self.members.len()).filter(of_class).filter(stands).collect();
+        if let Some(turn) = &mut round.turn
+            && let Some(&at) = ready.iter().find(|&&at| turn.is_of(&self.members[at]))
+        {
+            turn.holder = self.members[at].id;
+        }
         let wanting = self.members.iter().filter(|member| member.wants && member.tenant.class == round.class).count();
         let turns = cycle.max(mean * wanting as u64);
         let mut throttled = false;
@@ -456,13 +570,13 @@ impl Arbiter {
         if let &[at] = &ready[..]
             && !self.members[at].strict()
         {
-            let (holder, used) = (self.members[at].id, self.members[at].used);
-            if !round.turn.is_some_and(|turn| turn.holder == holder && round.lease) {
+            let (holder, beside, used) = (self.members[at].id, self.members[at].beside, self.used(at));
+            if !round.turn.is_some_and(|turn| turn.holder == holder && turn.beside == beside && round.lease) {
                 self.end(round, now, now);
-                round.turn = Some(Turn { holder, from: now, until: u64::MAX, begins: now, charged: now, used });
+                round.turn = Some(Turn { holder, beside, from: now, until: u64::MAX, begins: now, charged: now, used });
                 round.lease = true;
             }
-            self.members[at].woke = false;
+            self.rested(at);
             return;
         }
 
@@ -480,7 +594,7 @@ impl Arbiter {
             let member = &self.members[holder];
             if member.ready && !round.lease && now < ends && !(overtaken && now >= cut) {
                 if !alone {
-                    wake.at(member.look(now, turn.from, idle).max(self.paced));
+                    wake.at(self.look(holder, now, turn.from, idle).max(self.paced));
                 }
                 if overtaken {
                     wake.at(cut);
@@ -509,13 +623,13 @@ impl Arbiter {
             wake.at(now + 1);
             return;
         };
-        let total: u64 = ready.iter().map(|&at| u64::from(self.members[at].tenant.share)).sum();
+        let total: u64 = ready.iter().map(|&at| self.members[at].weight).sum();
         let count = ready.len() as u64;
         let cycle = cycle.max(mean * count);
         let member = &self.members[next];
         // Unlike shares are more a matter of how often than of how long: long turns make shares coarse, short ones cost
         // switches.
-        let mut length = (cycle * u64::from(member.tenant.share) / total).clamp(mean * 2 / 3, cycle / count.max(2));
+        let mut length = (cycle * member.weight / total).clamp(mean * 2 / 3, cycle / count.max(2));
         if member.strict() {
             length = if alone { member.run_length() } else { length.min(member.run_length()) };
         }
@@ -525,26 +639,25 @@ impl Arbiter {
                 self.charge_holding(round, now);
             }
             _ => {
-                let (holder, used) = (member.id, member.used);
+                let (holder, beside, used) = (member.id, member.beside, self.used(next));
                 // An outgoing tenant that doesn't queue ahead leaves gaps, in which its neighbour would slip too early.
-                let queued =
-                    outgoing.map_or(0, |(holder, ..)| self.members[holder].seen.busy_until.saturating_sub(now));
+                let queued = outgoing.map_or(0, |(holder, ..)| self.busy_until(holder).saturating_sub(now));
                 let lead = if queued > lead { lead } else { 0 };
                 let from = end.saturating_sub(lead).max(now);
                 self.end(round, now, outgoing.map_or(now, |(_, closes, end)| if closes > now { end } else { now }));
                 round.turn =
-                    Some(Turn { holder, from, until: end + length, begins: end + switch, charged: from, used });
+                    Some(Turn { holder, beside, from, until: end + length, begins: end + switch, charged: from, used });
             }
         }
         round.lease = false;
+        self.rested(next);
         let member = &mut self.members[next];
-        member.woke = false;
         if member.seen.waiting {
             member.account.throttle();
         }
         wake.at(if alone { end + length } else { (end + length).saturating_sub(lead + slack) });
         if !alone {
-            wake.at(self.members[next].look(now, end, idle).max(self.paced));
+            wake.at(self.look(next, now, end, idle).max(self.paced));
         }
     }
 
@@ -566,12 +679,21 @@ impl Arbiter {
         wake.at(if now < round.floor_until { round.floor_until } else { due(round) });
     }
 
+    /// The member and those with it have a turn.
+    fn rested(&mut self, at: usize) {
+        let (class, beside, id) = (self.members[at].tenant.class, self.members[at].beside, self.members[at].id);
+        let with = |member: &Member| member.id == id || (beside.is_some() && member.beside == beside);
+        for member in self.members.iter_mut().filter(|member| member.tenant.class == class && with(member)) {
+            member.woke = false;
+        }
+    }
+
     /// When the holder's work will be done if its turn ends at `until`: an operation that is under way, or would be the
     /// last to begin, is waited for.
     fn expected_end(&self, holder: usize, until: u64, now: u64) -> u64 {
-        let seen = &self.members[holder].seen;
-        let busy = seen.busy_until.max(now);
-        if busy >= until || seen.op_ns <= self.config.lead { busy.max(until) } else { busy + seen.op_ns }
+        let op_ns = self.group(holder).map(|member| member.seen.op_ns).max().unwrap_or(0);
+        let busy = self.busy_until(holder).max(now);
+        if busy >= until || op_ns <= self.config.lead { busy.max(until) } else { busy + op_ns }
     }
 
     /// Ends the turn at `closes`, and charges for it: who holds the GPU without using it keeps others out.
@@ -590,11 +712,16 @@ impl Arbiter {
             && !round.lease
             && !higher
         {
-            let member = &mut self.members[at];
-            let unused =
-                (now.saturating_sub(turn.charged) * 3 / 5).saturating_sub(member.used - turn.used.min(member.used));
-            member.virtual_time = member.virtual_time.saturating_add(member.virtual_of(unused));
-            (turn.charged, turn.used) = (turn.charged.max(now), member.used);
+            let used = self.used(at);
+            let unused = (now.saturating_sub(turn.charged) * 3 / 5).saturating_sub(used.saturating_sub(turn.used));
+            let by = self.members[at].virtual_of(unused);
+            let (class, id) = (self.members[at].tenant.class, self.members[at].id);
+            for member in self.members.iter_mut().filter(|member| member.tenant.class == class) {
+                if member.id == id || turn.is_of(member) {
+                    member.virtual_time = member.virtual_time.saturating_add(by);
+                }
+            }
+            (turn.charged, turn.used) = (turn.charged.max(now), used);
         }
     }
 
@@ -610,7 +737,8 @@ impl Arbiter {
         let Some(round) = self.rounds.iter().find(|round| round.class == member.tenant.class) else {
             return Grant::CLOSED;
         };
-        let others = || self.members.iter().filter(|other| other.id != member.id && other.governed());
+        // Who has SMs of its own is in nobody's way.
+        let others = || self.members.iter().filter(|other| !other.with(member) && other.governed());
         let recent = |other: &Member| other.seen.waiting || now < other.last_sign().saturating_add(RECENT);
         let mut higher = others().filter(|other| other.tenant.class > member.tenant.class).peekable();
         // While several contend, or tokens are waited for, a wake is due.
@@ -628,7 +756,7 @@ impl Arbiter {
                 most = self.config.yield_ahead;
             }
         }
-        let mine = |turn: &Turn| turn.holder == member.id && now < turn.until;
+        let mine = |turn: &Turn| turn.is_of(member) && now < turn.until;
         let Some(turn) = round.turn.filter(mine).or(round.last.filter(mine)) else {
             return Grant { flags, ..Grant::CLOSED };
         };

@@ -90,13 +90,11 @@ impl Grant {
         }
     }
 
-    /// What an operation of unknown length is taken to cost, in ns: a quarter of what may be queued, so that few of
-    /// them are in flight.
+    /// What an operation of unknown length is taken to cost, in ns: all that may be queued, so that two of them are in
+    /// flight at most.
     pub const fn unknown_cost(&self) -> u32 {
         let window = self.until.saturating_sub(self.from);
-        let room =
-            if matches!(self.mode, Mode::Window) && window < self.ahead as u64 { window as u32 } else { self.ahead };
-        room / 4
+        if matches!(self.mode, Mode::Window) && window < self.ahead as u64 { window as u32 } else { self.ahead }
     }
 }
 
@@ -162,6 +160,10 @@ const MARK_NS: u64 = 100_000;
 /// How long after the GPU got there a mark may become visible to a process, in ns: a mark isn't late before.
 const MARK_LATENCY: u64 = 20_000;
 
+/// At the start of a turn the last one's end (a slice of the hardware's at most) and the switch between contexts are waited
+/// for, in ns: what comes later is the turn's own work, and longer than it was thought.
+const GRACE: u64 = 2_600_000;
+
 /// A process's own picture of its work on one GPU: sent, done, and the expected end.
 ///
 /// The picture is corrected by *marks*: numbers that the GPU writes into host memory when a stream gets there. A mark
@@ -180,9 +182,13 @@ pub struct Track {
     tail: u32,
     /// When each mark on its way is expected.
     expected: [u64; MARKS],
-    /// The turn (its `from`) that the last operation was sent in, and its first mark while that isn't there yet.
+    /// The turn (its `from`) that the last operation was sent in, its first mark while that isn't there yet, and how much
+    /// of the time until then is nobody's use still.
     turn: u64,
     first: Option<u32>,
+    grace: u64,
+    /// When the oldest mark that isn't there was expected, before it was found to be late; 0 = it isn't late.
+    late: u64,
 }
 
 impl Track {
@@ -201,6 +207,11 @@ impl Track {
         self.last_launch
     }
 
+    /// Since when the oldest work that isn't done should have been, as of the last look; 0 = nothing is late.
+    pub const fn late(&self) -> u64 {
+        self.late
+    }
+
     /// Until when lower classes shall keep out of the way: what a slice with [`URGENT`] publishes after each launch and
     /// each wait for the GPU (the latest of its processes' values counts). Short once all that was sent is known to be
     /// done, so it pays to put a mark before a wait.
@@ -217,7 +228,7 @@ impl Track {
     #[inline]
     pub fn sent(&mut self, now: u64, cost: u64, grant: &Grant) {
         if self.turn != grant.from {
-            (self.turn, self.first) = (grant.from, Some(self.head));
+            (self.turn, self.first, self.grace) = (grant.from, Some(self.head), GRACE);
         }
         let begins = grant.from.saturating_add(grant.delay as u64 * 1000);
         self.busy_until = self.busy_until.max(now).max(begins).saturating_add(cost);
@@ -245,10 +256,12 @@ impl Track {
         self.tail.wrapping_sub(mark) as i32 > 0
     }
 
-    /// Is it time for a mark, and is there room for one?
+    /// Is it time for a mark, and is there room for one? The first operation of a turn has one of its own, so that what is
+    /// nobody's use ends with it.
     #[inline]
     pub const fn mark_due(&self) -> bool {
-        (self.ops >= MARK_OPS || self.work >= MARK_NS) && self.room()
+        let opens = matches!(self.first, Some(first) if first == self.head);
+        (opens || self.ops >= MARK_OPS || self.work >= MARK_NS) && self.room()
     }
 
     /// The number that the GPU shall write after what was sent so far. Only after [`mark_due`](Self::mark_due), or
@@ -267,47 +280,54 @@ impl Track {
     pub fn poll(&mut self, now: u64, mut there: impl FnMut(u32) -> bool) {
         while self.tail != self.head {
             let expected = self.expected[self.tail as usize % MARKS];
-            // At the start of a turn the last one's end and the switch between contexts are waited for: nobody's use.
-            let charge = self.first.is_none();
             if there(self.tail) {
-                if self.first == Some(self.tail) {
-                    self.first = None;
-                }
-                self.tail = self.tail.wrapping_add(1);
                 if expected > now {
-                    self.shift((now.wrapping_sub(expected)) as i64, charge);
+                    self.shift((now.wrapping_sub(expected)) as i64);
                 }
+                self.passed();
             } else {
                 if now > expected.saturating_add(MARK_LATENCY) {
-                    self.shift((now - expected) as i64, charge);
+                    if self.late == 0 {
+                        self.late = expected;
+                    }
+                    self.shift((now - expected) as i64);
                 }
                 return;
             }
         }
     }
 
+    /// The oldest mark is there.
+    const fn passed(&mut self) {
+        if matches!(self.first, Some(first) if first == self.tail) {
+            self.first = None;
+        }
+        self.tail = self.tail.wrapping_add(1);
+        self.late = 0;
+    }
+
     /// As [`poll`](Self::poll), right after a wait for the GPU: the last mark that is there came just now, early or late.
     pub fn waited(&mut self, now: u64, mut there: impl FnMut(u32) -> bool) {
-        let mut last = None;
         while self.tail != self.head && there(self.tail) {
-            last = Some((self.expected[self.tail as usize % MARKS], self.first.is_none()));
-            if self.first == Some(self.tail) {
-                self.first = None;
+            if self.tail.wrapping_add(1) == self.head || !there(self.tail.wrapping_add(1)) {
+                let expected = self.expected[self.tail as usize % MARKS];
+                self.shift(now.wrapping_sub(expected) as i64);
             }
-            self.tail = self.tail.wrapping_add(1);
-        }
-        if let Some((expected, charge)) = last {
-            self.shift((now.wrapping_sub(expected)) as i64, charge);
+            self.passed();
         }
         self.poll(now, |_| false);
     }
 
     /// Everything that is not done yet will be done `by` ns later than was thought.
-    fn shift(&mut self, by: i64, charge: bool) {
+    fn shift(&mut self, by: i64) {
         self.busy_until = self.busy_until.saturating_add_signed(by);
-        if charge {
-            self.charged = self.charged.saturating_add_signed(by);
+        let mut charge = by;
+        if self.first.is_some() {
+            let free = by.unsigned_abs().min(self.grace);
+            charge = if by < 0 { by + free as i64 } else { by - free as i64 };
+            self.grace -= free;
         }
+        self.charged = self.charged.saturating_add_signed(charge);
         let mut mark = self.tail;
         while mark != self.head {
             let expected = &mut self.expected[mark as usize % MARKS];
@@ -328,7 +348,9 @@ pub const fn done(charged: u64, busy_until: u64, now: u64) -> u64 {
 pub struct Cost {
     mean: u32,
     /// Launches since the last sample.
-    since: u16,
+    since: u8,
+    /// Samples in a row during which the GPU was the slice's own only in part.
+    cut: u8,
     /// Samples taken, up to [`KNOWN`].
     samples: u8,
     /// Samples in a row that were far off.
@@ -336,9 +358,9 @@ pub struct Cost {
 }
 
 /// Of this many launches one is timed once the cost is known: under 1 %, so that the 99th percentile never sees it.
-pub const SAMPLE_EVERY: u16 = 128;
+pub const SAMPLE_EVERY: u8 = 128;
 /// Until it is known, the first two launches and then one of this many.
-const LEARN_EVERY: u16 = 16;
+const LEARN_EVERY: u8 = 16;
 /// An operation that lasts so long (ns) is timed each time: next to it the timing costs nothing.
 const LONG: u32 = 1_000_000;
 /// A cost is known after this many samples.
@@ -349,24 +371,24 @@ const SETTLED: u8 = 3;
 const FAR: u32 = 4;
 /// ...until this many in a row say so.
 const BELIEVED: u8 = 3;
-/// ...and until this many do, where each may have been held up by others.
-const HELD_UP: u8 = 5;
 
 impl Cost {
     /// The word to keep.
     pub const fn to_word(self) -> u64 {
-        (self.odd as u64) << 56 | (self.samples as u64) << 48 | (self.since as u64) << 32 | self.mean as u64
+        let (odd, samples) = ((self.odd as u64) << 56, (self.samples as u64) << 48);
+        odd | samples | (self.cut as u64) << 40 | (self.since as u64) << 32 | self.mean as u64
     }
 
     /// From a kept word; 0 is one that nothing is known about.
     pub const fn from_word(word: u64) -> Cost {
-        Cost { mean: word as u32, since: (word >> 32) as u16, samples: (word >> 48) as u8, odd: (word >> 56) as u8 }
+        let (since, cut) = ((word >> 32) as u8, (word >> 40) as u8);
+        Cost { mean: word as u32, since, cut, samples: (word >> 48) as u8, odd: (word >> 56) as u8 }
     }
 
-    /// The expected device time in ns, or `unknown` ([`Grant::unknown_cost`]) before the first sample.
+    /// The expected device time in ns; before the second sample no less than `unknown` ([`Grant::unknown_cost`]).
     #[inline]
     pub const fn estimate(&self, unknown: u32) -> u64 {
-        if self.samples == 0 { unknown as u64 } else { self.mean as u64 }
+        if self.samples < 2 && self.mean < unknown { unknown as u64 } else { self.mean as u64 }
     }
 
     /// Is it known so well, and so short, that most launches need not be timed?
@@ -399,40 +421,38 @@ impl Cost {
         sample
     }
 
-    /// Learns from a timed launch, in ns of device time. `alone`: it began and ended in the slice's own turn
-    /// ([`Grant::own_until`]). If not, it may have shared the GPU and is only an upper bound. A sample that is far off (a
-    /// first launch that had to load code) moves the mean only so far, until several in a row say the same.
-    pub const fn update(&mut self, measured: u64, alone: bool) {
+    /// Learns from a timed launch that took `measured` ns, in `own` of which the GPU was the slice's own
+    /// ([`Grant::own_until`]): its device time lies between the two. What is believed moves no farther than there. A sample
+    /// that is far off moves it only so far, until several in a row say the same.
+    pub const fn update(&mut self, measured: u64, own: u64) {
         let measured = if measured > u32::MAX as u64 { u32::MAX } else { measured as u32 };
+        let own = if own > measured as u64 { measured } else { own as u32 };
+        self.cut = if own < measured { self.cut.saturating_add(1) } else { 0 };
+        let sample = match self.samples {
+            0 => measured,
+            _ if self.mean < own => own,
+            _ if self.mean > measured => measured,
+            // Too short an estimate of a kernel that never has a turn to itself would show no other way: the neighbour comes too soon, and
+            // both take longer. Too long a one shows at once.
+            _ if self.mean >= LONG && self.cut >= BELIEVED => measured,
+            _ => self.mean,
+        };
         let (low, high) = (self.mean / FAR, self.mean.saturating_mul(FAR));
-        if !alone && self.samples > 0 {
-            if self.samples < 2 {
-                self.samples = 2;
-            }
-            if measured <= high {
-                if measured < self.mean {
-                    self.mean = measured;
-                }
-                self.odd = 0;
-            } else if self.odd.saturating_add(1) < HELD_UP {
-                self.odd += 1;
-            } else {
-                // All of them can't have been held up so much: what was known must be wrong.
-                let more = high.saturating_mul(FAR);
-                (self.odd, self.mean) = (0, if 0 < more && more < measured { more } else { measured });
-            }
-            return;
-        }
-        if self.samples < 2 || (low <= measured && measured <= high) {
+        if self.samples < 2 {
+            // The first may have had to load code, or was a warm-up that did nothing: the second stands in for it.
+            let near = low <= sample && sample <= high;
             self.odd = 0;
-            // The first is taken as it is. It is often slow, so a second that is far quicker stands in for it.
-            self.learn(measured, if self.samples == 1 && measured < self.mean / 2 { 0 } else { self.samples });
+            self.learn(sample, if near { self.samples } else { 0 });
+        } else if low <= sample && sample <= high {
+            self.odd = 0;
+            // That it can't last longer is certain, as far as lengths are.
+            self.learn(sample, if own < sample && sample < self.mean { 0 } else { self.samples });
         } else if self.odd.saturating_add(1) < BELIEVED {
             self.odd += 1;
-            self.learn(if measured < low { low } else { high }, SETTLED);
+            self.learn(if sample < low { low } else { high }, SETTLED);
         } else {
             (self.odd, self.samples) = (0, 1);
-            self.mean = measured;
+            self.mean = sample;
         }
     }
 
@@ -499,16 +519,16 @@ mod tests {
     fn a_cost_that_is_far_too_low_is_not_believed_for_ever() {
         // A first launch that did little, then long ones that never have the GPU to themselves.
         let mut cost = Cost::default();
-        cost.update(20 * US, true);
+        cost.update(20 * US, u64::MAX);
         for _ in 0..60 {
-            cost.update(2000 * US, false);
+            cost.update(2000 * US, 900 * US);
         }
         assert!((500 * US..=2000 * US).contains(&cost.estimate(0)), "{cost:?}");
         // One that was held up three times in a thousand is still known for what it is.
         let mut cost = Cost::default();
         for sample in 0..1000 {
             let held_up = [300, 301, 700].contains(&sample);
-            cost.update(if held_up { 3000 * US } else { 200 * US }, !held_up);
+            cost.update(if held_up { 3000 * US } else { 200 * US }, if held_up { 0 } else { u64::MAX });
         }
         assert_eq!(cost.estimate(0), 200 * US);
     }
@@ -589,25 +609,25 @@ mod tests {
         let mut cost = Cost::default();
         assert_eq!(cost.estimate(33), 33);
         // The first launch loads code.
-        cost.update(90_000, true);
-        cost.update(1000, true);
+        cost.update(90_000, u64::MAX);
+        cost.update(1000, u64::MAX);
         assert_eq!(cost.estimate(0), 1000);
         // One that is far off moves little; several are believed.
-        cost.update(100_000, true);
+        cost.update(100_000, u64::MAX);
         assert_eq!(cost.estimate(0), 1375);
-        cost.update(100_000, true);
-        cost.update(100_000, true);
+        cost.update(100_000, u64::MAX);
+        cost.update(100_000, u64::MAX);
         assert_eq!(cost.estimate(0), 100_000);
         // A disturbed one is only an upper bound.
-        cost.update(200_000, false);
+        cost.update(200_000, 0);
         assert_eq!(cost.estimate(0), 100_000);
-        cost.update(80_000, false);
+        cost.update(80_000, 0);
         assert_eq!(cost.estimate(0), 80_000);
         assert_eq!(Cost::from_word(cost.to_word()), cost);
         // Kernels of varying length: the mean.
         let mut cost = Cost::default();
         for turn in 0..200 {
-            cost.update(if turn % 2 == 0 { 1000 } else { 3000 }, true);
+            cost.update(if turn % 2 == 0 { 1000 } else { 3000 }, u64::MAX);
         }
         assert!((1700..2300).contains(&cost.estimate(0)), "{cost:?}");
     }
@@ -620,7 +640,7 @@ mod tests {
             for _ in 0..10_000 {
                 if cost.launched() {
                     count += 1;
-                    cost.update(length, true);
+                    cost.update(length, u64::MAX);
                 }
             }
             count

@@ -2,6 +2,7 @@
 //!
 //! * [`gate`] decides in the process, at each launch, whether an operation may be sent to the GPU now.
 //! * [`arbiter`] decides in the daemon, a few hundred times a second at most, who may run when.
+//! * [`watchdog`] decides what is done about a process whose work does not end.
 //! * [`account`] tells what each slice was given of what it was owed.
 //! * [`mig`] knows which hardware instances fit on a GPU beside which.
 //! * [`pack`] finds the GPU for a workload, or the fewest GPUs for many.
@@ -26,3 +27,5 @@ pub mod mig;
 pub mod pack;
 #[cfg(feature = "arbiter")]
 pub mod topology;
+#[cfg(feature = "arbiter")]
+pub mod watchdog;

@@ -3,13 +3,13 @@
 mod sim;
 
 use cleave_policy::account::jain;
-use cleave_policy::arbiter::{Config, Isolation, Tenant};
+use cleave_policy::arbiter::{Config, Domain, Isolation, Tenant};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use sim::{Load, MS, Random, SEC, Sim, US};
 
 fn tenant(share: u16) -> Tenant {
-    Tenant { share, isolation: Isolation::Balanced, class: 0, burst: 0, paused: false }
+    Tenant { share, isolation: Isolation::Balanced, class: 0, burst: 0, paused: false, domain: None }
 }
 
 fn strict(share: u16) -> Tenant {
@@ -100,6 +100,7 @@ proptest! {
                 class: 0,
                 burst: random.within(0, 20) * MS,
                 paused: random.within(0, 5) == 0,
+                domain: None,
             };
             match random.within(0, 3) {
                 0 if live.len() > 2 => {
@@ -155,6 +156,20 @@ fn unlike_tenants_with_unlike_shares() {
     let mut sim = shared(1, &loads);
     sim.run(5 * SEC);
     assert_exact(&sim, &[250, 350, 400], &[1.0; 3]);
+}
+
+/// What a kernel's first launch lasts says nothing of the later ones, and one kernel may have lengths far apart.
+#[test]
+fn lengths_that_are_not_those_of_the_first_launch() {
+    let varied = || Load::Varies(vec![50 * US, 200 * US, 2 * MS, 10 * MS]);
+    // A kernel of 10 ms is itself a point of a second; of one with four lengths nobody knows which is next.
+    for (one, other, points) in [(saturate(10 * MS), saturate(200 * US), 1.5), (varied(), varied(), 6.0)] {
+        for weights in [[300, 700], [700, 300]] {
+            let mut sim = shared(1, &[(weights[0], one.clone()), (weights[1], other.clone())]);
+            sim.run(4 * SEC);
+            assert_exact(&sim, &weights, &[points; 2]);
+        }
+    }
 }
 
 #[test]
@@ -374,4 +389,93 @@ fn a_tenant_that_becomes_strict_is_not_in_debt() {
     sim.change(0, strict(250));
     sim.run(SEC);
     assert!((sim.share(0, 1100 * MS, 2 * SEC) - 0.25).abs() < 0.01);
+}
+
+fn beside(id: u32, cap: u16, tenant: Tenant) -> Tenant {
+    Tenant { domain: Some(Domain { id, cap }), ..tenant }
+}
+
+/// Slices of one spatial engine have SMs of their own: none waits for another.
+#[test]
+fn tenants_of_a_domain_run_at_the_same_time() {
+    for one in [tenant(500), strict(500), Tenant { class: 2, ..tenant(500) }] {
+        let mut sim = Sim::new(1, Config::default());
+        sim.add(0, beside(7, 500, one), Load::Serve { period: 10 * MS, count: 10, kernel: 100 * US }, 0);
+        sim.add(1, beside(7, 500, tenant(500)), saturate(5 * MS), 0);
+        sim.run(2 * SEC);
+        let alone = 1100 * US;
+        assert!(sim.latency(0, 99, SEC / 2) < alone, "{}", sim.latency(0, 99, SEC / 2));
+        assert!(sim.share(1, SEC, 2 * SEC) > 0.999, "{}", sim.share(1, SEC, 2 * SEC));
+    }
+}
+
+/// A domain has its turns as one, with the weight of all in it; others of the GPU wait meanwhile.
+#[test]
+fn a_domain_takes_turns_with_others_as_one() {
+    let mut sim = Sim::new(1, Config::default());
+    sim.add(0, beside(7, 500, tenant(300)), saturate(200 * US), 0);
+    sim.add(1, beside(7, 500, strict(300)), saturate(2 * MS), 0);
+    sim.add(2, tenant(400), saturate(500 * US), 0);
+    sim.run(3 * SEC);
+    let got = shares(&sim, SEC, 3 * SEC);
+    for (got, owed) in got.iter().zip([0.6, 0.6, 0.4]) {
+        assert!((got - owed).abs() < 0.03, "{got} of {owed}");
+    }
+    // Alone it has the GPU for good, and so it does when one of it has left.
+    sim.kill(2);
+    sim.run(SEC);
+    assert!(sim.share(0, 3500 * MS, 4 * SEC) > 0.999 && sim.share(1, 3500 * MS, 4 * SEC) > 0.999);
+    sim.kill(0);
+    sim.run(SEC);
+    assert!(sim.share(1, 4500 * MS, 5 * SEC) > 0.999);
+}
+
+/// Where the caps are more than the GPU has, weights decide.
+#[test]
+fn a_domain_with_too_much_promised_goes_by_weight() {
+    let mut sim = Sim::new(1, Config::default());
+    sim.add(0, beside(7, 1000, tenant(300)), saturate(200 * US), 0);
+    sim.add(1, beside(7, 1000, tenant(700)), saturate(2 * MS), 0);
+    sim.run(3 * SEC);
+    let got = shares(&sim, SEC, 3 * SEC);
+    assert!((got[0] / (got[0] + got[1]) - 0.3).abs() < 0.02, "{got:?}");
+}
+
+/// A22: an operator sets how long windows are, and so often two saturating tenants take turns.
+#[test]
+fn windows_are_as_long_as_they_are_set() {
+    for length in [5 * MS, 20 * MS, 50 * MS] {
+        let mut sim = Sim::new(1, Config::windows(length));
+        sim.add(0, tenant(500), saturate(200 * US), 0);
+        sim.add(1, tenant(500), saturate(500 * US), 0);
+        sim.run(SEC);
+        let before = sim.switches;
+        sim.run(2 * SEC);
+        let period = 2 * SEC / (sim.switches - before);
+        assert!(period.abs_diff(length) * 5 <= length, "{period} ns instead of {length}");
+    }
+}
+
+/// A23: beside a tenant of long kernels one of short ones has its share.
+#[test]
+fn long_kernels_do_not_take_short_ones_share() {
+    for long in [2 * MS, 5 * MS, 10 * MS] {
+        let mut sim = shared(1, &[(500, saturate(50 * US)), (500, saturate(long))]);
+        sim.run(2 * SEC);
+        assert!(sim.share(0, SEC, 2 * SEC) >= 0.4, "{:?}", shares(&sim, SEC, 2 * SEC));
+    }
+}
+
+/// A17: who lent its share has it back within half a second, for good.
+#[test]
+fn entitlements_are_back_within_half_a_second() {
+    let loads = [(250, saturate(200 * US)), (250, saturate(2 * MS)), (500, saturate(500 * US))];
+    let mut sim = shared(1, &loads[..2]);
+    sim.run(SEC);
+    sim.add(2, tenant(500), loads[2].1.clone(), 0);
+    sim.run(3 * SEC / 2);
+    for from in [1500, 1750, 2000] {
+        let got = sim.share(2, from * MS, (from + 500) * MS);
+        assert!((got - 0.5).abs() < 0.03, "{got} from {from} ms on");
+    }
 }

@@ -4,6 +4,7 @@
 //! While nobody else wants the GPU, a launch costs one look into the table of costs and one addition. Otherwise it takes
 //! the gate's lock, looks at the clock and at the marks that the GPU has written, and goes or waits. Marks are words of
 //! this process's memory that a stream writes when it gets there, so that looking at them needs no call.
+use crate::generated::COLLECTIVES;
 use crate::hooks::{captured, context_of};
 use crate::process::Process;
 use crate::real::driver;
@@ -110,12 +111,14 @@ struct Timer {
 /// What is to be sent.
 #[derive(Clone, Copy)]
 pub struct Operation {
-    /// The function, the library's kernel, or the executable graph.
+    /// The function, the library's kernel, the executable graph, or the kind of copy (a number below any address).
     pub handle: u64,
-    /// What its cost depends on besides: a mixture of grid, block and shared memory.
+    /// What its cost depends on besides: a mixture of grid, block and shared memory, or a copy's size.
     pub shape: u64,
-    /// Whether it is a graph.
-    pub graph: bool,
+    /// Whether it is a kernel.
+    pub kernel: bool,
+    /// It belongs to a collective operation: it is charged, but never held back.
+    pub passes: bool,
     /// Where to; the per-thread default stream by its own handle.
     pub stream: CUstream,
 }
@@ -186,14 +189,30 @@ fn admitted(
     counted: bool,
     call: &dyn Fn() -> CUresult,
 ) -> CUresult {
+    // Before the driver is asked anything: while a slice is suspended its calls hang there.
+    let place = p.gates.place(operation.key());
+    let passes = place.key.load(Ordering::Relaxed) == operation.key() && place.cost.load(Ordering::Relaxed) == PASSES;
+    let mut wait = Wait::default();
+    while !passes {
+        let grant = granted(turn);
+        if grant.mode != Mode::Paused {
+            break;
+        }
+        wait.some(p, device, turn, &grant, Verdict::WaitForChange, system::nanoseconds());
+    }
+    wait.end(p, device, system::nanoseconds());
     // What is captured costs nothing until the graph is launched. And while a stream is being captured, calls that
     // have nothing to do with it can spoil the capture.
     let quiet = p.captures.load(Ordering::Acquire) > 0;
     // Where the driver does not say, it is left alone too.
     if quiet && captured(p, operation.stream) != Ok(false) {
+        // So that the graph is looked at when it is made executable.
+        if operation.kernel {
+            p.gates.known(p, operation);
+        }
         return call();
     }
-    let known = p.gates.known(operation);
+    let known = p.gates.known(p, operation);
     if known.cost.load(Ordering::Relaxed) == PASSES {
         return call();
     }
@@ -207,13 +226,14 @@ fn admitted(
         if batch > 0 {
             state.track.sent(now, batch, &grant);
         }
-        state.look(p, now, &grant, quiet);
-        state.publish(p, device, 0);
+        state.look(p, now, &grant, quiet || grant.mode == Mode::Paused);
+        state.publish(p, device, 0, now);
         // After the look, which may just have learned it.
         let cost = Cost::from_word(known.cost.load(Ordering::Relaxed)).estimate(grant.unknown_cost());
         let cost = if counted { 0 } else { cost };
         let urgent = if grant.flags & YIELD != 0 { urgent(p, device, turn) } else { 0 };
         match admit(now, &grant, state.track.busy_until(), cost, urgent) {
+            _ if operation.passes => break (now, grant, state),
             Verdict::Go => break (now, grant, state),
             verdict => {
                 let looked = turn.looked.load(Ordering::Relaxed);
@@ -225,7 +245,7 @@ fn admitted(
                 if (looked == 0 || state.deaf == looked) && grant.mode != Mode::Paused {
                     break (now, grant, state);
                 }
-                if wait.asks(now) && !quiet && !alive(operation.stream) {
+                if wait.asks(now) && !quiet && grant.mode != Mode::Paused && !alive(operation.stream) {
                     state.forget(None);
                     break (now, grant, state);
                 }
@@ -244,23 +264,53 @@ fn admitted(
         state.track.sent(now, cost, &grant);
     }
     let begins = if counted { state.track.busy_until() } else { state.track.busy_until().saturating_sub(cost) };
-    let timer = if sample && !quiet && context != 0 { state.timer(now, context, operation.stream) } else { None };
-    state.publish(p, device, cost);
+    let timer = if sample && !quiet && context != 0 { state.timer(now, context) } else { None };
+    state.publish(p, device, cost, now);
+    // Behind work that does not end the driver's queue fills up, and the calls wait for the GPU: never with the lock held.
+    let behind = p.slot().activity.get(device).filter(|_| state.track.late() != 0);
     drop(state);
+    if let Some(activity) = behind {
+        activity.syncing.fetch_add(1, Ordering::Relaxed);
+    }
+    let started = timer.is_some_and(|timer| record(timer.start, operation.stream));
     let status = call();
+    let timed = started && status == error::SUCCESS && timer.is_some_and(|timer| record(timer.end, operation.stream));
+    if let Some(activity) = behind {
+        activity.syncing.fetch_sub(1, Ordering::Relaxed);
+    }
     if quiet || context == 0 {
         return status;
     }
     let mut state = gate.state();
     if let Some(timer) = timer {
-        state.time(timer, p.gates.number(known), operation.stream, (begins, &grant), status == error::SUCCESS);
+        state.time(timer.number, timed.then(|| p.gates.number(known)), begins, &grant);
     }
-    state.touched(context, operation.stream);
-    if state.track.mark_due() {
-        state.mark(context);
-    }
+    let full = state.touched(context, operation.stream);
+    let mark = if state.track.mark_due() { state.mark(context) } else { None };
     if grant.flags & URGENT != 0 {
         state.claim(p, device, turn, now);
+    }
+    drop(state);
+    for mark in full.into_iter().chain(mark) {
+        mark.send(gate);
+    }
+    status
+}
+
+/// As [`send`], by a `call` that returns when the GPU is done.
+pub fn send_and_wait(
+    p: &'static Process,
+    device: usize,
+    operation: Operation,
+    call: impl Fn() -> CUresult,
+) -> CUresult {
+    let status = send(p, device, operation, || waiting(p, device, &call));
+    let urgent = p.policy().turns.get(device).is_some_and(|turn| {
+        turn.words[0].load(Ordering::Relaxed) & (URGENT as u64) << 8 != 0 && p.captures.load(Ordering::Acquire) == 0
+    });
+    if urgent {
+        // It is done, and once a mark says so, the claim ends.
+        waiting(p, device, || driver!(cuStreamSynchronize(operation.stream => CUstream)));
     }
     status
 }
@@ -274,15 +324,23 @@ pub fn waiting(p: &'static Process, device: usize, call: impl Fn() -> CUresult) 
     };
     let word = turn.words[0].load(Ordering::Relaxed);
     let urgent = word & (URGENT as u64) << 8 != 0;
-    if urgent || word & 0xff != Mode::Lease as u64 {
-        let context = context_of(null_mut());
-        let mut state = gate.state();
-        if state.stream_count > 0 && context != 0 && state.track.room() {
-            state.mark(context);
-        }
+    let marks = urgent || word & 0xff != Mode::Lease as u64;
+    let context = if marks { context_of(null_mut()) } else { 0 };
+    let mut state = gate.state();
+    let mark = match state.stream_count > 0 && context != 0 && state.track.room() {
+        true => state.mark(context),
+        false => None,
+    };
+    if let Some(mark) = mark {
+        drop(state);
+        mark.send(gate);
+        state = gate.state();
     }
     activity.syncing.fetch_add(1, Ordering::Relaxed);
     let began = system::nanoseconds();
+    state.look(p, began, &granted(turn), true);
+    state.publish(p, device, 0, began);
+    drop(state);
     let status = call();
     let now = system::nanoseconds();
     activity.syncing.fetch_sub(1, Ordering::Relaxed);
@@ -296,14 +354,18 @@ pub fn waiting(p: &'static Process, device: usize, call: impl Fn() -> CUresult) 
     if urgent {
         state.claim(p, device, turn, now);
     }
-    state.publish(p, device, 0);
+    state.publish(p, device, 0, now);
     status
 }
 
 /// Forgets what is on its way in `context`, which is gone with all that was in it.
 pub fn context_gone(p: &Process, context: u64) {
-    for gate in &p.gates.devices {
-        gate.state().forget(Some(context));
+    for (device, gate) in p.gates.devices.iter().enumerate() {
+        let mut state = gate.state();
+        state.forget(Some(context));
+        let now = system::nanoseconds();
+        state.look(p, now, &Grant::CLOSED, true);
+        state.publish(p, device, 0, now);
     }
 }
 
@@ -338,7 +400,7 @@ fn alive(stream: CUstream) -> bool {
 }
 
 /// Whether `kernel` is a part of a collective operation, which must not be held back while others' parts run.
-fn collective(kernel: u64) -> bool {
+pub fn collective(p: &Process, kernel: u64) -> bool {
     let mut name: *const u8 = core::ptr::null();
     let kernel = kernel as Handle;
     let mut status = driver!(cuFuncGetName(&raw mut name => *mut *const u8, kernel => Handle));
@@ -350,11 +412,13 @@ fn collective(kernel: u64) -> bool {
     }
     // SAFETY: the driver's own string, which ends with a zero and lives as long as the kernel.
     let name = unsafe { core::ffi::CStr::from_ptr(name.cast()) }.to_bytes();
-    (0..name.len()).any(|at| name.get(at..).is_some_and(|rest| COLLECTIVES.iter().any(|part| rest.starts_with(part))))
+    let is = (0..name.len())
+        .any(|at| name.get(at..).is_some_and(|rest| COLLECTIVES.iter().any(|part| rest.starts_with(part))));
+    if is {
+        p.collectives.store(1, Ordering::Relaxed);
+    }
+    is
 }
-
-/// Parts of the names of kernels that belong to collective operations.
-const COLLECTIVES: [&[u8]; 4] = [b"ncclDevKernel", b"ncclKernel", b"nvshmem", b"mscclKernel"];
 
 impl Gates {
     #[inline]
@@ -368,11 +432,11 @@ impl Gates {
     }
 
     /// The operation's place in the table; it takes that of another whose key leads there.
-    fn known(&self, operation: Operation) -> &Known {
+    fn known(&self, p: &Process, operation: Operation) -> &Known {
         let key = operation.key();
         let known = self.place(key);
         if known.key.load(Ordering::Relaxed) != key {
-            let passes = !operation.graph && collective(operation.handle);
+            let passes = operation.kernel && collective(p, operation.handle);
             known.cost.store(if passes { PASSES } else { 0 }, Ordering::Relaxed);
             known.key.store(key, Ordering::Relaxed);
         }
@@ -438,7 +502,7 @@ impl State {
                 // A lease may have been taken back meanwhile; a window lasts as long as it said.
                 let own_until =
                     if timer.own_until == u64::MAX { grant.own_until(timer.begins) } else { timer.own_until };
-                cost.update(measured, timer.begins.saturating_add(measured) <= own_until);
+                cost.update(measured, own_until.saturating_sub(timer.begins));
                 if known.cost.load(Ordering::Relaxed) != PASSES {
                     known.cost.store(cost.to_word(), Ordering::Relaxed);
                 }
@@ -453,48 +517,38 @@ impl State {
         track.waited(now, |mark| written(marks, pages, mark));
     }
 
-    /// Notes that work went to `stream`.
-    fn touched(&mut self, context: u64, stream: CUstream) {
+    /// Notes that work went to `stream`; the mark that has to be sent because there are too many of them.
+    fn touched(&mut self, context: u64, stream: CUstream) -> Option<Mark> {
         let stream = stream as u64;
         let seen = self.streams.iter().take(self.stream_count).any(|known| *known == stream);
         if seen {
-            return;
+            return None;
         }
+        let mut mark = None;
         if self.stream_count == STREAMS {
             if !self.track.room() {
-                return;
+                return None;
             }
-            self.mark(context);
+            mark = self.mark(context);
         }
         if let Some(place) = self.streams.get_mut(self.stream_count) {
             *place = stream;
             self.stream_count += 1;
         }
+        mark
     }
 
-    /// Has each stream that got work since the last mark write the next one.
-    fn mark(&mut self, context: u64) {
-        let streams = core::mem::take(&mut self.stream_count);
-        let Some(page) = self.page(context).filter(|_| !self.blind) else { return };
+    /// Takes the next mark, which each stream that got work since the last one is to write. It must be sent.
+    fn mark(&mut self, context: u64) -> Option<Mark> {
+        let count = core::mem::take(&mut self.stream_count);
+        let page = self.page(context).filter(|_| !self.blind)?;
         let number = self.track.mark();
-        let place = number as usize % MARKS;
-        let base = self.pages.get(page).map_or(0, |page| page.device);
-        let (mut words, mut blind) = (0, false);
-        for stream in self.streams.iter().take(streams) {
-            let at = base.wrapping_add((place * STREAMS + usize::from(words)) as u64 * 4);
-            let status = driver!(cuStreamWriteValue32_v2(
-                *stream as CUstream => CUstream, at => u64, number.wrapping_add(1) => u32, 0 => u32));
-            match status {
-                error::SUCCESS => words += 1,
-                error::NOT_SUPPORTED => blind = true,
-                // The stream is gone, with its work done.
-                _ => {}
-            }
+        let at = number as usize % MARKS;
+        if let Some(mark) = self.marks.get_mut(at) {
+            *mark = (count as u8, page as u8);
         }
-        self.blind |= blind;
-        if let Some(mark) = self.marks.get_mut(place) {
-            *mark = (words, page as u8);
-        }
+        let Page { host, device, .. } = *self.pages.get(page)?;
+        Some(Mark { number, streams: self.streams, count, host, device })
     }
 
     /// The place of the context's page, made if need be; `None` if it can have none.
@@ -523,16 +577,16 @@ impl State {
         Some(free)
     }
 
-    /// Starts to time what comes next on `stream`.
-    fn timer(&mut self, now: u64, context: u64, stream: CUstream) -> Option<usize> {
+    /// Takes two events for what comes next.
+    fn timer(&mut self, now: u64, context: u64) -> Option<Events> {
         if self.blind {
             return None;
         }
-        let free = self
+        let number = self
             .timers
             .iter()
             .position(|timer| timer.place == 0 && (timer.context == 0 || timer.context == context))?;
-        let timer = self.timers.get_mut(free)?;
+        let timer = self.timers.get_mut(number)?;
         if timer.context == 0 {
             let (mut start, mut end): (Handle, Handle) = (null_mut(), null_mut());
             for event in [&raw mut start, &raw mut end] {
@@ -542,31 +596,32 @@ impl State {
             }
             (timer.context, timer.start, timer.end) = (context, start as u64, end as u64);
         }
-        let status = driver!(cuEventRecord(timer.start as Handle => Handle, stream => CUstream));
-        if status != error::SUCCESS {
-            return None;
-        }
         timer.place = STARTED;
         self.timed = now;
-        Some(free)
+        Some(Events { number, start: timer.start, end: timer.end })
     }
 
-    /// Ends what [`State::timer`] started.
-    fn time(&mut self, timer: usize, place: u32, stream: CUstream, (begins, grant): (u64, &Grant), launched: bool) {
+    /// Both events of [`State::timer`] are recorded around a launch whose cost has that place; or not (`None`).
+    fn time(&mut self, timer: usize, place: Option<u32>, begins: u64, grant: &Grant) {
         let mark = self.track.next_mark();
-        let Some(timer) = self.timers.get_mut(timer) else { return };
-        let recorded =
-            launched && driver!(cuEventRecord(timer.end as Handle => Handle, stream => CUstream)) == error::SUCCESS;
-        (timer.place, timer.mark) = (if recorded { place + 1 } else { 0 }, mark);
+        // Taken back meanwhile, with its context.
+        let Some(timer) = self.timers.get_mut(timer).filter(|timer| timer.place == STARTED) else { return };
+        (timer.place, timer.mark) = (place.map_or(0, |place| place + 1), mark);
         (timer.begins, timer.own_until) = (begins, grant.own_until(begins));
     }
 
-    /// Tells the daemon.
-    fn publish(&self, p: &Process, device: usize, cost: u64) {
+    /// Tells the daemon, right after a look.
+    fn publish(&self, p: &Process, device: usize, cost: u64, now: u64) {
         let Some(activity) = p.slot().activity.get(device) else { return };
         activity.charged.store(self.track.charged(), Ordering::Relaxed);
         activity.busy_until.store(self.track.busy_until(), Ordering::Relaxed);
         activity.last_launch.store(self.track.last_launch(), Ordering::Relaxed);
+        // Who waits for the GPU can't look: what is on its way should be done when it is expected to be.
+        let overdue = match self.track.late() {
+            0 if activity.syncing.load(Ordering::Relaxed) > 0 => self.track.busy_until().max(now),
+            late => late,
+        };
+        activity.overdue.store(overdue, Ordering::Relaxed);
         if cost > 0 {
             activity.op_ns.store(cost, Ordering::Relaxed);
         }
@@ -607,6 +662,49 @@ impl State {
                 if context.is_some() {
                     timer.context = 0;
                 }
+            }
+        }
+    }
+}
+
+/// The events of a timer.
+#[derive(Clone, Copy)]
+struct Events {
+    number: usize,
+    start: u64,
+    end: u64,
+}
+
+/// Has `stream` note the time when it gets there.
+fn record(event: u64, stream: CUstream) -> bool {
+    driver!(cuEventRecord(event as Handle => Handle, stream => CUstream)) == error::SUCCESS
+}
+
+/// A mark that was taken and is to be sent.
+struct Mark {
+    number: u32,
+    streams: [u64; STREAMS],
+    count: usize,
+    host: u64,
+    device: u64,
+}
+
+impl Mark {
+    /// Has the streams write it. Where one can't it counts as written: it is gone, with its work done.
+    fn send(self, gate: &Gate) {
+        let value = self.number.wrapping_add(1);
+        let first = self.number as usize % MARKS * STREAMS;
+        for (word, stream) in self.streams.iter().take(self.count).enumerate() {
+            let at = self.device.wrapping_add((first + word) as u64 * 4);
+            let status = driver!(cuStreamWriteValue32_v2(
+                *stream as CUstream => CUstream, at => u64, value => u32, 0 => u32));
+            if status != error::SUCCESS {
+                let at = (self.host as *const AtomicU32).wrapping_add(first + word);
+                // SAFETY: within the page, which stays mapped for good.
+                unsafe { (*at).store(value, Ordering::Release) };
+            }
+            if status == error::NOT_SUPPORTED {
+                gate.state().blind = true;
             }
         }
     }

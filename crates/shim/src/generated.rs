@@ -110,7 +110,11 @@ pub mod index {
     pub const cuMemAllocPitch: usize = 369;
     pub const cuMemAllocPitch_v2: usize = 370;
     pub const cuMemAlloc_v2: usize = 371;
+    pub const cuMemBatchDecompressAsync: usize = 372;
+    pub const cuMemBatchDecompressAsync_ptsz: usize = 373;
     pub const cuMemCreate: usize = 374;
+    pub const cuMemDiscardAndPrefetchBatchAsync: usize = 375;
+    pub const cuMemDiscardAndPrefetchBatchAsync_ptsz: usize = 376;
     pub const cuMemExportToShareableHandle: usize = 379;
     pub const cuMemFree: usize = 380;
     pub const cuMemFreeAsync: usize = 381;
@@ -128,10 +132,122 @@ pub mod index {
     pub const cuMemPoolCreate: usize = 409;
     pub const cuMemPoolDestroy: usize = 410;
     pub const cuMemPoolTrimTo: usize = 419;
+    pub const cuMemPrefetchAsync: usize = 420;
+    pub const cuMemPrefetchAsync_ptsz: usize = 421;
+    pub const cuMemPrefetchAsync_v2: usize = 422;
+    pub const cuMemPrefetchAsync_v2_ptsz: usize = 423;
+    pub const cuMemPrefetchBatchAsync: usize = 424;
+    pub const cuMemPrefetchBatchAsync_ptsz: usize = 425;
     pub const cuMemRelease: usize = 428;
     pub const cuMemRetainAllocationHandle: usize = 429;
     pub const cuMemSetMemPool: usize = 431;
     pub const cuMemUnmap: usize = 432;
+    pub const cuMemcpy: usize = 433;
+    pub const cuMemcpy2D: usize = 434;
+    pub const cuMemcpy2DAsync: usize = 435;
+    pub const cuMemcpy2DAsync_v2: usize = 436;
+    pub const cuMemcpy2DAsync_v2_ptsz: usize = 437;
+    pub const cuMemcpy2DUnaligned: usize = 438;
+    pub const cuMemcpy2DUnaligned_v2: usize = 439;
+    pub const cuMemcpy2DUnaligned_v2_ptds: usize = 440;
+    pub const cuMemcpy2D_v2: usize = 441;
+    pub const cuMemcpy2D_v2_ptds: usize = 442;
+    pub const cuMemcpy3D: usize = 443;
+    pub const cuMemcpy3DAsync: usize = 444;
+    pub const cuMemcpy3DAsync_v2: usize = 445;
+    pub const cuMemcpy3DAsync_v2_ptsz: usize = 446;
+    pub const cuMemcpy3DBatchAsync: usize = 447;
+    pub const cuMemcpy3DBatchAsync_ptsz: usize = 448;
+    pub const cuMemcpy3DBatchAsync_v2: usize = 449;
+    pub const cuMemcpy3DBatchAsync_v2_ptsz: usize = 450;
+    pub const cuMemcpy3DPeer: usize = 451;
+    pub const cuMemcpy3DPeerAsync: usize = 452;
+    pub const cuMemcpy3DPeerAsync_ptsz: usize = 453;
+    pub const cuMemcpy3DPeer_ptds: usize = 454;
+    pub const cuMemcpy3DWithAttributesAsync: usize = 455;
+    pub const cuMemcpy3D_v2: usize = 456;
+    pub const cuMemcpy3D_v2_ptds: usize = 457;
+    pub const cuMemcpyAsync: usize = 458;
+    pub const cuMemcpyAsync_ptsz: usize = 459;
+    pub const cuMemcpyAtoA: usize = 460;
+    pub const cuMemcpyAtoA_v2: usize = 461;
+    pub const cuMemcpyAtoA_v2_ptds: usize = 462;
+    pub const cuMemcpyAtoD: usize = 463;
+    pub const cuMemcpyAtoD_v2: usize = 464;
+    pub const cuMemcpyAtoD_v2_ptds: usize = 465;
+    pub const cuMemcpyAtoH: usize = 466;
+    pub const cuMemcpyAtoHAsync: usize = 467;
+    pub const cuMemcpyAtoHAsync_v2: usize = 468;
+    pub const cuMemcpyAtoHAsync_v2_ptsz: usize = 469;
+    pub const cuMemcpyAtoH_v2: usize = 470;
+    pub const cuMemcpyAtoH_v2_ptds: usize = 471;
+    pub const cuMemcpyBatchAsync: usize = 472;
+    pub const cuMemcpyBatchAsync_ptsz: usize = 473;
+    pub const cuMemcpyBatchAsync_v2: usize = 474;
+    pub const cuMemcpyBatchAsync_v2_ptsz: usize = 475;
+    pub const cuMemcpyDtoA: usize = 476;
+    pub const cuMemcpyDtoA_v2: usize = 477;
+    pub const cuMemcpyDtoA_v2_ptds: usize = 478;
+    pub const cuMemcpyDtoD: usize = 479;
+    pub const cuMemcpyDtoDAsync: usize = 480;
+    pub const cuMemcpyDtoDAsync_v2: usize = 481;
+    pub const cuMemcpyDtoDAsync_v2_ptsz: usize = 482;
+    pub const cuMemcpyDtoD_v2: usize = 483;
+    pub const cuMemcpyDtoD_v2_ptds: usize = 484;
+    pub const cuMemcpyDtoH: usize = 485;
+    pub const cuMemcpyDtoHAsync: usize = 486;
+    pub const cuMemcpyDtoHAsync_v2: usize = 487;
+    pub const cuMemcpyDtoHAsync_v2_ptsz: usize = 488;
+    pub const cuMemcpyDtoH_v2: usize = 489;
+    pub const cuMemcpyDtoH_v2_ptds: usize = 490;
+    pub const cuMemcpyHtoA: usize = 491;
+    pub const cuMemcpyHtoAAsync: usize = 492;
+    pub const cuMemcpyHtoAAsync_v2: usize = 493;
+    pub const cuMemcpyHtoAAsync_v2_ptsz: usize = 494;
+    pub const cuMemcpyHtoA_v2: usize = 495;
+    pub const cuMemcpyHtoA_v2_ptds: usize = 496;
+    pub const cuMemcpyHtoD: usize = 497;
+    pub const cuMemcpyHtoDAsync: usize = 498;
+    pub const cuMemcpyHtoDAsync_v2: usize = 499;
+    pub const cuMemcpyHtoDAsync_v2_ptsz: usize = 500;
+    pub const cuMemcpyHtoD_v2: usize = 501;
+    pub const cuMemcpyHtoD_v2_ptds: usize = 502;
+    pub const cuMemcpyPeer: usize = 503;
+    pub const cuMemcpyPeerAsync: usize = 504;
+    pub const cuMemcpyPeerAsync_ptsz: usize = 505;
+    pub const cuMemcpyPeer_ptds: usize = 506;
+    pub const cuMemcpyWithAttributesAsync: usize = 507;
+    pub const cuMemcpy_ptds: usize = 508;
+    pub const cuMemsetD16: usize = 509;
+    pub const cuMemsetD16Async: usize = 510;
+    pub const cuMemsetD16Async_ptsz: usize = 511;
+    pub const cuMemsetD16_v2: usize = 512;
+    pub const cuMemsetD16_v2_ptds: usize = 513;
+    pub const cuMemsetD2D16: usize = 514;
+    pub const cuMemsetD2D16Async: usize = 515;
+    pub const cuMemsetD2D16Async_ptsz: usize = 516;
+    pub const cuMemsetD2D16_v2: usize = 517;
+    pub const cuMemsetD2D16_v2_ptds: usize = 518;
+    pub const cuMemsetD2D32: usize = 519;
+    pub const cuMemsetD2D32Async: usize = 520;
+    pub const cuMemsetD2D32Async_ptsz: usize = 521;
+    pub const cuMemsetD2D32_v2: usize = 522;
+    pub const cuMemsetD2D32_v2_ptds: usize = 523;
+    pub const cuMemsetD2D8: usize = 524;
+    pub const cuMemsetD2D8Async: usize = 525;
+    pub const cuMemsetD2D8Async_ptsz: usize = 526;
+    pub const cuMemsetD2D8_v2: usize = 527;
+    pub const cuMemsetD2D8_v2_ptds: usize = 528;
+    pub const cuMemsetD32: usize = 529;
+    pub const cuMemsetD32Async: usize = 530;
+    pub const cuMemsetD32Async_ptsz: usize = 531;
+    pub const cuMemsetD32_v2: usize = 532;
+    pub const cuMemsetD32_v2_ptds: usize = 533;
+    pub const cuMemsetD8: usize = 534;
+    pub const cuMemsetD8Async: usize = 535;
+    pub const cuMemsetD8Async_ptsz: usize = 536;
+    pub const cuMemsetD8_v2: usize = 537;
+    pub const cuMemsetD8_v2_ptds: usize = 538;
     pub const cuMipmappedArrayCreate: usize = 539;
     pub const cuMipmappedArrayDestroy: usize = 540;
     pub const cuModuleLoad: usize = 552;
@@ -184,7 +300,7 @@ pub mod index {
 }
 
 /// The CUDA names that must never be handed out as they are: number and export.
-pub static REPLACED: [(u16, Export); 138] = [
+pub static REPLACED: [(u16, Export); 254] = [
     (0, Export(crate::hooks::cuArray3DCreate as *const c_void)),
     (1, Export(crate::hooks::cuArray3DCreate_v2 as *const c_void)),
     (4, Export(crate::hooks::cuArrayCreate as *const c_void)),
@@ -281,7 +397,11 @@ pub static REPLACED: [(u16, Export); 138] = [
     (369, Export(crate::hooks::cuMemAllocPitch as *const c_void)),
     (370, Export(crate::hooks::cuMemAllocPitch_v2 as *const c_void)),
     (371, Export(crate::hooks::cuMemAlloc_v2 as *const c_void)),
+    (372, Export(crate::hooks::cuMemBatchDecompressAsync as *const c_void)),
+    (373, Export(crate::hooks::cuMemBatchDecompressAsync_ptsz as *const c_void)),
     (374, Export(crate::hooks::cuMemCreate as *const c_void)),
+    (375, Export(crate::hooks::cuMemDiscardAndPrefetchBatchAsync as *const c_void)),
+    (376, Export(crate::hooks::cuMemDiscardAndPrefetchBatchAsync_ptsz as *const c_void)),
     (379, Export(crate::hooks::cuMemExportToShareableHandle as *const c_void)),
     (380, Export(crate::hooks::cuMemFree as *const c_void)),
     (381, Export(crate::hooks::cuMemFreeAsync as *const c_void)),
@@ -299,10 +419,122 @@ pub static REPLACED: [(u16, Export); 138] = [
     (409, Export(crate::hooks::cuMemPoolCreate as *const c_void)),
     (410, Export(crate::hooks::cuMemPoolDestroy as *const c_void)),
     (419, Export(crate::hooks::cuMemPoolTrimTo as *const c_void)),
+    (420, Export(crate::hooks::cuMemPrefetchAsync as *const c_void)),
+    (421, Export(crate::hooks::cuMemPrefetchAsync_ptsz as *const c_void)),
+    (422, Export(crate::hooks::cuMemPrefetchAsync_v2 as *const c_void)),
+    (423, Export(crate::hooks::cuMemPrefetchAsync_v2_ptsz as *const c_void)),
+    (424, Export(crate::hooks::cuMemPrefetchBatchAsync as *const c_void)),
+    (425, Export(crate::hooks::cuMemPrefetchBatchAsync_ptsz as *const c_void)),
     (428, Export(crate::hooks::cuMemRelease as *const c_void)),
     (429, Export(crate::hooks::cuMemRetainAllocationHandle as *const c_void)),
     (431, Export(crate::hooks::cuMemSetMemPool as *const c_void)),
     (432, Export(crate::hooks::cuMemUnmap as *const c_void)),
+    (433, Export(crate::hooks::cuMemcpy as *const c_void)),
+    (434, Export(crate::hooks::cuMemcpy2D as *const c_void)),
+    (435, Export(crate::hooks::cuMemcpy2DAsync as *const c_void)),
+    (436, Export(crate::hooks::cuMemcpy2DAsync_v2 as *const c_void)),
+    (437, Export(crate::hooks::cuMemcpy2DAsync_v2_ptsz as *const c_void)),
+    (438, Export(crate::hooks::cuMemcpy2DUnaligned as *const c_void)),
+    (439, Export(crate::hooks::cuMemcpy2DUnaligned_v2 as *const c_void)),
+    (440, Export(crate::hooks::cuMemcpy2DUnaligned_v2_ptds as *const c_void)),
+    (441, Export(crate::hooks::cuMemcpy2D_v2 as *const c_void)),
+    (442, Export(crate::hooks::cuMemcpy2D_v2_ptds as *const c_void)),
+    (443, Export(crate::hooks::cuMemcpy3D as *const c_void)),
+    (444, Export(crate::hooks::cuMemcpy3DAsync as *const c_void)),
+    (445, Export(crate::hooks::cuMemcpy3DAsync_v2 as *const c_void)),
+    (446, Export(crate::hooks::cuMemcpy3DAsync_v2_ptsz as *const c_void)),
+    (447, Export(crate::hooks::cuMemcpy3DBatchAsync as *const c_void)),
+    (448, Export(crate::hooks::cuMemcpy3DBatchAsync_ptsz as *const c_void)),
+    (449, Export(crate::hooks::cuMemcpy3DBatchAsync_v2 as *const c_void)),
+    (450, Export(crate::hooks::cuMemcpy3DBatchAsync_v2_ptsz as *const c_void)),
+    (451, Export(crate::hooks::cuMemcpy3DPeer as *const c_void)),
+    (452, Export(crate::hooks::cuMemcpy3DPeerAsync as *const c_void)),
+    (453, Export(crate::hooks::cuMemcpy3DPeerAsync_ptsz as *const c_void)),
+    (454, Export(crate::hooks::cuMemcpy3DPeer_ptds as *const c_void)),
+    (455, Export(crate::hooks::cuMemcpy3DWithAttributesAsync as *const c_void)),
+    (456, Export(crate::hooks::cuMemcpy3D_v2 as *const c_void)),
+    (457, Export(crate::hooks::cuMemcpy3D_v2_ptds as *const c_void)),
+    (458, Export(crate::hooks::cuMemcpyAsync as *const c_void)),
+    (459, Export(crate::hooks::cuMemcpyAsync_ptsz as *const c_void)),
+    (460, Export(crate::hooks::cuMemcpyAtoA as *const c_void)),
+    (461, Export(crate::hooks::cuMemcpyAtoA_v2 as *const c_void)),
+    (462, Export(crate::hooks::cuMemcpyAtoA_v2_ptds as *const c_void)),
+    (463, Export(crate::hooks::cuMemcpyAtoD as *const c_void)),
+    (464, Export(crate::hooks::cuMemcpyAtoD_v2 as *const c_void)),
+    (465, Export(crate::hooks::cuMemcpyAtoD_v2_ptds as *const c_void)),
+    (466, Export(crate::hooks::cuMemcpyAtoH as *const c_void)),
+    (467, Export(crate::hooks::cuMemcpyAtoHAsync as *const c_void)),
+    (468, Export(crate::hooks::cuMemcpyAtoHAsync_v2 as *const c_void)),
+    (469, Export(crate::hooks::cuMemcpyAtoHAsync_v2_ptsz as *const c_void)),
+    (470, Export(crate::hooks::cuMemcpyAtoH_v2 as *const c_void)),
+    (471, Export(crate::hooks::cuMemcpyAtoH_v2_ptds as *const c_void)),
+    (472, Export(crate::hooks::cuMemcpyBatchAsync as *const c_void)),
+    (473, Export(crate::hooks::cuMemcpyBatchAsync_ptsz as *const c_void)),
+    (474, Export(crate::hooks::cuMemcpyBatchAsync_v2 as *const c_void)),
+    (475, Export(crate::hooks::cuMemcpyBatchAsync_v2_ptsz as *const c_void)),
+    (476, Export(crate::hooks::cuMemcpyDtoA as *const c_void)),
+    (477, Export(crate::hooks::cuMemcpyDtoA_v2 as *const c_void)),
+    (478, Export(crate::hooks::cuMemcpyDtoA_v2_ptds as *const c_void)),
+    (479, Export(crate::hooks::cuMemcpyDtoD as *const c_void)),
+    (480, Export(crate::hooks::cuMemcpyDtoDAsync as *const c_void)),
+    (481, Export(crate::hooks::cuMemcpyDtoDAsync_v2 as *const c_void)),
+    (482, Export(crate::hooks::cuMemcpyDtoDAsync_v2_ptsz as *const c_void)),
+    (483, Export(crate::hooks::cuMemcpyDtoD_v2 as *const c_void)),
+    (484, Export(crate::hooks::cuMemcpyDtoD_v2_ptds as *const c_void)),
+    (485, Export(crate::hooks::cuMemcpyDtoH as *const c_void)),
+    (486, Export(crate::hooks::cuMemcpyDtoHAsync as *const c_void)),
+    (487, Export(crate::hooks::cuMemcpyDtoHAsync_v2 as *const c_void)),
+    (488, Export(crate::hooks::cuMemcpyDtoHAsync_v2_ptsz as *const c_void)),
+    (489, Export(crate::hooks::cuMemcpyDtoH_v2 as *const c_void)),
+    (490, Export(crate::hooks::cuMemcpyDtoH_v2_ptds as *const c_void)),
+    (491, Export(crate::hooks::cuMemcpyHtoA as *const c_void)),
+    (492, Export(crate::hooks::cuMemcpyHtoAAsync as *const c_void)),
+    (493, Export(crate::hooks::cuMemcpyHtoAAsync_v2 as *const c_void)),
+    (494, Export(crate::hooks::cuMemcpyHtoAAsync_v2_ptsz as *const c_void)),
+    (495, Export(crate::hooks::cuMemcpyHtoA_v2 as *const c_void)),
+    (496, Export(crate::hooks::cuMemcpyHtoA_v2_ptds as *const c_void)),
+    (497, Export(crate::hooks::cuMemcpyHtoD as *const c_void)),
+    (498, Export(crate::hooks::cuMemcpyHtoDAsync as *const c_void)),
+    (499, Export(crate::hooks::cuMemcpyHtoDAsync_v2 as *const c_void)),
+    (500, Export(crate::hooks::cuMemcpyHtoDAsync_v2_ptsz as *const c_void)),
+    (501, Export(crate::hooks::cuMemcpyHtoD_v2 as *const c_void)),
+    (502, Export(crate::hooks::cuMemcpyHtoD_v2_ptds as *const c_void)),
+    (503, Export(crate::hooks::cuMemcpyPeer as *const c_void)),
+    (504, Export(crate::hooks::cuMemcpyPeerAsync as *const c_void)),
+    (505, Export(crate::hooks::cuMemcpyPeerAsync_ptsz as *const c_void)),
+    (506, Export(crate::hooks::cuMemcpyPeer_ptds as *const c_void)),
+    (507, Export(crate::hooks::cuMemcpyWithAttributesAsync as *const c_void)),
+    (508, Export(crate::hooks::cuMemcpy_ptds as *const c_void)),
+    (509, Export(crate::hooks::cuMemsetD16 as *const c_void)),
+    (510, Export(crate::hooks::cuMemsetD16Async as *const c_void)),
+    (511, Export(crate::hooks::cuMemsetD16Async_ptsz as *const c_void)),
+    (512, Export(crate::hooks::cuMemsetD16_v2 as *const c_void)),
+    (513, Export(crate::hooks::cuMemsetD16_v2_ptds as *const c_void)),
+    (514, Export(crate::hooks::cuMemsetD2D16 as *const c_void)),
+    (515, Export(crate::hooks::cuMemsetD2D16Async as *const c_void)),
+    (516, Export(crate::hooks::cuMemsetD2D16Async_ptsz as *const c_void)),
+    (517, Export(crate::hooks::cuMemsetD2D16_v2 as *const c_void)),
+    (518, Export(crate::hooks::cuMemsetD2D16_v2_ptds as *const c_void)),
+    (519, Export(crate::hooks::cuMemsetD2D32 as *const c_void)),
+    (520, Export(crate::hooks::cuMemsetD2D32Async as *const c_void)),
+    (521, Export(crate::hooks::cuMemsetD2D32Async_ptsz as *const c_void)),
+    (522, Export(crate::hooks::cuMemsetD2D32_v2 as *const c_void)),
+    (523, Export(crate::hooks::cuMemsetD2D32_v2_ptds as *const c_void)),
+    (524, Export(crate::hooks::cuMemsetD2D8 as *const c_void)),
+    (525, Export(crate::hooks::cuMemsetD2D8Async as *const c_void)),
+    (526, Export(crate::hooks::cuMemsetD2D8Async_ptsz as *const c_void)),
+    (527, Export(crate::hooks::cuMemsetD2D8_v2 as *const c_void)),
+    (528, Export(crate::hooks::cuMemsetD2D8_v2_ptds as *const c_void)),
+    (529, Export(crate::hooks::cuMemsetD32 as *const c_void)),
+    (530, Export(crate::hooks::cuMemsetD32Async as *const c_void)),
+    (531, Export(crate::hooks::cuMemsetD32Async_ptsz as *const c_void)),
+    (532, Export(crate::hooks::cuMemsetD32_v2 as *const c_void)),
+    (533, Export(crate::hooks::cuMemsetD32_v2_ptds as *const c_void)),
+    (534, Export(crate::hooks::cuMemsetD8 as *const c_void)),
+    (535, Export(crate::hooks::cuMemsetD8Async as *const c_void)),
+    (536, Export(crate::hooks::cuMemsetD8Async_ptsz as *const c_void)),
+    (537, Export(crate::hooks::cuMemsetD8_v2 as *const c_void)),
+    (538, Export(crate::hooks::cuMemsetD8_v2_ptds as *const c_void)),
     (539, Export(crate::hooks::cuMipmappedArrayCreate as *const c_void)),
     (540, Export(crate::hooks::cuMipmappedArrayDestroy as *const c_void)),
     (552, Export(crate::hooks::cuModuleLoad as *const c_void)),
@@ -328,6 +560,10 @@ pub static REPLACED: [(u16, Export); 138] = [
 /// Base names of the calls that take memory: a variant of one of these that is not in the table is refused.
 #[rustfmt::skip]
 pub static GUARDED: &[&[u8]] = &[b"cuArray3DCreate", b"cuArrayCreate", b"cuMemAlloc", b"cuMemAllocAsync", b"cuMemAllocFromPoolAsync", b"cuMemAllocManaged", b"cuMemAllocPitch", b"cuMemAlloc", b"cuMemCreate", b"cuMipmappedArrayCreate"];
+
+/// Parts of the names of kernels that belong to collective operations.
+#[rustfmt::skip]
+pub static COLLECTIVES: &[&[u8]] = &[b"all_reduce_kernel", b"allreduce_fusion_kernel", b"cross_device_reduce", b"deep_ep", b"mscclKernel", b"mscclpp", b"ncclDevKernel", b"ncclKernel", b"ncclSym", b"nvshmem", b"oneShotAllReduceKernel", b"twoShotAllReduceKernel"];
 
 /// Address of an export.
 #[repr(transparent)]
@@ -619,10 +855,6 @@ pass!(cuMemAddressFree, 357);
 pass!(cuMemAddressReserve, 358);
 pass!(cuMemAdvise, 359);
 pass!(cuMemAdvise_v2, 360);
-pass!(cuMemBatchDecompressAsync, 372);
-pass!(cuMemBatchDecompressAsync_ptsz, 373);
-pass!(cuMemDiscardAndPrefetchBatchAsync, 375);
-pass!(cuMemDiscardAndPrefetchBatchAsync_ptsz, 376);
 pass!(cuMemDiscardBatchAsync, 377);
 pass!(cuMemDiscardBatchAsync_ptsz, 378);
 pass!(cuMemGetAccess, 385);
@@ -649,121 +881,9 @@ pass!(cuMemPoolImportFromShareableHandle, 415);
 pass!(cuMemPoolImportPointer, 416);
 pass!(cuMemPoolSetAccess, 417);
 pass!(cuMemPoolSetAttribute, 418);
-pass!(cuMemPrefetchAsync, 420);
-pass!(cuMemPrefetchAsync_ptsz, 421);
-pass!(cuMemPrefetchAsync_v2, 422);
-pass!(cuMemPrefetchAsync_v2_ptsz, 423);
-pass!(cuMemPrefetchBatchAsync, 424);
-pass!(cuMemPrefetchBatchAsync_ptsz, 425);
 pass!(cuMemRangeGetAttribute, 426);
 pass!(cuMemRangeGetAttributes, 427);
 pass!(cuMemSetAccess, 430);
-pass!(cuMemcpy, 433);
-pass!(cuMemcpy2D, 434);
-pass!(cuMemcpy2DAsync, 435);
-pass!(cuMemcpy2DAsync_v2, 436);
-pass!(cuMemcpy2DAsync_v2_ptsz, 437);
-pass!(cuMemcpy2DUnaligned, 438);
-pass!(cuMemcpy2DUnaligned_v2, 439);
-pass!(cuMemcpy2DUnaligned_v2_ptds, 440);
-pass!(cuMemcpy2D_v2, 441);
-pass!(cuMemcpy2D_v2_ptds, 442);
-pass!(cuMemcpy3D, 443);
-pass!(cuMemcpy3DAsync, 444);
-pass!(cuMemcpy3DAsync_v2, 445);
-pass!(cuMemcpy3DAsync_v2_ptsz, 446);
-pass!(cuMemcpy3DBatchAsync, 447);
-pass!(cuMemcpy3DBatchAsync_ptsz, 448);
-pass!(cuMemcpy3DBatchAsync_v2, 449);
-pass!(cuMemcpy3DBatchAsync_v2_ptsz, 450);
-pass!(cuMemcpy3DPeer, 451);
-pass!(cuMemcpy3DPeerAsync, 452);
-pass!(cuMemcpy3DPeerAsync_ptsz, 453);
-pass!(cuMemcpy3DPeer_ptds, 454);
-pass!(cuMemcpy3DWithAttributesAsync, 455);
-pass!(cuMemcpy3D_v2, 456);
-pass!(cuMemcpy3D_v2_ptds, 457);
-pass!(cuMemcpyAsync, 458);
-pass!(cuMemcpyAsync_ptsz, 459);
-pass!(cuMemcpyAtoA, 460);
-pass!(cuMemcpyAtoA_v2, 461);
-pass!(cuMemcpyAtoA_v2_ptds, 462);
-pass!(cuMemcpyAtoD, 463);
-pass!(cuMemcpyAtoD_v2, 464);
-pass!(cuMemcpyAtoD_v2_ptds, 465);
-pass!(cuMemcpyAtoH, 466);
-pass!(cuMemcpyAtoHAsync, 467);
-pass!(cuMemcpyAtoHAsync_v2, 468);
-pass!(cuMemcpyAtoHAsync_v2_ptsz, 469);
-pass!(cuMemcpyAtoH_v2, 470);
-pass!(cuMemcpyAtoH_v2_ptds, 471);
-pass!(cuMemcpyBatchAsync, 472);
-pass!(cuMemcpyBatchAsync_ptsz, 473);
-pass!(cuMemcpyBatchAsync_v2, 474);
-pass!(cuMemcpyBatchAsync_v2_ptsz, 475);
-pass!(cuMemcpyDtoA, 476);
-pass!(cuMemcpyDtoA_v2, 477);
-pass!(cuMemcpyDtoA_v2_ptds, 478);
-pass!(cuMemcpyDtoD, 479);
-pass!(cuMemcpyDtoDAsync, 480);
-pass!(cuMemcpyDtoDAsync_v2, 481);
-pass!(cuMemcpyDtoDAsync_v2_ptsz, 482);
-pass!(cuMemcpyDtoD_v2, 483);
-pass!(cuMemcpyDtoD_v2_ptds, 484);
-pass!(cuMemcpyDtoH, 485);
-pass!(cuMemcpyDtoHAsync, 486);
-pass!(cuMemcpyDtoHAsync_v2, 487);
-pass!(cuMemcpyDtoHAsync_v2_ptsz, 488);
-pass!(cuMemcpyDtoH_v2, 489);
-pass!(cuMemcpyDtoH_v2_ptds, 490);
-pass!(cuMemcpyHtoA, 491);
-pass!(cuMemcpyHtoAAsync, 492);
-pass!(cuMemcpyHtoAAsync_v2, 493);
-pass!(cuMemcpyHtoAAsync_v2_ptsz, 494);
-pass!(cuMemcpyHtoA_v2, 495);
-pass!(cuMemcpyHtoA_v2_ptds, 496);
-pass!(cuMemcpyHtoD, 497);
-pass!(cuMemcpyHtoDAsync, 498);
-pass!(cuMemcpyHtoDAsync_v2, 499);
-pass!(cuMemcpyHtoDAsync_v2_ptsz, 500);
-pass!(cuMemcpyHtoD_v2, 501);
-pass!(cuMemcpyHtoD_v2_ptds, 502);
-pass!(cuMemcpyPeer, 503);
-pass!(cuMemcpyPeerAsync, 504);
-pass!(cuMemcpyPeerAsync_ptsz, 505);
-pass!(cuMemcpyPeer_ptds, 506);
-pass!(cuMemcpyWithAttributesAsync, 507);
-pass!(cuMemcpy_ptds, 508);
-pass!(cuMemsetD16, 509);
-pass!(cuMemsetD16Async, 510);
-pass!(cuMemsetD16Async_ptsz, 511);
-pass!(cuMemsetD16_v2, 512);
-pass!(cuMemsetD16_v2_ptds, 513);
-pass!(cuMemsetD2D16, 514);
-pass!(cuMemsetD2D16Async, 515);
-pass!(cuMemsetD2D16Async_ptsz, 516);
-pass!(cuMemsetD2D16_v2, 517);
-pass!(cuMemsetD2D16_v2_ptds, 518);
-pass!(cuMemsetD2D32, 519);
-pass!(cuMemsetD2D32Async, 520);
-pass!(cuMemsetD2D32Async_ptsz, 521);
-pass!(cuMemsetD2D32_v2, 522);
-pass!(cuMemsetD2D32_v2_ptds, 523);
-pass!(cuMemsetD2D8, 524);
-pass!(cuMemsetD2D8Async, 525);
-pass!(cuMemsetD2D8Async_ptsz, 526);
-pass!(cuMemsetD2D8_v2, 527);
-pass!(cuMemsetD2D8_v2_ptds, 528);
-pass!(cuMemsetD32, 529);
-pass!(cuMemsetD32Async, 530);
-pass!(cuMemsetD32Async_ptsz, 531);
-pass!(cuMemsetD32_v2, 532);
-pass!(cuMemsetD32_v2_ptds, 533);
-pass!(cuMemsetD8, 534);
-pass!(cuMemsetD8Async, 535);
-pass!(cuMemsetD8Async_ptsz, 536);
-pass!(cuMemsetD8_v2, 537);
-pass!(cuMemsetD8_v2_ptds, 538);
 pass!(cuMipmappedArrayGetLevel, 541);
 pass!(cuMipmappedArrayGetMemoryRequirements, 542);
 pass!(cuMipmappedArrayGetSparseProperties, 543);

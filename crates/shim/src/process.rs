@@ -97,6 +97,8 @@ pub struct Process {
     pub exports: AtomicU32,
     /// A kernel that needs more local memory than every thread has was seen.
     pub local_memory: AtomicU32,
+    /// A kernel of a collective operation was seen.
+    pub collectives: AtomicU32,
     /// Contexts that exist, or are being made.
     contexts: AtomicU32,
     /// Explicit contexts that exist.
@@ -301,6 +303,7 @@ impl Process {
             wire::status::FULL => b"the slice has as many GPU processes as it can have (128)",
             wire::status::DENIED => b"this user does not own the slice",
             wire::status::GONE => b"the slice has been deleted",
+            wire::status::NO_SERVER => b"the slice's MPS server can't be had (`cleave events` says why)",
             wire::status::NO_ROOM => b"the daemon has no room for this process's account (its run directory is full)",
             _ => b"the daemon refused this process",
         };

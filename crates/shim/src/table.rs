@@ -34,6 +34,8 @@ pub enum Space {
     Exported = 12,
     /// Address of a mapping that is being taken away; as [`Space::Mapping`].
     Unmapping = 14,
+    /// Executable graph with a part of a collective operation.
+    Collective = 15,
     /// Context; `a` = bytes charged for it, `b` = local memory per thread charged in it, 0 = the driver's default.
     Context = 13,
 }
@@ -285,6 +287,7 @@ fn space(key: u64) -> Option<Space> {
         12 => Space::Exported,
         13 => Space::Context,
         14 => Space::Unmapping,
+        15 => Space::Collective,
         _ => return None,
     })
 }

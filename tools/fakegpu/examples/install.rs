@@ -1,14 +1,15 @@
 //! Installs a simulated driver: `cargo run -p fakegpu --example install DIR SPEC [real|virtual]`, then
-//! `LD_LIBRARY_PATH=DIR program`. Uses the library that lies beside this example's build.
-use std::path::{Path, PathBuf};
+//! `LD_LIBRARY_PATH=DIR program`. Uses what lies beside this example's build.
+use std::path::Path;
 use std::process::ExitCode;
 
 use fakegpu::{Inventory, Pace};
 
-/// The cdylib: cargo puts it one folder above the examples.
-fn library() -> Option<PathBuf> {
-    let path = std::env::current_exe().ok()?.parent()?.parent()?.join("libfakegpu.so");
-    path.exists().then_some(path)
+/// One of the files that cargo puts one folder above the examples.
+fn built(name: &str) -> Result<Vec<u8>, String> {
+    let exe = std::env::current_exe().map_err(|error| error.to_string())?;
+    let path = exe.ancestors().nth(2).unwrap_or(Path::new("/")).join(name);
+    std::fs::read(&path).map_err(|error| format!("{}: {error}; cargo build -p fakegpu makes it", path.display()))
 }
 
 fn run() -> Result<String, String> {
@@ -19,11 +20,10 @@ fn run() -> Result<String, String> {
         [dir, spec, pace] if pace == "virtual" => (dir, spec, Pace::Virtual),
         _ => return Err("usage: install DIR SPEC [real|virtual]".into()),
     };
-    let library = library().ok_or("libfakegpu.so is not built: cargo build -p fakegpu")?;
-    let bytes = std::fs::read(&library).map_err(|error| format!("{}: {error}", library.display()))?;
+    let (library, control) = (built("libfakegpu.so")?, built(fakegpu::mps::CONTROL)?);
     let mut inventory = Inventory::parse(spec).map_err(|error| error.to_string())?;
     inventory.pace = pace;
-    fakegpu::install_inventory(Path::new(dir), &inventory, &bytes).map_err(|error| error.to_string())?;
+    fakegpu::install_inventory(Path::new(dir), &inventory, &library, &control).map_err(|error| error.to_string())?;
     Ok(format!("LD_LIBRARY_PATH={dir}"))
 }
 

@@ -1,9 +1,12 @@
 //! The virtual clock of one device: pure arithmetic over a plain struct that lives in shared memory.
 //!
-//! A device executes one piece of work at a time, first come, first served, whichever process it comes from. Work has
-//! a time at which it may start (its stream reached it) and a duration; [`Clock::submit`] gives it its place. Nothing
+//! A device executes work first come, first served, whichever process it comes from, and one piece at a time; those of
+//! clients of one MPS server run side by side as far as their parts of the device fit in the whole. Work has a time at
+//! which it may start (its stream reached it) and a duration; [`Clock::submit`] gives it its place. Nothing
 //! here reads a real clock: the caller says what time it is. Where time is real, [`crate::slices`] takes the place of
 //! the queue.
+
+use crate::slices::WHOLE;
 
 /// Nanoseconds on a device's clock.
 pub type Nanos = u64;
@@ -24,14 +27,27 @@ pub struct Span {
     pub end: Nanos,
 }
 
+/// Most pieces of work that are kept apart.
+const PIECES: usize = 32;
+
+/// Work that was placed without a gap: how much of the device it uses from when to when, and the number of its MPS server.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+struct Piece {
+    start: Nanos,
+    end: Nanos,
+    part: u32,
+    server: u32,
+}
+
 /// The clock of one device. All zero is a valid new clock.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Clock {
     /// What time it is, where time is virtual.
     now: Nanos,
-    /// When the work that has been submitted so far is done.
-    busy_until: Nanos,
+    /// The work that was submitted and may not be done.
+    pieces: [Piece; PIECES],
 }
 
 impl Clock {
@@ -46,12 +62,44 @@ impl Clock {
         self.now = self.now.max(to);
     }
 
-    /// Places work that may start at `ready` and takes `duration` behind everything submitted before.
-    pub fn submit(&mut self, ready: Nanos, duration: Nanos) -> Span {
-        let start = ready.max(self.now).max(self.busy_until);
-        let end = start.saturating_add(duration);
-        self.busy_until = end;
-        Span { start, end }
+    /// Places work that may start at `ready` and takes `duration`. Without a `server` (0) it comes behind everything
+    /// submitted before; with one, where what was submitted before leaves it its `part` of the device (in hundredths of a
+    /// percent) for all of its time and is of the same server.
+    pub fn submit(&mut self, ready: Nanos, duration: Nanos, server: u32, part: u32) -> Span {
+        let all = self.pieces.iter().map(|piece| piece.end).max().unwrap_or(0);
+        let mut start = ready.max(self.now);
+        if server == 0 {
+            start = start.max(all);
+        }
+        while let Some(later) = self.taken(start, duration, server, part) {
+            start = later;
+        }
+        let fits = |piece: &Piece| piece.end == start && (piece.server, piece.part) == (server, part);
+        let now = self.now;
+        if let Some(before) = self.pieces.iter_mut().find(|piece| fits(piece)) {
+            before.end = start.saturating_add(duration);
+        } else if let Some(free) = self.pieces.iter_mut().find(|piece| piece.end <= now) {
+            *free = Piece { start, end: start.saturating_add(duration), part, server };
+        } else {
+            // More than are kept apart: behind all of them, which count as one.
+            start = start.max(all);
+            self.pieces = [Piece::default(); PIECES];
+            self.pieces[0] = Piece { start: now, end: start, part: WHOLE, server: 0 };
+            self.pieces[1] = Piece { start, end: start.saturating_add(duration), part, server };
+        }
+        Span { start, end: start.saturating_add(duration) }
+    }
+
+    /// When to try again, where work of this time and part does not fit.
+    fn taken(&self, start: Nanos, duration: Nanos, server: u32, part: u32) -> Option<Nanos> {
+        let end = start.saturating_add(duration.max(1));
+        let beside = || self.pieces.iter().filter(|piece| piece.start < end && piece.end > start);
+        let taken = |at: Nanos| -> u32 {
+            let then = beside().filter(|piece| piece.start <= at && at < piece.end);
+            then.map(|piece| if piece.server == server { piece.part } else { WHOLE }).sum()
+        };
+        let most = beside().map(|piece| taken(piece.start.max(start))).max()?;
+        (most + part > WHOLE).then(|| beside().map(|piece| piece.end).min()).flatten()
     }
 }
 
@@ -133,14 +181,61 @@ fn overlap([a, b]: [Nanos; 2], [c, d]: [Nanos; 2]) -> Nanos {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
     fn work_queues_behind_all_earlier_work_of_the_device() {
         let mut clock = Clock::default();
-        assert_eq!(clock.submit(0, 100), Span { start: 0, end: 100 });
-        assert_eq!(clock.submit(0, 50), Span { start: 100, end: 150 });
-        assert_eq!(clock.submit(400, 50), Span { start: 400, end: 450 });
+        assert_eq!(clock.submit(0, 100, 0, WHOLE), Span { start: 0, end: 100 });
+        assert_eq!(clock.submit(0, 50, 0, WHOLE), Span { start: 100, end: 150 });
+        assert_eq!(clock.submit(400, 50, 0, WHOLE), Span { start: 400, end: 450 });
+    }
+
+    #[test]
+    fn clients_of_a_server_run_side_by_side_as_they_fit_and_others_do_not() {
+        let mut clock = Clock::default();
+        let mut start = |duration, server, part| clock.submit(0, duration, server, part).start;
+        assert_eq!([start(100, 1, 5_000), start(40, 1, 3_000), start(10, 1, 2_000)], [0, 0, 0]);
+        assert_eq!(start(10, 1, 2_500), 40, "as soon as there is room");
+        assert_eq!(start(5, 1, 2_000), 10, "it fits before");
+        assert_eq!(start(95, 1, 2_000), 15, "for all of its time");
+        assert_eq!(start(7, 2, 1_000), 110, "another server's");
+        assert_eq!(start(1, 0, WHOLE), 117, "without a server");
+        assert_eq!(start(7, 1, 1_000), 50, "long before them");
+        let mut last = 0;
+        for round in 0..2 * PIECES as u64 {
+            last = clock.submit(1_000 * round, 10, 3, 1).start;
+        }
+        assert!(last >= 1_000 * (2 * PIECES as u64 - 1), "more than are kept apart");
+    }
+
+    proptest! {
+        /// Of every moment: what runs then is of one server and fits in the device; nothing runs before it may.
+        #[test]
+        fn what_runs_at_once_fits(
+            list in prop::collection::vec((0..50_u64, 1..40_u64, 0..3_u32, 1..=WHOLE), 1..80),
+            later in 0..60_u64,
+        ) {
+            let mut clock = Clock::default();
+            let mut placed = Vec::new();
+            for (index, (ready, duration, server, part)) in list.into_iter().enumerate() {
+                if index % 7 == 6 {
+                    clock.advance(later * index as u64);
+                }
+                let part = if server == 0 { WHOLE } else { part };
+                let now = clock.now(0);
+                let span = clock.submit(ready, duration, server, part);
+                prop_assert!(span.start >= ready.max(now) && span.end == span.start + duration);
+                placed.push((span, server, part));
+            }
+            for (at, server, _) in &placed {
+                let then = || placed.iter().filter(|(span, ..)| span.start <= at.start && at.start < span.end);
+                prop_assert!(then().all(|(_, other, _)| other == server));
+                prop_assert!(then().map(|(.., part)| part).sum::<u32>() <= WHOLE);
+            }
+        }
     }
 
     #[test]
@@ -150,7 +245,7 @@ mod tests {
         clock.advance(10);
         assert_eq!(clock.now(500), 1000);
         assert_eq!(clock.now(1500), 1500);
-        assert_eq!(clock.submit(0, 1).start, 1500);
+        assert_eq!(clock.submit(0, 1, 0, WHOLE).start, 1500);
     }
 
     #[test]

@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use crate::model::{Inventory, SpecError};
+use crate::mps::CONTROL;
 
 /// The file with the inventory.
 pub const INVENTORY: &str = "sim.toml";
@@ -35,14 +36,14 @@ pub enum Error {
     },
 }
 
-/// Makes `dir` a driver's directory: the library under all the driver's names, the inventory that `spec` describes,
+/// Makes `dir` a driver's directory: the library under all the driver's names, the MPS control, the inventory that `spec` describes,
 /// and fresh shared state. What is there already is replaced; programs that run on it keep the old state.
-pub fn install(dir: &Path, spec: &str, library: &[u8]) -> Result<(), Error> {
-    install_inventory(dir, &Inventory::parse(spec)?, library)
+pub fn install(dir: &Path, spec: &str, library: &[u8], control: &[u8]) -> Result<(), Error> {
+    install_inventory(dir, &Inventory::parse(spec)?, library, control)
 }
 
 /// The same for an inventory that was made or changed by the caller.
-pub fn install_inventory(dir: &Path, inventory: &Inventory, library: &[u8]) -> Result<(), Error> {
+pub fn install_inventory(dir: &Path, inventory: &Inventory, library: &[u8], control: &[u8]) -> Result<(), Error> {
     let at = |name: &str| dir.join(name);
     let file = |path: &Path, result: io::Result<()>| result.map_err(|source| Error::File { path: path.into(), source });
     file(dir, fs::create_dir_all(dir))?;
@@ -53,6 +54,8 @@ pub fn install_inventory(dir: &Path, inventory: &Inventory, library: &[u8]) -> R
         file(&at(name), fs::rename(&temporary, at(name)))
     };
     replace(LIBRARY, library)?;
+    replace(CONTROL, control)?;
+    file(&at(CONTROL), fs::set_permissions(at(CONTROL), fs::Permissions::from_mode(0o755)))?;
     replace(INVENTORY, toml::to_string(inventory)?.as_bytes())?;
     replace(STATE, &[])?;
     replace(OWNERS, &[])?;

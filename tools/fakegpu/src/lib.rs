@@ -12,6 +12,7 @@
 //! | [`alloc`] | the driver's allocation rules, as pure arithmetic |
 //! | [`clock`] | the virtual clock of a device, as pure arithmetic |
 //! | [`slices`] | how contexts share a device's time, as pure arithmetic |
+//! | [`mps`] | the MPS control and server, and how a process becomes a client |
 //! | [`shared`] | what the processes share |
 //! | [`driver`] | `cu*` |
 //! | [`nvml`] | `nvml*` |
@@ -26,6 +27,7 @@ pub mod clock;
 pub mod driver;
 pub mod install;
 pub mod model;
+pub mod mps;
 pub mod nvml;
 pub mod shared;
 pub mod slices;
@@ -33,6 +35,12 @@ pub mod slices;
 mod map;
 mod place;
 mod stub;
+
+/// How long a device of the installation in `dir` worked for each living process that uses it, by pid: nanoseconds of the
+/// device's own clock. `None` where there is no installation.
+pub fn delivered(dir: &std::path::Path, device: usize) -> Option<Vec<(u32, clock::Nanos)>> {
+    Some(place::open_at(dir)?.1.lock().delivered(device))
+}
 
 pub use install::{Error, install, install_inventory};
 pub use model::{Inventory, MigProfile, Model, Pace, SpecError, models};

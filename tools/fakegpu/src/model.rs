@@ -181,8 +181,12 @@ pub fn models() -> Vec<Model> {
 }
 
 impl Inventory {
-    /// Understands `H100`, `8xH100`, `2xT4+L40S`, or the path of a `.toml` file that holds one model or an inventory.
+    /// Understands `H100`, `8xH100`, `2xT4+L40S`, or the path of a `.toml` file that holds one model or an inventory;
+    /// with `@real` behind it, time passes as the machine's does.
     pub fn parse(spec: &str) -> Result<Inventory, SpecError> {
+        if let Some(spec) = spec.strip_suffix("@real") {
+            return Ok(Inventory { pace: Pace::Real, ..Inventory::parse(spec)? });
+        }
         if spec.ends_with(".toml") {
             return Inventory::read(Path::new(spec));
         }
@@ -274,6 +278,31 @@ impl Inventory {
     }
 }
 
+/// The devices that `CUDA_VISIBLE_DEVICES` selects: indices or beginnings of UUIDs, up to the first that names none.
+pub(crate) fn visible(inventory: &Inventory, setting: Option<&str>) -> Vec<usize> {
+    let count = inventory.devices.len();
+    let Some(setting) = setting else { return (0..count).collect() };
+    let mut devices = Vec::new();
+    for name in setting.split(',').map(str::trim) {
+        let named = |device: &usize| name.len() > 4 && inventory.uuid_text(*device).starts_with(name);
+        let device = match name.parse() {
+            Ok(index) => Some(index).filter(|index: &usize| *index < count),
+            Err(_) => {
+                let mut matches = (0..count).filter(named);
+                // A beginning that fits two names neither.
+                matches.next().filter(|_| matches.next().is_none())
+            }
+        };
+        match device {
+            Some(device) if !devices.contains(&device) => devices.push(device),
+            // The driver shows nothing at all where a device is named twice.
+            Some(_) => return Vec::new(),
+            None => break,
+        }
+    }
+    devices
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -293,6 +322,13 @@ mod tests {
         };
         assert_eq!(names("H100"), ["H100"]);
         assert_eq!(names("2xT4+l40s"), ["T4", "T4", "L40S"]);
+    }
+
+    #[test]
+    fn a_spec_may_ask_for_time_that_passes() {
+        let inventory = Inventory::parse("2xT4@real").expect("spec");
+        assert_eq!((inventory.devices.len(), inventory.pace), (2, Pace::Real));
+        assert_eq!(Inventory::parse("2xT4").expect("spec").pace, Pace::Virtual);
     }
 
     #[test]
@@ -316,5 +352,20 @@ mod tests {
         let all: std::collections::BTreeSet<String> = (0..8).map(|i| inventory.uuid_text(i)).collect();
         assert_eq!(all.len(), 8);
         assert_eq!(inventory.uuid_text(0).len(), 40);
+    }
+
+    #[test]
+    fn cuda_visible_devices_selects_and_orders() {
+        let inventory = Inventory::parse("4xH100").expect("spec");
+        let seen = |setting: &str| visible(&inventory, Some(setting));
+        assert_eq!(visible(&inventory, None), [0, 1, 2, 3]);
+        assert_eq!(seen("3, 1"), [3, 1]);
+        assert_eq!(seen("2,-1,0"), [2]);
+        assert_eq!(seen(""), [0; 0]);
+        assert_eq!(seen("1,1"), [0; 0]);
+        assert_eq!(seen("7"), [0; 0]);
+        assert_eq!(seen(&inventory.uuid_text(2)), [2]);
+        assert_eq!(seen(&inventory.uuid_text(2)[..10]), [2]);
+        assert_eq!(seen("GPU-"), [0; 0]);
     }
 }

@@ -197,15 +197,16 @@ impl Device {
         }
     }
 
-    fn processes(&self) -> Vec<nvmlProcessInfo_t> {
+    fn processes(&self, clients_only: bool) -> Vec<nvmlProcessInfo_t> {
         let mut shared = self.nvml.shared.lock();
         shared.collect();
         shared
             .users(self.index)
             .into_iter()
-            .map(|(pid, usage)| nvmlProcessInfo_t {
-                pid,
-                used_gpu_memory: usage.visible,
+            .filter(|user| !clients_only || user.usage.client != 0)
+            .map(|user| nvmlProcessInfo_t {
+                pid: user.pid,
+                used_gpu_memory: user.usage.visible,
                 gpu_instance_id: u32::MAX,
                 compute_instance_id: u32::MAX,
             })
@@ -455,10 +456,10 @@ nvml! {
         write(memory, [total, total - MIB, MIB])
     }
     fn nvmlDeviceGetComputeRunningProcesses_v2 | nvmlDeviceGetComputeRunningProcesses_v3(device: nvmlDevice_t, count: *mut c_uint, to: *mut nvmlProcessInfo_t) {
-        list(Device::of(device)?.processes(), count, to)
+        list(Device::of(device)?.processes(false), count, to)
     }
     fn nvmlDeviceGetComputeRunningProcesses(device: nvmlDevice_t, count: *mut c_uint, to: *mut nvmlProcessInfo_v1_t) {
-        let processes = Device::of(device)?.processes();
+        let processes = Device::of(device)?.processes(false);
         let first = processes.iter().map(|p| nvmlProcessInfo_v1_t { pid: p.pid, used_gpu_memory: p.used_gpu_memory });
         list(first.collect(), count, to)
     }
@@ -467,8 +468,7 @@ nvml! {
         list(Vec::new(), count, to)
     }
     fn nvmlDeviceGetMPSComputeRunningProcesses | nvmlDeviceGetMPSComputeRunningProcesses_v2 | nvmlDeviceGetMPSComputeRunningProcesses_v3(device: nvmlDevice_t, count: *mut c_uint, to: *mut nvmlProcessInfo_t) {
-        Device::of(device)?;
-        list(Vec::new(), count, to)
+        list(Device::of(device)?.processes(true), count, to)
     }
     fn nvmlDeviceGetUtilizationRates(device: nvmlDevice_t, to: *mut nvmlUtilization_t) {
         let gpu = Device::of(device)?.utilisation();
@@ -483,9 +483,9 @@ nvml! {
         let samples: Vec<_> = shared
             .users(device.index)
             .into_iter()
-            .filter(|(_, usage)| usage.meter.total() > 0 && time_stamp > last_seen)
-            .map(|(pid, usage)| {
-                let sm_util = usage.meter.percent(now);
+            .filter(|user| user.usage.meter.total() > 0 && time_stamp > last_seen)
+            .map(|user| {
+                let (pid, sm_util) = (user.pid, user.usage.meter.percent(now));
                 nvmlProcessUtilizationSample_t { pid, time_stamp, sm_util, mem_util: sm_util / 4, enc_util: 0, dec_util: 0 }
             })
             .collect();

@@ -4,7 +4,8 @@
 use std::ffi::{CStr, OsStr, c_void};
 use std::fs::{File, OpenOptions};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use crate::install::{INVENTORY, OWNERS, STATE};
@@ -34,18 +35,26 @@ fn directory() -> Option<PathBuf> {
 
 /// The file in which this library's process owns its record: opened once and never closed, or the kernel would take the
 /// process for gone.
-static OWNERS_FILE: Mutex<Option<&'static File>> = Mutex::new(None);
+/// By its number in the file system.
+static OWNERS_FILES: Mutex<Vec<(u64, &'static File)>> = Mutex::new(Vec::new());
 
 /// The inventory and the shared state of the installation that this library belongs to.
 pub fn open() -> Option<(Inventory, Shared)> {
-    let dir = directory()?;
+    open_at(&directory()?)
+}
+
+/// The same of the installation in a folder.
+pub fn open_at(dir: &Path) -> Option<(Inventory, Shared)> {
     let inventory = Inventory::read(&dir.join(INVENTORY)).ok()?;
-    let mut owners = OWNERS_FILE.lock().unwrap_or_else(PoisonError::into_inner);
-    let owners = match *owners {
-        Some(file) => file,
+    let mut files = OWNERS_FILES.lock().unwrap_or_else(PoisonError::into_inner);
+    let number = std::fs::metadata(dir.join(OWNERS)).ok()?.ino();
+    let owners = match files.iter().find(|(known, _)| *known == number) {
+        Some((_, file)) => file,
         None => {
             let file = OpenOptions::new().read(true).write(true).open(dir.join(OWNERS)).ok()?;
-            *owners.insert(Box::leak(Box::new(file)))
+            let file: &'static File = Box::leak(Box::new(file));
+            files.push((number, file));
+            file
         }
     };
     let shared = Shared::open(&dir.join(STATE), owners, inventory.pace == Pace::Real).ok()?;

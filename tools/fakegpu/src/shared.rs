@@ -13,7 +13,9 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crate::clock::{Clock, Meter, Nanos, Span};
 use crate::model::MAX_DEVICES;
@@ -25,10 +27,27 @@ const MAX_PROCESSES: usize = 256;
 const MEMORY: &str = "memory.";
 /// Where time is real, the work of a process that died goes on for so long at most.
 const COLLECT: Nanos = 5_000_000;
-const MAGIC: u64 = 0x636c_6561_7665_0003;
+const MAGIC: u64 = 0x636c_6561_7665_0004;
 
 /// Size of the state file.
-pub const STATE_BYTES: usize = std::mem::size_of::<Layout>();
+pub const STATE_BYTES: usize = WORDS_AT + std::mem::size_of::<Words>();
+/// Where the words are in it.
+const WORDS_AT: usize = std::mem::size_of::<Layout>().next_multiple_of(4096);
+
+/// What a client gets after its MPS server is gone: `CUDA_ERROR_MPS_RPC_FAILURE`.
+pub const SERVER_GONE: u32 = 806;
+
+/// How a process stands with checkpoints.
+pub mod standing {
+    /// It works.
+    pub const RUNNING: u32 = 0;
+    /// Its calls wait, and its work is done.
+    pub const LOCKED: u32 = 1;
+    /// Its memory is not on the device.
+    pub const AWAY: u32 = 2;
+    /// Somebody wants it locked; new calls wait already.
+    pub const LOCKING: u32 = 4;
+}
 
 /// What one process has on one device.
 #[repr(C)]
@@ -40,7 +59,8 @@ pub struct Usage {
     pub visible: u64,
     /// Contexts.
     pub contexts: u32,
-    reserved: u32,
+    /// Whether it is a client of an MPS server.
+    pub client: u32,
     /// When it kept the device busy.
     pub meter: Meter,
 }
@@ -49,8 +69,35 @@ pub struct Usage {
 struct Process {
     /// Whether somebody attached here and was not found dead since.
     taken: u32,
-    reserved: u32,
+    /// Whether it is an MPS server, and whether that has a fault to get over.
+    server: u32,
+    faulted: u32,
+    /// One more than the record of its MPS server; 0 where it has none.
+    of: u32,
+    /// What it has on the devices, and what it had there while it is away.
     devices: [Usage; MAX_DEVICES],
+    away: [[u64; 3]; MAX_DEVICES],
+}
+
+/// What processes tell each other without the lock, by record.
+#[repr(C)]
+struct Words {
+    /// See [`standing`].
+    standing: [AtomicU32; MAX_PROCESSES],
+    /// Milliseconds that whoever wants the process locked has patience for; 0 for ever.
+    patience: [AtomicU32; MAX_PROCESSES],
+    /// The thread that locks the process.
+    keeper: [AtomicU32; MAX_PROCESSES],
+    /// The error that ended the process's use of the devices; 0 while nothing did.
+    fate: [AtomicU32; MAX_PROCESSES],
+}
+
+/// A process that uses a device.
+pub struct User {
+    /// Its pid, as this process sees it.
+    pub pid: u32,
+    /// What it has there.
+    pub usage: Usage,
 }
 
 #[repr(C)]
@@ -75,12 +122,14 @@ pub struct Shared {
     /// Where the files are.
     dir: PathBuf,
     map: NonNull<Layout>,
+    words: NonNull<Words>,
     /// Keeps this process's threads apart; `flock` does not.
     threads: Mutex<()>,
     real: bool,
 }
 
-// SAFETY: the mapping is only touched between `lock` and the drop of what it returns, by one thread at a time.
+// SAFETY: the mapping is only touched between `lock` and the drop of what it returns, by one thread at a time, but for
+// the words, which are atomic.
 unsafe impl Send for Shared {}
 // SAFETY: as above.
 unsafe impl Sync for Shared {}
@@ -151,9 +200,71 @@ impl Shared {
         if map == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        let map = NonNull::new(map.cast()).ok_or_else(|| io::Error::other("mapped at address 0"))?;
+        let map: NonNull<Layout> = NonNull::new(map.cast()).ok_or_else(|| io::Error::other("mapped at address 0"))?;
+        // SAFETY: lies in the mapping, whose size counts it in.
+        let words = unsafe { map.byte_add(WORDS_AT) }.cast();
         let dir = path.parent().map(PathBuf::from).unwrap_or_default();
-        Ok(Shared { file, owners, dir, map, threads: Mutex::new(()), real })
+        Ok(Shared { file, owners, dir, map, words, threads: Mutex::new(()), real })
+    }
+
+    fn words(&self) -> &Words {
+        // SAFETY: the mapping lives as long as `self`, holds only atomics there, and no other reference covers that part.
+        unsafe { self.words.as_ref() }
+    }
+
+    /// How a process stands with checkpoints: see [`standing`].
+    pub fn standing(&self, slot: usize) -> u32 {
+        self.words().standing[slot].load(Ordering::SeqCst)
+    }
+
+    /// Changes that from `old` to `new` and wakes who waits for it; false where it was something else.
+    pub fn change(&self, slot: usize, old: u32, new: u32) -> bool {
+        let word = &self.words().standing[slot];
+        let changed = word.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst).is_ok();
+        if changed {
+            // SAFETY: wakes those who wait at a word that lives as long as the mapping.
+            unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, i32::MAX) };
+        }
+        changed
+    }
+
+    /// Sleeps while a process stands as it does, for a time at most.
+    pub fn wait_changed(&self, slot: usize, old: u32, most: Duration) {
+        let time = libc::timespec { tv_sec: most.as_secs() as _, tv_nsec: most.subsec_nanos() as _ };
+        let word = self.words().standing[slot].as_ptr();
+        // SAFETY: waits at a word that lives as long as the mapping, with a time that lives through the call.
+        unsafe { libc::syscall(libc::SYS_futex, word, libc::FUTEX_WAIT, old, &raw const time) };
+    }
+
+    /// Milliseconds that a process may take to be locked; 0 for as long as it takes.
+    pub fn patience(&self, slot: usize) -> &AtomicU32 {
+        &self.words().patience[slot]
+    }
+
+    /// The thread of a process that locks it.
+    pub fn keeper(&self, slot: usize) -> &AtomicU32 {
+        &self.words().keeper[slot]
+    }
+
+    /// The error that every use of a device by a process ends with, if there is one.
+    pub fn fate(&self, slot: usize) -> Option<u32> {
+        Some(self.words().fate[slot].load(Ordering::SeqCst)).filter(|fate| *fate != 0)
+    }
+
+    /// Ends a process's use of the devices; the first reason stays.
+    fn end(&self, slot: usize, fate: u32) {
+        let _ = self.words().fate[slot].compare_exchange(0, fate, Ordering::SeqCst, Ordering::SeqCst);
+    }
+
+    /// Whether the process of a record lives.
+    pub fn lives(&self, slot: usize) -> bool {
+        owner(self.owners, slot).is_some()
+    }
+
+    /// What tells this installation's state from another's.
+    pub fn identity(&self) -> u64 {
+        use std::os::unix::fs::MetadataExt;
+        self.file.metadata().map_or(0, |data| data.ino())
     }
 
     /// Where the process in `slot` puts memory that others may map; gone with its process.
@@ -191,6 +302,13 @@ impl Shared {
     }
 }
 
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // SAFETY: undoes the mapping that `open` made; what refers to it borrows from `self`.
+        unsafe { libc::munmap(self.map.as_ptr().cast(), STATE_BYTES) };
+    }
+}
+
 impl Drop for Locked<'_> {
     fn drop(&mut self) {
         // SAFETY: flock on a file descriptor that we own.
@@ -210,6 +328,11 @@ impl Locked<'_> {
         let gone: Vec<usize> = self.live().map(|(slot, _)| slot).filter(gone).collect();
         for slot in gone {
             self.layout.processes[slot].taken = 0;
+            for client in self.clients(slot) {
+                self.end_client(client, SERVER_GONE);
+                // Not of the next server in that place.
+                self.layout.processes[client].of = u32::MAX;
+            }
             self.layout.schedules.iter_mut().for_each(|schedule| schedule.close_all(slot));
             self.shared.forget_memory(slot);
         }
@@ -221,8 +344,13 @@ impl Locked<'_> {
         let (shared, processes) = (self.shared, &mut self.layout.processes);
         let free = |slot: &usize| processes[*slot].taken == 0 && owner(shared.owners, *slot).is_none();
         let slot = (0..MAX_PROCESSES).find(|slot| free(slot) && own(shared.owners, *slot))?;
-        processes[slot].devices = [Usage::default(); MAX_DEVICES];
-        processes[slot].taken = 1;
+        let process = &mut processes[slot];
+        (process.server, process.faulted, process.of) = (0, 0, 0);
+        process.devices = [Usage::default(); MAX_DEVICES];
+        process.taken = 1;
+        for word in [&shared.words().standing, &shared.words().keeper, &shared.words().fate] {
+            word[slot].store(0, Ordering::SeqCst);
+        }
         self.layout.high = self.layout.high.max(slot as u32 + 1);
         Some(slot)
     }
@@ -264,19 +392,127 @@ impl Locked<'_> {
         usage.contexts = usage.contexts.saturating_add_signed(change);
     }
 
-    /// Every live process that has a context on the device and that this one can see: pid and what it has there.
-    pub fn users(&self, device: usize) -> Vec<(u32, Usage)> {
+    /// Every live process that has a context on the device and that this one can see.
+    pub fn users(&self, device: usize) -> Vec<User> {
         self.live()
             .filter(|(_, process)| process.devices[device].contexts > 0)
-            .filter_map(|(slot, process)| Some((owner(self.shared.owners, slot)?, process.devices[device])))
-            .filter(|(pid, _)| *pid != 0)
+            .filter_map(|(slot, process)| Some(User { pid: self.pid(slot)?, usage: process.devices[device] }))
             .collect()
+    }
+
+    /// The pid of a live process as this one sees it.
+    pub fn pid(&self, slot: usize) -> Option<u32> {
+        owner(self.shared.owners, slot).filter(|pid| *pid != 0)
+    }
+
+    /// The record of a live process that is no MPS server.
+    pub fn process(&self, pid: u32) -> Option<usize> {
+        let found = |slot: &usize| self.layout.processes[*slot].server == 0 && self.pid(*slot) == Some(pid);
+        self.live().map(|(slot, _)| slot).find(found)
+    }
+
+    /// Whether a process is a client of an MPS server.
+    pub fn is_client(&self, slot: usize) -> bool {
+        self.layout.processes[slot].of != 0
+    }
+
+    /// Makes the process in `slot` an MPS server, which has a context of `bytes` on each of the devices.
+    pub fn serve(&mut self, slot: usize, devices: &[usize], bytes: u64) {
+        let process = &mut self.layout.processes[slot];
+        process.server = 1;
+        for device in devices {
+            let usage = &mut process.devices[*device];
+            (usage.physical, usage.visible, usage.contexts) = (bytes, bytes, 1);
+        }
+    }
+
+    /// Makes the process in `slot` a client of the server in another.
+    pub fn join(&mut self, slot: usize, server: usize) -> Option<()> {
+        let process = self.layout.processes.get_mut(slot).filter(|process| process.taken != 0)?;
+        process.of = server as u32 + 1;
+        process.devices.iter_mut().for_each(|usage| usage.client = 1);
+        Some(())
+    }
+
+    /// The living clients of a server.
+    pub fn clients(&self, server: usize) -> Vec<usize> {
+        let of = |(slot, process): &(usize, &Process)| process.of == server as u32 + 1 && self.shared.lives(*slot);
+        self.live().filter(of).map(|(slot, _)| slot).collect()
+    }
+
+    /// The devices that a server has.
+    pub fn served(&self, server: usize) -> Vec<usize> {
+        (0..MAX_DEVICES).filter(|device| self.layout.processes[server].devices[*device].contexts > 0).collect()
+    }
+
+    /// Ends a client's work for good; the others go on.
+    pub fn end_client(&mut self, slot: usize, fate: u32) {
+        self.shared.end(slot, fate);
+        self.layout.schedules.iter_mut().for_each(|schedule| schedule.close_all(slot));
+    }
+
+    /// A client's fault: it ends the work of all clients of its server.
+    pub fn fault(&mut self, slot: usize, fate: u32) {
+        let Some(server) = self.layout.processes[slot].of.checked_sub(1) else { return };
+        self.layout.processes[server as usize].faulted = slot as u32 + 1;
+        for client in self.clients(server as usize) {
+            self.end_client(client, fate);
+        }
+    }
+
+    /// The record of the client whose fault a server has not got over: it does when all that were there have ended.
+    pub fn faulted(&mut self, server: usize) -> Option<usize> {
+        if self.clients(server).is_empty() {
+            self.layout.processes[server].faulted = 0;
+        }
+        self.layout.processes[server].faulted.checked_sub(1).map(|slot| slot as usize)
+    }
+
+    /// Takes a locked process's memory off the devices; false where it is not locked.
+    pub fn checkpoint(&mut self, slot: usize) -> bool {
+        if self.shared.standing(slot) != standing::LOCKED {
+            return false;
+        }
+        let process = &mut self.layout.processes[slot];
+        for (usage, away) in process.devices.iter_mut().zip(&mut process.away) {
+            *away = [usage.physical, usage.visible, u64::from(usage.contexts)];
+            (usage.physical, usage.visible, usage.contexts) = (0, 0, 0);
+        }
+        self.shared.change(slot, standing::LOCKED, standing::AWAY)
+    }
+
+    /// Brings it back to devices with these totals; `None` where it is not away, false where there is no room.
+    pub fn restore(&mut self, slot: usize, totals: &[u64]) -> Option<bool> {
+        if self.shared.standing(slot) != standing::AWAY {
+            return None;
+        }
+        self.collect();
+        let away = self.layout.processes[slot].away;
+        let fits = |(device, total): (usize, &u64)| self.used(device).saturating_add(away[device][0]) <= *total;
+        if !totals.iter().enumerate().all(fits) {
+            return Some(false);
+        }
+        for (usage, [physical, visible, contexts]) in self.layout.processes[slot].devices.iter_mut().zip(away) {
+            (usage.physical, usage.visible, usage.contexts) = (physical, visible, contexts as u32);
+        }
+        Some(self.shared.change(slot, standing::AWAY, standing::LOCKED))
+    }
+
+    /// Bytes that a process has on a device.
+    pub fn own(&self, slot: usize, device: usize) -> u64 {
+        self.layout.processes[slot].devices[device].physical
     }
 
     /// Percent of the last second in which the device was busy.
     pub fn utilisation(&mut self, device: usize) -> u32 {
         let now = self.now(device);
         self.live().map(|(_, process)| process.devices[device].meter.percent(now)).sum::<u32>().min(100)
+    }
+
+    /// How long the device worked for each living process that uses it, on its own clock, by pid.
+    pub fn delivered(&mut self, device: usize) -> Vec<(u32, Nanos)> {
+        self.now(device);
+        self.users(device).into_iter().map(|user| (user.pid, user.usage.meter.total())).collect()
     }
 
     /// How long the device was busy for the processes that live.
@@ -315,10 +551,11 @@ impl Locked<'_> {
         }
     }
 
-    /// Has a device whose time is virtual work for the process in `slot`.
-    pub fn submit(&mut self, slot: usize, device: usize, ready: Nanos, duration: Nanos) -> Span {
+    /// Has a `part` of a device whose time is virtual, in hundredths of a percent, work for the process in `slot`.
+    pub fn submit(&mut self, slot: usize, device: usize, ready: Nanos, duration: Nanos, part: u32) -> Span {
         self.now(device);
-        let span = self.layout.clocks[device].submit(ready, duration);
+        let server = self.layout.processes[slot].of;
+        let span = self.layout.clocks[device].submit(ready, duration, server, part);
         self.layout.processes[slot].devices[device].meter.add(span);
         span
     }

@@ -1,9 +1,13 @@
 //! How the contexts of one device share its time, where time is real: pure arithmetic over a plain struct that lives in
 //! shared memory.
 //!
-//! Every context has one queue, which the device works off in order. Among queues that hold work it goes round, a slice
+//! Every context has one queue, which the device works off in order. Queues take turns by group: a context has a group of
+//! its own, the clients of one MPS server are in one together. Among groups that hold work the device goes round, a slice
 //! of time each; a switch between two that both hold work costs time in which nothing runs. Work is cut at the end of a
-//! slice and goes on in the next one. A queue that holds the only work runs on without a pause.
+//! slice and goes on in the next one. A group that holds the only work runs on without a pause.
+//!
+//! Within a group, kernels of different queues run side by side as long as the parts of the device that they may use fit
+//! in the whole; the others wait, first come, first served, and no kernel is cut for them.
 //!
 //! Nothing runs by itself: whoever submits or asks says what time it is, and the schedule is evaluated up to then. It
 //! depends on the submissions alone, not on how often somebody asks.
@@ -16,6 +20,10 @@ pub const SLICE: Nanos = 2_500_000;
 pub const SWITCH: Nanos = 200_000;
 /// Most contexts of one device.
 pub const MAX_QUEUES: usize = 128;
+/// All of a device, as the part of it that a client's kernels may use: hundredths of a percent.
+pub const WHOLE: u32 = 10_000;
+/// Kernels that each queue of a group of several keeps apart; those beyond count as part of the last.
+const KERNELS: usize = 64;
 /// Stretches of service that each queue remembers, to tell when something in the past was done.
 const LOG: usize = 256;
 
@@ -25,10 +33,23 @@ const LOG: usize = 256;
 struct Turn {
     /// The time up to which the schedule is evaluated.
     at: Nanos,
-    /// What the current queue had of its slice, and what is left of the switch to it.
+    /// What the current group had of its slice, and what is left of the switch to it.
     used: Nanos,
     switch: Nanos,
     current: u64,
+}
+
+/// How far a queue is.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+struct Lane {
+    /// Work that was done, since the queue was opened.
+    served: Nanos,
+    /// Kernels that are over, where they are kept apart.
+    over: u64,
+    /// Since when the first that is not over could run, and whether it does.
+    ready: Nanos,
+    running: bool,
 }
 
 /// Service without a pause: of a queue's work, the part from `from` to `to`.
@@ -45,15 +66,38 @@ struct Stretch {
 struct Queue {
     /// One more than the process's number; 0 where the queue is not in use.
     owner: u64,
-    /// Work that came in and work that was done, since the queue was opened.
+    /// Which others it takes its turns with.
+    group: u64,
+    /// The part of the device that its kernels use where they run beside others; 0 where its group is its own.
+    width: u32,
+    /// Work that came in, since the queue was opened.
     submitted: Nanos,
-    served: Nanos,
-    /// Stretches so far; the last of them are in the log.
-    stretches: u64,
+    /// Kernels so far, where they are kept apart, and the marks at which the last of them end.
+    kernels: u64,
+    ends: [Nanos; KERNELS],
+}
+
+impl Queue {
+    /// The mark up to which nothing else of the queue can begin.
+    fn head(&self, lane: &Lane) -> Nanos {
+        if self.width == 0 || lane.over >= self.kernels {
+            return self.submitted;
+        }
+        self.ends[(lane.over % KERNELS as u64) as usize]
+    }
+
+    fn left(&self, lane: &Lane) -> Nanos {
+        self.submitted - lane.served
+    }
 }
 
 /// A queue's last stretches, the newest at the number of stretches so far less one.
-type Log = [Stretch; LOG];
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+struct Log {
+    stretches: u64,
+    last: [Stretch; LOG],
+}
 
 /// The schedule of one device. All zero is a valid new one.
 #[repr(C)]
@@ -61,41 +105,78 @@ type Log = [Stretch; LOG];
 pub struct Schedule {
     turn: Turn,
     queues: [Queue; MAX_QUEUES],
+    lanes: [Lane; MAX_QUEUES],
     logs: [Log; MAX_QUEUES],
 }
 
-/// The next queue after `current` that holds work.
-fn next(left: &[Nanos], current: usize) -> Option<usize> {
-    (1..left.len()).map(|step| (current + step) % left.len()).find(|other| left[*other] > 0)
+type Lanes = [Lane; MAX_QUEUES];
+
+/// The next group after `current` that holds work, and whether `current` does.
+fn next(queues: &[Queue], lanes: &Lanes, current: u64) -> (Option<u64>, bool) {
+    let busy = || queues.iter().zip(lanes).filter(|(queue, lane)| queue.left(lane) > 0).map(|(queue, _)| queue.group);
+    let later = busy().filter(|group| *group > current).min();
+    (later.or_else(|| busy().filter(|group| *group < current).min()), busy().any(|group| group == current))
+}
+
+/// Lets what fits of a group's kernels begin, in the order in which they could.
+fn admit(queues: &[Queue], lanes: &mut Lanes, group: u64) {
+    let of_group = |index: &usize| queues[*index].group == group;
+    let running = (0..MAX_QUEUES).filter(of_group).filter(|index| lanes[*index].running);
+    let mut taken: u32 = running.map(|index| queues[index].width).sum();
+    loop {
+        let waits = |index: &usize| !lanes[*index].running && queues[*index].left(&lanes[*index]) > 0;
+        let first = (0..MAX_QUEUES).filter(of_group).filter(waits).min_by_key(|index| lanes[*index].ready);
+        let Some(first) = first.filter(|index| taken + queues[*index].width <= WHOLE) else { return };
+        taken += queues[first].width;
+        lanes[first].running = true;
+    }
 }
 
 impl Turn {
-    /// Evaluates up to `until`: takes what is done off `left` and reports it.
-    fn run(&mut self, left: &mut [Nanos], until: Nanos, mut served: impl FnMut(usize, Span)) {
+    /// Evaluates up to `until`: moves the lanes on and reports what was served.
+    fn run(
+        &mut self,
+        queues: &[Queue; MAX_QUEUES],
+        lanes: &mut Lanes,
+        until: Nanos,
+        mut served: impl FnMut(usize, Nanos, Span),
+    ) {
         while self.at < until {
             let room = until - self.at;
-            let current = self.current as usize;
             if self.switch > 0 {
                 let step = self.switch.min(room);
                 self.switch -= step;
                 self.at += step;
                 continue;
             }
-            let other = next(left, current);
+            let (other, busy) = next(queues, lanes, self.current);
             match other {
                 // Out of work: the next one takes over at once, if there is one.
-                _ if left[current] == 0 => match other {
-                    Some(other) => (self.current, self.used) = (other as u64, 0),
+                _ if !busy => match other {
+                    Some(other) => (self.current, self.used) = (other, 0),
                     None => (self.at, self.used) = (until, 0),
                 },
                 Some(other) if self.used >= SLICE => {
-                    (self.current, self.used, self.switch) = (other as u64, 0, SWITCH);
+                    (self.current, self.used, self.switch) = (other, 0, SWITCH);
                 }
                 _ => {
-                    let step =
-                        left[current].min(room).min(if other.is_some() { SLICE - self.used } else { Nanos::MAX });
-                    served(current, Span { start: self.at, end: self.at + step });
-                    left[current] -= step;
+                    admit(queues, lanes, self.current);
+                    let current = self.current;
+                    let runs = |index: &usize, lanes: &Lanes| queues[*index].group == current && lanes[*index].running;
+                    let running: Vec<usize> = (0..MAX_QUEUES).filter(|index| runs(index, lanes)).collect();
+                    let first =
+                        running.iter().map(|index| queues[*index].head(&lanes[*index]) - lanes[*index].served).min();
+                    let slice = if other.is_some() { SLICE - self.used } else { Nanos::MAX };
+                    let step = first.unwrap_or(room).min(room).min(slice);
+                    let span = Span { start: self.at, end: self.at + step };
+                    for index in running {
+                        let (queue, lane) = (&queues[index], &mut lanes[index]);
+                        served(index, lane.served, span);
+                        lane.served += step;
+                        if lane.served == queue.head(lane) {
+                            (lane.running, lane.ready, lane.over) = (false, span.end, lane.over + 1);
+                        }
+                    }
                     self.at += step;
                     self.used = match other {
                         Some(_) => self.used + step,
@@ -108,41 +189,44 @@ impl Turn {
     }
 }
 
-impl Queue {
-    fn serve(&mut self, span: Span, log: &mut Log) {
-        let last = self.stretches.checked_sub(1).map(|index| (index % LOG as u64) as usize);
+impl Log {
+    fn serve(&mut self, before: Nanos, span: Span) {
         let length = span.end - span.start;
-        match last.map(|index| &mut log[index]) {
+        let last = self.stretches.checked_sub(1).map(|index| &mut self.last[(index % LOG as u64) as usize]);
+        match last {
             Some(last) if last.start + (last.to - last.from) == span.start => last.to += length,
             _ => {
-                let stretch = Stretch { start: span.start, from: self.served, to: self.served + length };
-                log[(self.stretches % LOG as u64) as usize] = stretch;
+                let stretch = Stretch { start: span.start, from: before, to: before + length };
+                self.last[(self.stretches % LOG as u64) as usize] = stretch;
                 self.stretches += 1;
             }
         }
-        self.served += length;
     }
 }
 
 impl Schedule {
-    fn left(&self) -> [Nanos; MAX_QUEUES] {
-        std::array::from_fn(|index| self.queues[index].submitted - self.queues[index].served)
-    }
-
-    /// A queue for a context of the process `owner`; `None` where all are in use.
-    pub fn open(&mut self, owner: usize) -> Option<usize> {
+    /// A queue for a context of the process `owner`; `None` where all are in use. With a `server`, it takes its turns
+    /// together with all others of that number, and its kernels use `width` of the device.
+    pub fn open(&mut self, owner: usize, server: Option<(usize, u32)>) -> Option<usize> {
         let index = self.queues.iter().position(|queue| queue.owner == 0)?;
         let queue = &mut self.queues[index];
         queue.owner = owner as u64 + 1;
-        (queue.submitted, queue.served, queue.stretches) = (0, 0, 0);
+        (queue.submitted, queue.kernels) = (0, 0);
+        (queue.group, queue.width) = match server {
+            Some((server, width)) => ((MAX_QUEUES + server) as u64, width.clamp(1, WHOLE)),
+            None => (index as u64, 0),
+        };
+        self.lanes[index] = Lane::default();
+        self.logs[index].stretches = 0;
         Some(index)
     }
 
     /// Ends a queue; what it still holds is never done.
     pub fn close(&mut self, queue: usize) {
-        let queue = &mut self.queues[queue];
+        let (queue, lane) = (&mut self.queues[queue], &mut self.lanes[queue]);
         queue.owner = 0;
-        queue.submitted = queue.served;
+        queue.submitted = lane.served;
+        lane.running = false;
     }
 
     /// Ends all queues of a process.
@@ -156,10 +240,9 @@ impl Schedule {
 
     /// Evaluates up to `now`; `busy` hears which process had the device when.
     pub fn advance(&mut self, now: Nanos, mut busy: impl FnMut(usize, Span)) {
-        let mut left = self.left();
-        let (queues, logs) = (&mut self.queues, &mut self.logs);
-        self.turn.run(&mut left, now, |index, span| {
-            queues[index].serve(span, &mut logs[index]);
+        let Schedule { turn, queues, lanes, logs } = self;
+        turn.run(queues, lanes, now, |index, before, span| {
+            logs[index].serve(before, span);
             if let Some(owner) = queues[index].owner.checked_sub(1) {
                 busy(owner as usize, span);
             }
@@ -169,19 +252,29 @@ impl Schedule {
     /// Adds work at the time of the last [`Schedule::advance`]; returns the mark at which it is done: see
     /// [`Schedule::finished`].
     pub fn submit(&mut self, queue: usize, duration: Nanos) -> Nanos {
-        let queue = &mut self.queues[queue];
+        let (queue, lane) = (&mut self.queues[queue], &mut self.lanes[queue]);
+        if queue.left(lane) == 0 {
+            (lane.ready, lane.over) = (self.turn.at, queue.kernels);
+        }
         queue.submitted = queue.submitted.saturating_add(duration);
+        // With the first one running or about to, the last place is never its own.
+        if duration > 0 && queue.kernels - lane.over.min(queue.kernels) < KERNELS as u64 {
+            queue.kernels += 1;
+        }
+        if queue.kernels > 0 {
+            queue.ends[((queue.kernels - 1) % KERNELS as u64) as usize] = queue.submitted;
+        }
         queue.submitted
     }
 
     /// When a queue's work up to `mark` was done; `None` while it is not.
     pub fn finished(&self, queue: usize, mark: Nanos) -> Option<Nanos> {
-        let (queue, log) = (&self.queues[queue], &self.logs[queue]);
-        if queue.served < mark {
+        let (lane, log) = (&self.lanes[queue], &self.logs[queue]);
+        if lane.served < mark {
             return None;
         }
-        let known = queue.stretches.min(LOG as u64);
-        let newest_first = (1..=known).map(|back| log[((queue.stretches - back) % LOG as u64) as usize]);
+        let known = log.stretches.min(LOG as u64);
+        let newest_first = (1..=known).map(|back| log.last[((log.stretches - back) % LOG as u64) as usize]);
         let mut oldest = 0;
         for stretch in newest_first {
             if stretch.from < mark && mark <= stretch.to {
@@ -196,19 +289,14 @@ impl Schedule {
     /// When a queue's work up to `mark` will be done if nobody submits anything, but not later than `horizon`; the time of
     /// the last [`Schedule::advance`] where it is done.
     pub fn predict(&self, queue: usize, mark: Nanos, horizon: Nanos) -> Nanos {
-        let mut turn = self.turn;
-        let mut done = self.queues[queue].served;
-        if done >= mark {
+        let (mut turn, mut lanes) = (self.turn, self.lanes);
+        if lanes[queue].served >= mark {
             return turn.at;
         }
         let mut when = horizon;
-        turn.run(&mut self.left(), horizon, |index, span| {
-            if index == queue {
-                let length = span.end - span.start;
-                if done < mark && mark <= done + length {
-                    when = span.start + (mark - done);
-                }
-                done += length;
+        turn.run(&self.queues, &mut lanes, horizon, |index, before, span| {
+            if index == queue && before < mark && mark <= before + (span.end - span.start) {
+                when = span.start + (mark - before);
             }
         });
         when
@@ -223,9 +311,10 @@ mod tests {
 
     impl Schedule {
         fn new() -> Box<Schedule> {
-            let queue = Queue { owner: 0, submitted: 0, served: 0, stretches: 0 };
-            let logs = [[Stretch::default(); LOG]; MAX_QUEUES];
-            Box::new(Schedule { turn: Turn::default(), queues: [queue; MAX_QUEUES], logs })
+            let queue = Queue { owner: 0, group: 0, width: 0, submitted: 0, kernels: 0, ends: [0; KERNELS] };
+            let logs = [Log { stretches: 0, last: [Stretch::default(); LOG] }; MAX_QUEUES];
+            let lanes = [Lane::default(); MAX_QUEUES];
+            Box::new(Schedule { turn: Turn::default(), queues: [queue; MAX_QUEUES], lanes, logs })
         }
     }
 
@@ -243,7 +332,7 @@ mod tests {
     fn execute(queues: usize, submissions: &[(Nanos, usize, Nanos)], asks: Nanos) -> (Vec<Job>, Vec<(usize, Span)>) {
         let mut schedule = Schedule::new();
         for owner in 0..queues {
-            assert_eq!(schedule.open(owner), Some(owner));
+            assert_eq!(schedule.open(owner, None), Some(owner));
         }
         let mut spans: Vec<(usize, Span)> = Vec::new();
         let mut record = |owner: usize, span: Span| match spans.last_mut() {
@@ -331,7 +420,7 @@ mod tests {
         fn those_that_always_have_work_share_alike(count in 2..6_usize, piece in 10_000..20_000_000_u64) {
             let mut schedule = Schedule::new();
             for owner in 0..count {
-                schedule.open(owner);
+                schedule.open(owner, None);
                 schedule.submit(owner, 1_000_000_000_000 / piece * piece);
             }
             let mut got = vec![0; count];
@@ -370,19 +459,19 @@ mod tests {
     #[test]
     fn what_a_closed_queue_held_is_never_done() {
         let mut schedule = Schedule::new();
-        let (one, two) = (schedule.open(7).expect("queue"), schedule.open(8).expect("queue"));
+        let (one, two) = (schedule.open(7, None).expect("queue"), schedule.open(8, None).expect("queue"));
         schedule.submit(one, 100 * SLICE);
         let mark = schedule.submit(two, SLICE);
         schedule.advance(SLICE / 2, |_, _| {});
         schedule.close_all(7);
         assert_eq!(schedule.predict(two, mark, Nanos::MAX), SLICE / 2 + SLICE, "the next one takes over at once");
-        assert_eq!(schedule.open(9), Some(one), "and it is free for another");
+        assert_eq!(schedule.open(9, None), Some(one), "and it is free for another");
     }
 
     #[test]
     fn the_past_is_told_to_the_nanosecond_until_it_is_forgotten() {
         let mut schedule = Schedule::new();
-        schedule.open(0);
+        schedule.open(0, None);
         let mut marks = Vec::new();
         for index in 0..LOG as u64 + 10 {
             schedule.advance(index * 1_000, |_, _| {});
@@ -395,5 +484,87 @@ mod tests {
         assert_eq!(at(3), Some(10_000), "not later than the oldest that is known");
         assert_eq!(schedule.finished(0, marks[LOG + 9] + 1), None);
         assert_eq!(schedule.predict(0, marks[LOG + 9], Nanos::MAX), 1_000_000_000, "it needs no more waiting");
+    }
+
+    /// Clients of one server with the given widths, each with the given kernels; when each is done.
+    fn side_by_side(clients: &[(u32, &[Nanos])]) -> Vec<Nanos> {
+        let mut schedule = Schedule::new();
+        let mut last = Vec::new();
+        for (owner, (width, kernels)) in clients.iter().enumerate() {
+            let queue = schedule.open(owner, Some((3, *width))).expect("queue");
+            let marks = kernels.iter().map(|duration| schedule.submit(queue, *duration));
+            last.push((queue, marks.last().expect("a kernel")));
+        }
+        last.into_iter().map(|(queue, mark)| schedule.predict(queue, mark, Nanos::MAX)).collect()
+    }
+
+    #[test]
+    fn clients_whose_parts_fit_run_side_by_side() {
+        assert_eq!(side_by_side(&[(5_000, &[700, 700]), (5_000, &[100; 3])]), [1_400, 300]);
+        assert_eq!(side_by_side(&[(3_000, &[SLICE * 9]), (7_000, &[5])]), [SLICE * 9, 5]);
+    }
+
+    #[test]
+    fn clients_whose_parts_do_not_fit_wait_for_whole_kernels_first_come_first_served() {
+        assert_eq!(side_by_side(&[(WHOLE, &[SLICE * 9, 10]), (WHOLE, &[5, 7])]), [SLICE * 9 + 15, SLICE * 9 + 22]);
+        // The small one came after the large one, which does not fit: nobody is passed over.
+        assert_eq!(side_by_side(&[(6_000, &[100]), (6_000, &[50]), (4_000, &[30])]), [100, 150, 130]);
+    }
+
+    #[test]
+    fn servers_take_turns_like_contexts() {
+        let mut schedule = Schedule::new();
+        let mut marks = Vec::new();
+        for (owner, server) in [(0, 1), (1, 1), (2, 5)] {
+            let queue = schedule.open(owner, Some((server, 5_000))).expect("queue");
+            marks.push((queue, schedule.submit(queue, SLICE * 2)));
+        }
+        let done = |index: usize| schedule.predict(marks[index].0, marks[index].1, Nanos::MAX);
+        assert_eq!([done(0), done(1)], [3 * SLICE + 2 * SWITCH; 2]);
+        assert_eq!(done(2), 4 * SLICE + 2 * SWITCH);
+    }
+
+    #[test]
+    fn a_client_that_ends_makes_room_at_once() {
+        let mut schedule = Schedule::new();
+        let (one, two) =
+            (schedule.open(0, Some((1, WHOLE))).expect("queue"), schedule.open(1, Some((1, WHOLE))).expect("queue"));
+        schedule.submit(one, 1_000_000);
+        let mark = schedule.submit(two, 10);
+        schedule.advance(500, |_, _| {});
+        schedule.close_all(0);
+        assert_eq!(schedule.predict(two, mark, Nanos::MAX), 510);
+    }
+
+    proptest! {
+        /// Clients of a server never use more than the whole device at once, each does all its work once, and nobody waits
+        /// while nothing runs.
+        #[test]
+        fn a_group_never_uses_more_than_the_device(
+            list in prop::collection::vec((0..3_000_000_u64, 0..4_usize, 1..9_000_000_u64), 1..150),
+            widths in prop::collection::vec(1_000..=WHOLE, 4),
+        ) {
+            let mut schedule = Schedule::new();
+            for (owner, width) in widths.iter().enumerate() {
+                schedule.open(owner, Some((0, *width)));
+            }
+            let mut spans = Vec::new();
+            let (mut now, mut given) = (0, [0; 4]);
+            for (pause, queue, duration) in &list {
+                now += pause;
+                schedule.advance(now, |owner, span| spans.push((owner, span)));
+                schedule.submit(*queue, *duration);
+                given[*queue] += duration;
+            }
+            schedule.advance(Nanos::MAX / 2, |owner, span| spans.push((owner, span)));
+            for (owner, all) in given.iter().enumerate() {
+                let got: Nanos = spans.iter().filter(|(o, _)| *o == owner).map(|(_, span)| span.end - span.start).sum();
+                prop_assert_eq!(got, *all);
+            }
+            for (_, at) in &spans {
+                let together = spans.iter().filter(|(_, span)| span.start <= at.start && at.start < span.end);
+                prop_assert!(together.map(|(owner, _)| widths[*owner]).sum::<u32>() <= WHOLE);
+            }
+        }
     }
 }

@@ -271,8 +271,15 @@ fn a_context_that_shares_the_device_gets_half_of_it_and_all_when_the_other_dies(
     // The machine may stop this program for a while between two calls, but not every time.
     let least = || (0..50).map(|_| measure()).find(|took| *took < 115e6).expect("once");
     let mut child = busy_child(&installed);
+    let delivered = |pid: u32| {
+        let all = fakegpu::delivered(&installed.dir, 0).expect("installed");
+        all.into_iter().find(|(of, _)| *of == pid).map_or(0, |(_, time)| time)
+    };
+    let (ours, theirs) = (delivered(std::process::id()), delivered(child.id()));
     // 20 slices of ours with 19 or 20 of the other between, and the switches.
     assert!(least() > 50e6 + 19.0 * 2.9e6 - 1e6);
+    let (ours, theirs) = (delivered(std::process::id()) - ours, delivered(child.id()) - theirs);
+    assert!(ours >= 50 * MS && theirs >= 19 * 5 * MS / 2, "{ours} {theirs}");
     ok!(gpu, nvmlInit_v2);
     let (mut handle, mut count) = (0_u64, 2_u32);
     ok!(gpu, nvmlDeviceGetHandleByIndex_v2, 0, &mut handle);

@@ -1,6 +1,6 @@
 //! Writes `crates/shim/src/generated.rs` from the tables of `crates/cuda`.
 use anyhow::{Result, anyhow, bail};
-use cleave_cuda::{CUDA_TABLE, Decision, Entry, NVML_TABLE, rows};
+use cleave_cuda::{CUDA_TABLE, Decision, Entry, NVML_TABLE, collectives, rows};
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
@@ -97,6 +97,12 @@ fn text() -> Result<String> {
         out,
         "#[rustfmt::skip]\npub static GUARDED: &[&[u8]] = &[{}];\n",
         guarded.iter().map(|n| format!("b\"{n}\"")).collect::<Vec<_>>().join(", ")
+    )?;
+    writeln!(
+        out,
+        "/// Parts of the names of kernels that belong to collective operations.\n#[rustfmt::skip]\n\
+         pub static COLLECTIVES: &[&[u8]] = &[{}];\n",
+        collectives().map(|part| format!("b\"{part}\"")).collect::<Vec<_>>().join(", ")
     )?;
     writeln!(out, "/// Address of an export.\n#[repr(transparent)]\npub struct Export(pub *const c_void);\n")?;
     writeln!(out, "// SAFETY: an address of code, never written through.\nunsafe impl Sync for Export {{}}\n")?;

@@ -3,7 +3,7 @@ use super::Context;
 use crate::Daemon;
 use crate::client::Result;
 use crate::output::Format;
-use cleave_api::{ErrorBody, ErrorCode};
+use cleave_api::{Engine, ErrorBody, ErrorCode};
 use cleave_daemon::Config;
 use std::path::PathBuf;
 use tracing_subscriber::EnvFilter;
@@ -16,6 +16,15 @@ pub(crate) fn run(context: &Context, options: Daemon) -> Result<i32> {
         let _ = rustix::process::setsid();
     }
     let mut config = config(context, &options);
+    if options.engine == Engine::Mig {
+        return Err(ErrorBody::new(
+            ErrorCode::Invalid,
+            "engine mig is not available: it comes with MIG support",
+            "choose auto, temporal or spatial",
+        ));
+    }
+    config.engine = options.engine;
+    config.mps_dir = options.mps_dir;
     config.driver_library_dir = options.driver_library_dir;
     config.tcp = options.listen.zip(options.token_file).map(|(listen, token_file)| cleave_daemon::Tcp {
         listen,
@@ -41,6 +50,7 @@ fn config(context: &Context, options: &Daemon) -> Config {
     if let Some(dir) = &options.state_dir {
         config.state_dir.clone_from(dir);
     }
+    config.window_ms = options.window;
     config
 }
 
@@ -79,6 +89,12 @@ pub(crate) fn shutdown(context: &Context) -> Result<i32> {
 /// `cleave internal-probe-context`: what the daemon starts to measure a context.
 pub(crate) fn probe_context(arguments: &[String]) -> Result<i32> {
     cleave_daemon::probe_context(arguments).map_err(explain)?;
+    Ok(0)
+}
+
+/// `cleave internal-checkpoint`: what the daemon starts to suspend and wake a slice.
+pub(crate) fn checkpoint(arguments: &[String]) -> Result<i32> {
+    cleave_daemon::checkpoint(arguments).map_err(explain)?;
     Ok(0)
 }
 

@@ -18,7 +18,8 @@ pub(crate) fn create(context: &Context, spec: SliceSpec, dry_run: bool) -> Resul
     }
     output::print(context.format, &Named::new("slice", &slice), || {
         let verb = if dry_run { "would create" } else { "created" };
-        format!("{verb} slice {}: {} of GPU {}", slice.name, limit_of(&slice), gpus_of(&slice))
+        let engine = format!("{} ({})", slice.engine, slice.engine_reason);
+        format!("{verb} slice {}: {} of GPU {}, {engine}", slice.name, limit_of(&slice), gpus_of(&slice))
     })?;
     Ok(0)
 }
@@ -46,7 +47,9 @@ pub(crate) fn list_text(slices: &[Slice]) -> String {
                 bar(device.used_bytes, device.limit_bytes, 16),
                 percent(device.used_bytes, device.limit_bytes),
                 or_dash(slice.compute_percent.map(|c| format!("{c}%"))),
-                if slice.paused {
+                if slice.suspended {
+                    "suspended".into()
+                } else if slice.paused {
                     "paused".into()
                 } else {
                     or_dash(device.time.last_1s.map(|last| share(last.given_ns, SECOND)))
@@ -96,7 +99,9 @@ fn explain_text(explanation: &Explanation) -> String {
     for device in &explanation.devices {
         let share = device.share_percent.map_or("no share set".into(), |percent| format!("{percent}%"));
         let (mode, priority, engine) = (device.mode, device.priority, &device.engine);
-        text.push_str(&format!("\nGPU {}: {share}, {mode}, {priority} ({engine})\n", device.gpu));
+        let window = device.window_ms.map_or(String::new(), |ms| format!(", windows of {ms} ms"));
+        text.push_str(&format!("\nGPU {}: {share}, {mode}, {priority} ({engine}{window})\n", device.gpu));
+        text.push_str(&format!("  * it is {engine}: {}\n", device.engine_reason));
         for reason in &device.reasons {
             text.push_str(&format!("  * {}\n", reason.message));
         }
@@ -157,6 +162,8 @@ fn show_text(slice: &Slice) -> String {
         ("owner", slice.owner.name.clone().unwrap_or_else(|| format!("uid {}", slice.owner.uid))),
         ("created", slice.created_at.clone()),
         ("compute", compute(slice)),
+        ("engine", format!("{} ({})", slice.engine, slice.engine_reason)),
+        ("trust domain", or_dash(slice.trust_domain.clone())),
         (
             "host memory",
             match slice.host_limit_bytes {
@@ -167,6 +174,10 @@ fn show_text(slice: &Slice) -> String {
         ("launches", grouped(slice.launches_total)),
         ("refused", format!("{} allocations", grouped(slice.denied_total))),
     ];
+    if !slice.watchdog.is_none() {
+        let lowered = if slice.lowered { " (in the lowest class now)" } else { "" };
+        lines.push(("watchdog", format!("{}{lowered}", slice.watchdog)));
+    }
     if slice.ephemeral {
         lines.push(("ends", "with its last process".into()));
     }
@@ -178,7 +189,7 @@ fn show_text(slice: &Slice) -> String {
     }
     let mut text = String::new();
     for (key, value) in lines {
-        text.push_str(&format!("{key:<12} {value}\n"));
+        text.push_str(&format!("{key:<13} {value}\n"));
     }
     for device in &slice.devices {
         let peak = format!("peak {}", format_bytes(device.peak_bytes));
@@ -216,6 +227,7 @@ pub(crate) fn resize(context: &Context, slice: &str, change: ChangeOptions) -> R
         mode: change.mode,
         priority: change.priority,
         burst_ms: change.burst,
+        watchdog: change.watchdog,
         host_memory: change.host_memory,
         force: change.force,
         oversubscribe: change.oversubscribe,
@@ -232,7 +244,8 @@ fn compute(slice: &Slice) -> String {
     let share = slice.compute_percent.map_or("no share set".into(), |c| format!("{c}%"));
     let burst = slice.burst_ms.map(|ms| format!(", burst {ms} ms")).unwrap_or_default();
     let paused = if slice.paused { ", paused" } else { "" };
-    format!("{share}, {}{burst}, {}{paused}", slice.mode, slice.priority)
+    let suspended = if slice.suspended { ", suspended" } else { "" };
+    format!("{share}, {}{burst}, {}{paused}{suspended}", slice.mode, slice.priority)
 }
 
 /// Stops a slice's programs, or lets them go on.
@@ -241,6 +254,16 @@ pub(crate) fn pause(context: &Context, slice: &str, paused: bool) -> Result<i32>
     let slice: Slice = context.client()?.post(&format!("slices/{}/{what}", segment(slice)), &())?;
     output::print(context.format, &Named::new("slice", &slice), || {
         format!("slice {} {}", slice.name, if slice.paused { "is paused" } else { "goes on" })
+    })?;
+    Ok(0)
+}
+
+/// Takes a slice's memory off its GPUs, or brings it back.
+pub(crate) fn suspend(context: &Context, slice: &str, away: bool) -> Result<i32> {
+    let what = if away { "suspend" } else { "wake" };
+    let slice: Slice = context.client()?.post(&format!("slices/{}/{what}", segment(slice)), &())?;
+    output::print(context.format, &Named::new("slice", &slice), || {
+        format!("slice {} is {}", slice.name, if slice.suspended { "suspended" } else { "awake" })
     })?;
     Ok(0)
 }

@@ -40,6 +40,7 @@ pub const SLICE: &str = r#"{"id":"SLICE-1","name":"a","owner":{"uid":0,"name":"r
     "last_10ms":{"given_ns":3100000,"owed_ns":3000000},"last_1s":{"given_ns":299500000,"owed_ns":300000000},
     "last_1min":{"given_ns":17970000000,"owed_ns":18000000000}}}],"compute_percent":30.0,
     "mode":"strict","priority":"production","burst_ms":50,"paused":false,
+    "engine":"spatial","engine_reason":"it was asked for","trust_domain":"team",
     "host_limit_bytes":null,"host_used_bytes":0,"processes":[],"denied_total":2,"launches_total":1234,
     "overcommitted":false,"on_missing":"refuse","ephemeral":false}"#;
 

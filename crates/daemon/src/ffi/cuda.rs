@@ -1,5 +1,6 @@
 //! The CUDA driver, loaded at run time in a process of its own: what a context costs is found by making one.
 use super::library::Library;
+use crate::checkpoint::{Call, Driver};
 use std::ffi::{c_char, c_int, c_uint, c_void};
 use std::path::Path;
 
@@ -71,5 +72,88 @@ fn error_name(library: &Library, code: Return) -> String {
         // SAFETY: as above.
         Some(0) if !name.is_null() => unsafe { std::ffi::CStr::from_ptr(name) }.to_string_lossy().into_owned(),
         _ => format!("CUDA error {code}"),
+    }
+}
+
+/// The arguments of a checkpoint call: all have this size, and what is not used is 0.
+#[repr(C)]
+struct Arguments {
+    timeout_ms: c_uint,
+    reserved: [c_uint; 15],
+}
+
+type AboutProcess = unsafe extern "C" fn(c_int, *const Arguments) -> Return;
+
+/// The driver's checkpoints of other processes.
+pub struct Checkpoints {
+    library: Library,
+    /// Lock, checkpoint, restore, unlock.
+    calls: [AboutProcess; 4],
+    state: unsafe extern "C" fn(c_int, *mut c_int) -> Return,
+}
+
+impl Checkpoints {
+    /// Loads and starts the driver; one without checkpoints is an error.
+    pub fn open(libcuda: &Path) -> Result<Self, String> {
+        let library = Library::open(libcuda)?;
+        let missing = |name: &str| {
+            format!("this driver can't suspend processes: it has no {name} (it needs driver 570 or newer)")
+        };
+        let call = |name: &std::ffi::CStr| {
+            // SAFETY: cuda.h declares these with a process id and a pointer to 64 bytes.
+            let function = unsafe { library.function::<AboutProcess>(name) };
+            function.ok_or_else(|| missing(&name.to_string_lossy()))
+        };
+        let calls = [
+            call(c"cuCheckpointProcessLock")?,
+            call(c"cuCheckpointProcessCheckpoint")?,
+            call(c"cuCheckpointProcessRestore")?,
+            call(c"cuCheckpointProcessUnlock")?,
+        ];
+        // SAFETY: the types are those that cuda.h declares for the names.
+        let (init, state) = unsafe {
+            (
+                library.function::<unsafe extern "C" fn(c_uint) -> Return>(c"cuInit"),
+                library.function::<unsafe extern "C" fn(c_int, *mut c_int) -> Return>(c"cuCheckpointProcessGetState"),
+            )
+        };
+        let init = init.ok_or_else(|| missing("cuInit"))?;
+        let state = state.ok_or_else(|| missing("cuCheckpointProcessGetState"))?;
+        // SAFETY: takes flags, of which there are none.
+        match unsafe { init(0) } {
+            0 => Ok(Self { library, calls, state }),
+            code => Err(format!("cuInit: {}", error_name(&library, code))),
+        }
+    }
+}
+
+impl Driver for Checkpoints {
+    fn call(&self, call: Call, pid: i32) -> Result<(), u32> {
+        let [lock, checkpoint, restore, unlock] = self.calls;
+        let (function, timeout_ms) = match call {
+            Call::Lock(ms) => (lock, ms),
+            Call::Checkpoint => (checkpoint, 0),
+            Call::Restore => (restore, 0),
+            Call::Unlock => (unlock, 0),
+        };
+        let arguments = Arguments { timeout_ms, reserved: [0; 15] };
+        // SAFETY: reads 64 bytes, which `arguments` has.
+        match unsafe { function(pid, &arguments) } {
+            0 => Ok(()),
+            code => Err(code),
+        }
+    }
+
+    fn state(&self, pid: i32) -> Result<i32, u32> {
+        let mut state = 0;
+        // SAFETY: writes one enumeration, which is an int.
+        match unsafe { (self.state)(pid, &mut state) } {
+            0 => Ok(state),
+            code => Err(code),
+        }
+    }
+
+    fn name(&self, error: u32) -> String {
+        error_name(&self.library, error)
     }
 }

@@ -85,6 +85,8 @@ struct Functions {
     uuid: Option<Text>,
     minor: Option<Number>,
     pci: Option<unsafe extern "C" fn(Device, *mut Pci) -> Return>,
+    capability: Option<unsafe extern "C" fn(Device, *mut c_int, *mut c_int) -> Return>,
+    mig: Option<unsafe extern "C" fn(Device, *mut c_uint, *mut c_uint) -> Return>,
     memory: Option<unsafe extern "C" fn(Device, *mut Memory) -> Return>,
     memory_v2: Option<unsafe extern "C" fn(Device, *mut MemoryV2) -> Return>,
     compute: Option<List>,
@@ -133,6 +135,8 @@ impl Functions {
                 uuid: library.function(c"nvmlDeviceGetUUID"),
                 minor: library.function(c"nvmlDeviceGetMinorNumber"),
                 pci: library.function(c"nvmlDeviceGetPciInfo_v3"),
+                capability: library.function(c"nvmlDeviceGetCudaComputeCapability"),
+                mig: library.function(c"nvmlDeviceGetMigMode"),
                 memory: library.function(c"nvmlDeviceGetMemoryInfo"),
                 memory_v2: library.function(c"nvmlDeviceGetMemoryInfo_v2"),
                 // The third version has the second's struct, and counts MPS clients apart; older ones are not asked.
@@ -189,8 +193,19 @@ impl Functions {
             // SAFETY: writes one struct of this version.
             let _ = unsafe { function(device, &mut pci) };
         }
+        let (mut major, mut minor_version) = (0, 0);
+        // SAFETY: writes two numbers.
+        let code = self.capability.map(|function| unsafe { function(device, &mut major, &mut minor_version) });
+        let number = |value: c_int| u32::try_from(value).unwrap_or(0);
+        let capability = (code == Some(SUCCESS)).then_some((number(major), number(minor_version)));
+        let (mut mode, mut pending) = (0, 0);
+        // SAFETY: writes two numbers.
+        let code = self.mig.map(|function| unsafe { function(device, &mut mode, &mut pending) });
+        let mig = (code == Some(SUCCESS)).then_some(mode != 0);
         let memory = self.memory(device)?;
         Ok(GpuInfo {
+            capability,
+            mig,
             index,
             minor,
             uuid: self.device_text(self.uuid, device),

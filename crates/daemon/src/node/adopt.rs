@@ -1,7 +1,9 @@
 //! What an earlier daemon left: slices of the database, their files, and the processes that still run in them.
 use super::{Launcher, Member, Node};
 use crate::cdi;
+use crate::engine;
 use crate::files::SliceFiles;
+use crate::mps;
 use crate::process::{self, open_pidfd};
 use crate::slice::Record;
 use cleave_ledger::owner;
@@ -32,6 +34,11 @@ impl Node {
                 let message = format!("slice {} can't be brought back: {error}", record.name);
                 self.lock().event("warning", Some(record), &message);
             }
+        }
+        // Servers of this daemon's slices are watched on; those of slices that are no more have nobody, and end.
+        for folder in self.mps.left() {
+            let owner = records.iter().find(|r| engine::domain(r).is_some_and(|key| key.folder() == folder));
+            mps::look_after(self, &self.mps.get(&folder, owner.map_or(0, |record| record.owner)));
         }
         let mut inner = self.lock();
         self.arrange(&inner, &(0..self.desks.len()).map(Some).collect::<Vec<_>>());

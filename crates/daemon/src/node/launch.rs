@@ -1,10 +1,11 @@
 //! How programs get into a slice: launch plans and CDI specs, and whom an ephemeral slice waits for.
 use super::{Caller, Inner, Live, Node, Reply};
-use crate::cdi;
+use crate::cdi::{self, PIPE_VARIABLE};
+use crate::engine;
 use crate::gpu::GpuInfo;
 use crate::process::{self, open_pidfd, until_end};
 use crate::slice::{Holder, Record};
-use cleave_api::{LaunchPlan, OnMissing};
+use cleave_api::{LaunchPlan, OnMissing, Priority};
 use cleave_ledger::wire;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +24,7 @@ impl Node {
     pub fn launch(self: &Arc<Self>, caller: &Caller, key: &str) -> Reply<LaunchPlan> {
         let mut inner = self.lock();
         let live = inner.seen(key, caller)?;
-        let plan = self.plan(live);
+        let plan = self.plan(&inner, live);
         let record = &live.record;
         let id = record.id.clone();
         let Some(asks) = caller.process() else { return Ok(plan) };
@@ -71,7 +72,22 @@ impl Node {
         });
     }
 
-    fn plan(&self, live: &Live) -> LaunchPlan {
+    /// What makes a program a client of its trust domain's MPS server, within its slice's part.
+    fn mps_environment(&self, inner: &Inner, record: &Record) -> Vec<(&'static str, String)> {
+        let Some(key) = engine::domain(record) else { return Vec::new() };
+        let (part, _) = inner.processors(record).unwrap_or((100.0, None));
+        let quota = record.devices.first().map_or(0, |device| device.limit_bytes);
+        vec![
+            (PIPE_VARIABLE, self.mps.pipe(&key.folder()).display().to_string()),
+            ("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", part.to_string()),
+            // The server has one device, whichever it is of the machine's.
+            ("CUDA_MPS_PINNED_DEVICE_MEM_LIMIT", format!("0={}M", quota.div_ceil(1 << 20))),
+            // 0 is normal, 1 is lower; there are no others.
+            ("CUDA_MPS_CLIENT_PRIORITY", u8::from(record.priority <= Priority::default()).to_string()),
+        ]
+    }
+
+    fn plan(&self, inner: &Inner, live: &Live) -> LaunchPlan {
         let text = |path: std::path::PathBuf| path.display().to_string();
         let library_dir = self.run.library_dir();
         let library = text(library_dir.join(crate::gpu::STAND_IN));
@@ -99,20 +115,23 @@ impl Node {
             driver_dir: text(self.run.driver_dir()),
             real_libraries: self.driver.real.iter().map(|(n, p)| (n.clone(), p.display().to_string())).collect(),
             covers: self.driver.covers.iter().map(|p| p.display().to_string()).collect(),
-            environment: environment.into_iter().map(|(k, v)| (k.to_owned(), v)).collect(),
+            environment: (environment.into_iter())
+                .chain(self.mps_environment(inner, &live.record))
+                .map(|(k, v)| (k.to_owned(), v))
+                .collect(),
         }
     }
 
     /// The slice as a CDI spec.
     pub fn cdi(&self, caller: &Caller, key: &str) -> Reply<serde_json::Value> {
         let inner = self.lock();
-        Ok(self.cdi_spec(inner.seen(key, caller)?))
+        Ok(self.cdi_spec(&inner, inner.seen(key, caller)?))
     }
 
-    fn cdi_spec(&self, live: &Live) -> serde_json::Value {
+    fn cdi_spec(&self, inner: &Inner, live: &Live) -> serde_json::Value {
         let gpus: Vec<&GpuInfo> = live.gpus.iter().flatten().filter_map(|p| self.nvml.gpus().get(*p)).collect();
         cdi::spec(&cdi::Parts {
-            plan: &self.plan(live),
+            plan: &self.plan(inner, live),
             socket_dir: &live.files.guest_dir().display().to_string(),
             minors: gpus.iter().map(|g| g.minor).collect(),
             driver_version: &self.nvml.driver_version(),
@@ -123,7 +142,7 @@ impl Node {
     pub(super) fn write_cdi(&self, inner: &mut Inner, record: &Record) {
         let Some(dir) = &self.config.cdi_dir else { return };
         let Some(live) = inner.slices.get(&record.id) else { return };
-        if let Err(error) = cdi::write(dir, &record.name, &self.cdi_spec(live)) {
+        if let Err(error) = cdi::write(dir, &record.name, &self.cdi_spec(inner, live)) {
             let message = format!("containers can't use slice {}: its CDI spec can't be written: {error}", record.name);
             inner.event("warning", Some(record), &message);
         }

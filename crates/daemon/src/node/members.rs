@@ -1,7 +1,10 @@
 //! A slice's processes: they register, and are reaped when they have ended.
-use super::{Node, note_use, total};
+use super::{Live, Node, note_use, total};
+use crate::engine;
 use crate::files::Reading;
+use crate::mps;
 use crate::process::{self, until_end};
+use crate::slice::Record;
 use crate::turns::clock;
 use cleave_api::format_bytes;
 use cleave_ledger::{SLOTS, wire};
@@ -56,6 +59,19 @@ pub struct Peer {
     pub pidfd: Arc<OwnedFd>,
 }
 
+/// A process in a trust domain.
+#[derive(Clone, Debug)]
+pub struct Inhabitant {
+    /// On the host.
+    pub pid: u32,
+    /// With the id it names the process.
+    pub start_time: u64,
+    /// Its command line.
+    pub command: String,
+    /// Its slice.
+    pub slice: Record,
+}
+
 /// What a process gets when it registers.
 #[derive(Debug)]
 pub struct Registered {
@@ -68,6 +84,45 @@ pub struct Registered {
 }
 
 impl Node {
+    /// The ids of the slices in a trust domain, and their processes.
+    pub fn inhabitants(&self, folder: &str) -> (Vec<String>, Vec<Inhabitant>) {
+        let inner = self.lock();
+        let in_it = |live: &&Live| engine::domain(&live.record).is_some_and(|key| key.folder() == folder);
+        let slices: Vec<&Live> = inner.slices.values().filter(in_it).collect();
+        let process = |live: &Live, member: &Member| Inhabitant {
+            pid: member.pid,
+            start_time: member.start_time,
+            command: member.command.clone(),
+            slice: live.record.clone(),
+        };
+        let alive = |live: &&Live| {
+            let live: &Live = live;
+            live.processes.values().filter(|m| m.dead.is_none()).map(|m| process(live, m)).collect::<Vec<_>>()
+        };
+        (slices.iter().map(|live| live.record.id.clone()).collect(), slices.iter().flat_map(alive).collect())
+    }
+
+    /// Sees to it that a process of the slice finds what its engine needs; if that can't be had, gives the status to answer.
+    pub async fn ready(self: &Arc<Self>, id: &str, peer: &Peer) -> Result<(), u32> {
+        let (record, key) = {
+            let inner = self.lock();
+            let record = &inner.slices.get(id).ok_or(wire::status::GONE)?.record;
+            let Some(key) = engine::domain(record) else { return Ok(()) };
+            (record.clone(), key.folder())
+        };
+        let gpu = record.devices.first().and_then(|device| self.nvml.gpus().get(self.place(&device.uuid)?));
+        let outcome = match gpu {
+            None => Err("its GPU is not on this machine now".to_owned()),
+            Some(gpu) => mps::enter(self, &self.mps.get(&key, record.owner), gpu).await,
+        };
+        outcome.map_err(|why| {
+            let message =
+                format!("process {} can't start in slice {}: no MPS server for it: {why}", peer.pid, record.name);
+            self.lock().event("warning", Some(&record), &message);
+            wire::status::NO_SERVER
+        })
+    }
+
     /// Gives a process a slot, or the status to answer.
     pub fn register(self: &Arc<Self>, id: &str, peer: &Peer, own_pid: u32) -> Result<Registered, u32> {
         let mut inner = self.lock();
@@ -104,6 +159,10 @@ impl Node {
             pidfd: Some(Arc::clone(&peer.pidfd)),
         };
         let message = format!("{} (pid {}) runs in slot {slot}", member.command, member.pid);
+        if live.processes.is_empty() {
+            // Another program, perhaps.
+            live.record.longest_op_ns = 0;
+        }
         live.processes.insert(slot, member);
         let first = !live.record.started;
         live.record.started = true;
@@ -186,6 +245,8 @@ impl Node {
             device.time = device.time.plus(&reading.work(index), now);
         }
         live.files.free(slot);
+        // With its last process all that was away is gone.
+        live.record.suspended &= !live.processes.is_empty();
         let again = live.processes.values().any(|m| m.pid == pid && m.start_time == start_time && m.dead.is_none());
         let record = live.record.clone();
         if let Some(held) = stuck.filter(|_| !again) {

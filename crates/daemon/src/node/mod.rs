@@ -9,21 +9,26 @@ mod measure;
 mod members;
 mod show;
 mod slices;
+mod suspend;
 mod time;
 
 pub use launch::Launcher;
 pub use measure::{difference, note_use, total};
-pub use members::{Member, Peer, Registered};
+pub use members::{Inhabitant, Member, Peer, Registered};
+pub use suspend::run as wake_wanted;
 
 use crate::config::Config;
+use crate::engine::{self, Means};
 use crate::files::{RunDir, SliceFiles};
 use crate::gpu::{DriverFiles, Nvml};
+use crate::mps::{self, Domains};
 use crate::process;
 use crate::slice::{Holder, Record};
 use crate::store::{Store, StoreError};
 use crate::turns::Desk;
 use cleave_api::{ErrorBody, ErrorCode};
 use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
@@ -53,6 +58,8 @@ pub struct Node {
     pub driver: DriverFiles,
     /// Where the files are.
     pub run: RunDir,
+    /// The MPS servers.
+    pub mps: Domains,
     /// Who shares out the time of each GPU, in NVML's order.
     pub desks: Vec<Arc<Desk>>,
     /// RFC 3339.
@@ -92,11 +99,27 @@ pub struct Live {
     pub gpus: Vec<Option<usize>>,
     /// When a refusal was last reported.
     pub denied_at: Option<Instant>,
+    /// Its memory is being taken off its GPUs, or brought back.
+    moving: bool,
+    /// Its watchdog has put it into the lowest class.
+    pub lowered: bool,
     /// When its usage file was last found cut or grown.
     pub mended_at: Option<Instant>,
     /// What listens on its sockets.
     doors: [AbortHandle; 2],
     deleting: bool,
+}
+
+/// Where MPS is looked for: a simulated driver brings its own.
+fn mps_dirs(config: &Config, run: &RunDir) -> Vec<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    match (&config.mps_dir, &config.sim) {
+        (Some(dir), _) => vec![dir.clone()],
+        (None, Some(_)) => vec![run.driver_dir()],
+        (None, None) => {
+            std::env::split_paths(&path).filter(|dir| dir.is_absolute()).chain(["/usr/bin".into()]).collect()
+        }
+    }
 }
 
 /// Turns a fault of the database into an answer.
@@ -153,6 +176,14 @@ impl Inner {
         self.slices.values().map(|l| &l.record).collect()
     }
 
+    /// Part of the multiprocessors for the next program of a spatial slice, in percent, and why it is not all.
+    fn processors(&self, record: &Record) -> Option<(f64, Option<String>)> {
+        let domain = engine::domain(record)?;
+        let others = self.slices.values().map(|live| &live.record);
+        let others = others.filter(|other| other.id != record.id && engine::domain(other) == Some(domain));
+        Some(engine::processors(record, others))
+    }
+
     /// How many processes are in slices.
     pub fn process_count(&self) -> usize {
         self.slices.values().map(|l| l.processes.len()).sum()
@@ -169,8 +200,10 @@ impl Inner {
 impl Node {
     /// A node without slices; [`Node::adopt`] brings back those of the database.
     pub fn new(config: Config, nvml: Box<dyn Nvml>, driver: DriverFiles, run: RunDir, store: Store) -> Arc<Self> {
-        let desks = nvml.gpus().iter().map(|_| Arc::default()).collect();
+        let desks = nvml.gpus().iter().map(|_| Arc::new(Desk::new(config.window_ms))).collect();
+        let mps = Domains::new(&run.path, mps::find(&mps_dirs(&config, &run)));
         Arc::new(Self {
+            mps,
             config,
             desks,
             nvml,
@@ -204,6 +237,16 @@ impl Node {
     /// Waits until the daemon is to end.
     pub async fn stopped(&self) {
         let _ = self.stop.subscribe().wait_for(|stop| *stop).await;
+    }
+
+    /// What decides on engines besides the GPU and the slice.
+    pub(crate) fn means(&self) -> Means<'_> {
+        Means { mps: self.mps.program.as_ref().map(|_| ()).map_err(String::as_str), wish: self.config.engine }
+    }
+
+    /// Which engines each GPU can run.
+    pub fn modes(&self) -> Vec<cleave_api::GpuModes> {
+        self.nvml.gpus().iter().map(|gpu| engine::modes(gpu, self.means())).collect()
     }
 
     /// The GPU with this UUID.

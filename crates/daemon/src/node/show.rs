@@ -71,6 +71,12 @@ impl Node {
             priority: record.priority,
             burst_ms: record.burst_ms,
             paused: record.paused,
+            suspended: record.suspended,
+            watchdog: record.watchdog,
+            lowered: false,
+            engine: record.choice.engine,
+            engine_reason: record.choice.reason.clone(),
+            trust_domain: record.trust_domain.clone(),
             host_limit_bytes: record.host_limit_bytes,
             host_used_bytes: 0,
             processes: Vec::new(),
@@ -82,6 +88,7 @@ impl Node {
                 around.reserved.get(d.uuid.as_str()).copied().unwrap_or(0) > card
             }),
             on_missing: record.on_missing,
+            on_bypass: record.on_bypass,
             ephemeral: record.ephemeral,
             in_motion: false,
         }
@@ -91,6 +98,7 @@ impl Node {
         let mut shown = self.show_record(&live.record, around);
         let picture = live.files.picture(live.processes.keys().copied());
         shown.in_motion = !picture.is_exact();
+        shown.lowered = live.lowered;
         let now = clock();
         for (index, device) in shown.devices.iter_mut().enumerate() {
             let policy = live.files.policy.devices.get(index);
@@ -162,8 +170,8 @@ impl Node {
             })
             .collect();
         let inner = self.lock();
-        let tracked: std::collections::HashSet<u32> =
-            inner.slices.values().flat_map(|l| l.processes.values().map(|m| m.pid)).collect();
+        let mut tracked = self.mps.servers();
+        tracked.extend(inner.slices.values().flat_map(|l| l.processes.values().map(|m| m.pid)));
         self.nvml
             .gpus()
             .iter()

@@ -1,12 +1,14 @@
 //! A slice's life: made, changed, deleted. What may be is decided in [`crate::slice`].
 use super::{Caller, Inner, Live, Node, Reply, store_fault, unknown_slice};
 use crate::cdi;
+use crate::engine;
 use crate::files::SliceFiles;
-use crate::gpu::format_uuid;
+use crate::gpu::{GpuInfo, format_uuid};
+use crate::mps;
 use crate::process;
 use crate::register::{self, Admits};
 use crate::slice::{self, Card, Record, RecordDevice};
-use cleave_api::{ErrorBody, ErrorCode, Slice, SliceChange, SliceSpec, format_bytes};
+use cleave_api::{Engine, ErrorBody, ErrorCode, Slice, SliceChange, SliceSpec, format_bytes};
 use cleave_ledger::HOST;
 use std::collections::BTreeMap;
 use std::io;
@@ -18,13 +20,17 @@ use tokio::task::AbortHandle;
 const KILL: Duration = Duration::from_secs(10);
 
 impl Node {
-    /// Runs `f` with the cards and the slices' records.
-    fn with_cards<T>(&self, inner: &Inner, f: impl FnOnce(&[Card<'_>], &[&Record]) -> T) -> T {
+    /// Runs `f` with the cards, as a slice of this engine sees them, and the slices' records.
+    fn with_cards<T>(&self, inner: &Inner, engine: Engine, f: impl FnOnce(&[Card<'_>], &[&Record]) -> T) -> T {
         let cards: Vec<Card<'_>> = self
             .nvml
             .gpus()
             .iter()
-            .map(|info| Card { info, context_bytes: self.cost(&inner.store, info).map(|c| c.context_bytes) })
+            .map(|info| Card {
+                info,
+                context_bytes: self.cost(&inner.store, info).map(|c| c.context_bytes),
+                can: engine::obstacle(info, engine, self.means()).is_none(),
+            })
             .collect();
         f(&cards, &inner.records())
     }
@@ -40,11 +46,17 @@ impl Node {
                 ErrorBody::new(ErrorCode::NotFound, format!("there is no user \"{text}\""), "give a name or a number")
             })?,
         };
+        if let Some(domain) = &spec.trust_domain {
+            slice::check_name(domain).map_err(|e| ErrorBody {
+                message: e.message.replace("a slice's name", "a trust domain's name"),
+                ..e
+            })?;
+        }
         let admit = |inner: &Inner| {
             let mut bytes = [0; 3];
             let _ = rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::empty());
             let name = format!("slice-{:02x}{:02x}{:02x}", bytes[0], bytes[1], bytes[2]);
-            self.with_cards(inner, |cards, records| {
+            self.with_cards(inner, spec.engine, |cards, records| {
                 let taken = |name: &str| inner.names.contains_key(name);
                 slice::admit(&spec, cards, records, process::machine_memory(), name, taken)
             })
@@ -57,6 +69,14 @@ impl Node {
         }
         let mut inner = self.lock();
         let admitted = admit(&inner)?;
+        let gpus: Vec<&GpuInfo> =
+            admitted.devices.iter().filter_map(|(place, _)| self.nvml.gpus().get(*place)).collect();
+        let wish = engine::Wish {
+            engine: spec.engine,
+            domain: spec.trust_domain.as_deref(),
+            share: admitted.compute_percent.is_some(),
+        };
+        let (choice, trust_domain) = engine::choose(wish, &gpus, self.means())?;
         let uuid = new_uuid().ok_or_else(|| ErrorBody::new(ErrorCode::Internal, "no random numbers", ""))?;
         let record = Record {
             id: format!("SLICE-{}", format_uuid(uuid)),
@@ -79,9 +99,13 @@ impl Node {
             compute_percent: admitted.compute_percent,
             mode: spec.mode,
             priority: spec.priority,
+            choice,
+            trust_domain,
             burst_ms: admitted.burst_ms,
+            watchdog: spec.watchdog,
             host_limit_bytes: admitted.host_limit_bytes,
             on_missing: spec.on_missing,
+            on_bypass: spec.on_bypass,
             ephemeral: spec.ephemeral,
             holder: caller.process().filter(|_| spec.ephemeral),
             ..Record::default()
@@ -89,6 +113,11 @@ impl Node {
         if dry_run {
             let around = self.around(&inner, &record);
             return Ok(self.show_record(&record, &around));
+        }
+        if let Some(key) = engine::domain(&record) {
+            // A container that is given the slice has its folder mounted, whenever it starts.
+            let made = self.mps.get(&key.folder(), record.owner).prepare();
+            made.map_err(|e| file_fault(&format!("slice \"{}\" can't be made", record.name), &e))?;
         }
         // First the row, then the files: a crash in between leaves a slice whose files are made at the next start.
         inner.store.put(&record).map_err(store_fault)?;
@@ -137,6 +166,8 @@ impl Node {
             processes: BTreeMap::new(),
             gpus,
             denied_at: None,
+            moving: false,
+            lowered: false,
             mended_at: None,
             doors: [owners, guests],
             deleting: false,
@@ -151,7 +182,7 @@ impl Node {
             return Err(forbidden("change slices"));
         }
         let id = live.record.id.clone();
-        let changed = self.with_cards(&inner, |cards, records| {
+        let changed = self.with_cards(&inner, live.record.choice.engine, |cards, records| {
             slice::change(&live.record, &change, cards, records, process::machine_memory())
         })?;
         let mut record = live.record.clone();
@@ -226,12 +257,16 @@ impl Node {
         if record.burst_ms != changed.burst_ms {
             words.push(changed.burst_ms.map_or("no burst".into(), |ms| format!("burst: {ms} ms")));
         }
+        let watchdog = change.watchdog.unwrap_or(record.watchdog);
+        if record.watchdog != watchdog {
+            words.push(format!("watchdog {watchdog} instead of {}", record.watchdog));
+        }
         if record.host_limit_bytes != changed.host_limit_bytes {
             words.push(format!("pinned host memory: {}", changed.host_limit_bytes.map_or("any".into(), format_bytes)));
         }
         record.compute_percent = changed.compute_percent;
         (record.mode, record.priority, record.burst_ms) = (changed.mode, changed.priority, changed.burst_ms);
-        record.host_limit_bytes = changed.host_limit_bytes;
+        (record.watchdog, record.host_limit_bytes) = (watchdog, changed.host_limit_bytes);
         if let Err(error) = inner.store.put(&record) {
             restore();
             return Err(store_fault(error));
@@ -310,13 +345,16 @@ impl Node {
     }
 
     /// Takes a slice without processes away: first the row, then the files.
-    pub(super) fn remove(&self, inner: &mut Inner, id: &str, how: &str) -> Reply<()> {
+    pub(super) fn remove(self: &Arc<Self>, inner: &mut Inner, id: &str, how: &str) -> Reply<()> {
         inner.store.remove(id).map_err(store_fault)?;
         let Some(live) = inner.slices.remove(id) else { return Ok(()) };
         inner.names.remove(&live.record.name);
         inner.launchers.retain(|_, l| l.slice != id);
         live.doors.iter().for_each(AbortHandle::abort);
         self.arrange(inner, &live.gpus);
+        if let Some(key) = engine::domain(&live.record) {
+            mps::look_after(self, &self.mps.get(&key.folder(), live.record.owner));
+        }
         if let Err(error) = live.files.remove() {
             tracing::warn!("the files of slice {}: {error}", live.record.name);
         }
@@ -332,7 +370,7 @@ impl Node {
     }
 
     /// Deletes an ephemeral slice that nothing runs in any more, and that nobody is about to run something in.
-    pub(super) fn end_if_over(&self, inner: &mut Inner, id: &str) {
+    pub(super) fn end_if_over(self: &Arc<Self>, inner: &mut Inner, id: &str) {
         let Some(live) = inner.slices.get(id) else { return };
         let nobody_comes = || live.record.holder.is_some_and(|h| !process::is_alive(h.pid, h.start_time));
         let over = live.record.ephemeral

@@ -1,18 +1,19 @@
 //! The slices' shares of the GPUs' time.
 use super::slices::forbidden;
 use super::{Caller, Inner, Live, Node, Reply, store_fault};
+use crate::engine;
 use crate::explain;
 use crate::slice::{Record, rest, thousandths};
 use crate::turns::{Party, Standing, clock};
 use cleave_api::{DeviceExplanation, Explanation, Mode, Neighbour, Slice, TurnKind};
-use cleave_policy::arbiter::{Isolation, Tenant};
+use cleave_policy::arbiter::{Domain, Isolation, Tenant};
 use cleave_policy::gate;
 use std::sync::Arc;
 
 impl Node {
     /// Tells the desks of `gpus` who has processes there and what each is entitled to. To be called after each change of
     /// either, under the lock: a slot is not given out again before its desk has read it for the last time.
-    pub(super) fn arrange(&self, inner: &Inner, gpus: &[Option<usize>]) {
+    pub fn arrange(&self, inner: &Inner, gpus: &[Option<usize>]) {
         for place in gpus.iter().copied().flatten() {
             let Some(desk) = self.desks.get(place) else { continue };
             let on_it = || inner.slices.values().filter(move |live| live.gpus.contains(&Some(place)));
@@ -26,7 +27,7 @@ impl Node {
                     files: Arc::clone(&live.files),
                     device: live.gpus.iter().position(|gpu| *gpu == Some(place))?,
                     slots: live.processes.iter().filter(|(_, m)| m.dead.is_none()).map(|(slot, _)| *slot).collect(),
-                    tenant: tenant(&live.record, rest),
+                    tenant: Tenant { domain: inner.desk_domain(&live.record), ..tenant(live, rest) },
                 })
             });
             desk.arrange(parties.collect(), |id| inner.slices.contains_key(id));
@@ -40,18 +41,25 @@ impl Node {
         if !caller.admin {
             return Err(forbidden(if paused { "pause slices" } else { "resume slices" }));
         }
-        if live.record.paused != paused {
-            let (record, gpus) = (Record { paused, ..live.record.clone() }, live.gpus.clone());
-            inner.store.put(&record).map_err(store_fault)?;
-            if let Some(live) = inner.slices.get_mut(&record.id) {
-                live.record.paused = paused;
-            }
-            self.arrange(&inner, &gpus);
+        let record = live.record.clone();
+        if self.set_paused(&mut inner, &record.id, paused)? {
             let (kind, what) = if paused { ("slice-paused", "paused") } else { ("slice-resumed", "resumed") };
             inner.event(kind, Some(&record), &format!("slice {} was {what}", record.name));
         }
         let live = inner.seen(key, caller)?;
         Ok(self.show(live, &self.around(&inner, &live.record)))
+    }
+
+    /// As [`Node::pause`], for the daemon itself; whether that changed anything.
+    pub fn set_paused(&self, inner: &mut Inner, id: &str, paused: bool) -> Reply<bool> {
+        let Some(live) = inner.slices.get(id).filter(|live| live.record.paused != paused) else { return Ok(false) };
+        let (record, gpus) = (Record { paused, ..live.record.clone() }, live.gpus.clone());
+        inner.store.put(&record).map_err(store_fault)?;
+        if let Some(live) = inner.slices.get_mut(id) {
+            live.record.paused = paused;
+        }
+        self.arrange(inner, &gpus);
+        Ok(true)
     }
 }
 
@@ -61,6 +69,7 @@ impl Node {
         let inner = self.lock();
         let live = inner.seen(key, caller)?;
         let record = &live.record;
+        let processors = inner.processors(record);
         let devices = record.devices.iter().zip(&live.gpus).map(|(device, place)| {
             let desk = place.and_then(|place| self.desks.get(place));
             let standings = desk.map(|desk| desk.standings()).unwrap_or_default();
@@ -80,7 +89,10 @@ impl Node {
             let percent = |standing: &Standing| f64::from(standing.tenant.share) / 10.0;
             DeviceExplanation {
                 gpu: place.and_then(|p| self.nvml.gpus().get(p)).map_or(device.index, |gpu| gpu.index),
-                engine: "temporal".into(),
+                engine: record.choice.engine,
+                engine_reason: record.choice.reason.clone(),
+                processors_percent: processors.as_ref().map(|(part, _)| *part),
+                window_ms: self.config.window_ms,
                 share_percent: here.map(percent).or(record.compute_percent),
                 mode: record.mode,
                 priority: record.priority,
@@ -91,7 +103,9 @@ impl Node {
                     gate::Mode::Window => TurnKind::Closed,
                     gate::Mode::Paused => TurnKind::Paused,
                 }),
-                reasons: explain::reasons(me, record.paused, &others, now),
+                reasons: (processors.as_ref().and_then(explain::part).into_iter())
+                    .chain(explain::reasons(me, record.paused, &others, now))
+                    .collect(),
                 neighbours: others
                     .iter()
                     .map(|other| Neighbour {
@@ -108,8 +122,20 @@ impl Node {
     }
 }
 
+impl Inner {
+    /// Whom a slice's kernels run beside at the same time, for its GPU's desk.
+    fn desk_domain(&self, record: &Record) -> Option<Domain> {
+        let folder = engine::domain(record)?.folder();
+        let (part, _) = self.processors(record)?;
+        // The first half of a hash is enough to tell apart the few of one GPU.
+        let id = u32::from_str_radix(folder.get(..8)?, 16).ok()?;
+        Some(Domain { id, cap: thousandths(part) })
+    }
+}
+
 /// What a slice is entitled to; `rest` thousandths if it has no share of its own.
-fn tenant(record: &Record, rest: u16) -> Tenant {
+fn tenant(live: &Live, rest: u16) -> Tenant {
+    let record = &live.record;
     Tenant {
         share: record.compute_percent.map_or(rest, thousandths),
         isolation: match record.mode {
@@ -118,8 +144,9 @@ fn tenant(record: &Record, rest: u16) -> Tenant {
             Mode::Strict => Isolation::Strict,
             Mode::Adaptive => Isolation::Adaptive,
         },
-        class: record.priority.class(),
+        class: if live.lowered { 0 } else { record.priority.class() },
         burst: record.burst_ms.unwrap_or(0).saturating_mul(1_000_000),
-        paused: record.paused,
+        paused: record.paused || record.suspended,
+        domain: None,
     }
 }

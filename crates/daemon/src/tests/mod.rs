@@ -3,13 +3,15 @@
 //! The test program plays all parts: started again with a variable set, it is a daemon or a tenant.
 mod api;
 mod life;
+mod mps;
 mod slots;
 mod turns;
+mod watchdog;
 
 use crate::config::Config;
 use crate::gpu::{DriverFiles, GpuInfo, MemoryState, Nvml, NvmlError};
 use crate::run::{Prepared, run_with};
-use cleave_api::{ErrorBody, Event, List, Slice};
+use cleave_api::{ErrorBody, Event, Explanation, LaunchPlan, List, Slice};
 use cleave_ledger::{ABI, Account, Activity, Book, KINDS, Kind, MAGIC, Policy, Slot, UNIT, Urgency, wire};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags,
@@ -49,6 +51,8 @@ impl TextNvml {
                 name: "Text".into(),
                 pci: format!("00000000:0{index}:00.0"),
                 memory_bytes: 80 * GIB,
+                capability: Some((9, 0)),
+                mig: Some(false),
             })
             .collect();
         Self { gpus, file }
@@ -354,6 +358,7 @@ fn daemon_process() {
         config.state_dir = dir.join("s");
         config.cdi_dir = Some(dir.join("cdi"));
         config.probe = false;
+        config.mps_dir = Some(dir.join("mps"));
         config
     };
     let mut config = world_config(&dir);
@@ -457,6 +462,18 @@ fn tenant_process() {
                     (offset_of!(Activity, last_launch), now),
                     (offset_of!(Activity, waiting), number(3)),
                 ] {
+                    usage.write_all_at(&value.to_ne_bytes(), at + offset as u64).unwrap();
+                }
+                "done".into()
+            }
+            // late NS WAITING: what it sent to device 0 should have been done NS ns ago; 0 = all is done.
+            "late" => {
+                let [_, usage, _] = files.as_ref().unwrap();
+                let at = slot * size_of::<Slot>() as u64 + offset_of!(Slot, activity) as u64;
+                let overdue = if number(1) == 0 { 0 } else { crate::turns::clock().saturating_sub(number(1)).max(1) };
+                for (offset, value) in
+                    [(offset_of!(Activity, overdue), overdue), (offset_of!(Activity, syncing), number(2))]
+                {
                     usage.write_all_at(&value.to_ne_bytes(), at + offset as u64).unwrap();
                 }
                 "done".into()

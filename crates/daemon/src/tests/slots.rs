@@ -272,3 +272,41 @@ fn strangers_and_bypasses_are_reported() {
         child.wait().unwrap();
     }
 }
+
+#[test]
+fn who_bypasses_a_slice_that_says_so_is_killed() {
+    let world = World::new();
+    let daemon = world.start();
+    let spec = |name, policy| json!({ "name": name, "memory": "10GiB", "on_bypass": policy });
+    let strict: Slice = daemon.ok("POST", "/v1/slices", spec("strict", "kill"));
+    let lenient: Slice = daemon.ok("POST", "/v1/slices", spec("lenient", "warn"));
+    let both = json!({ "name": "both", "memory": "10GiB", "on_bypass": "kill", "on_missing": "allow" });
+    let (_, error) = daemon.error("POST", "/v1/slices", both);
+    assert!(error.message.contains("exclude each other"), "{error:?}");
+    // One that is in the slice, and that the rule is not about.
+    let mut tenant = Tenant::start(&daemon.socket(&strict));
+    tenant.register();
+    let sleeper = |slice: Option<&Slice>| {
+        let mut command = Command::new("sleep");
+        command.arg("1000");
+        if let Some(slice) = slice {
+            command.env(wire::SOCKET_VARIABLE, daemon.socket(slice));
+        }
+        command.spawn().unwrap()
+    };
+    let (mut doomed, mut warned, mut outside) = (sleeper(Some(&strict)), sleeper(Some(&lenient)), sleeper(None));
+    world.nvml(&[(0, doomed.id(), GIB), (0, warned.id(), GIB), (0, outside.id(), GIB), (0, tenant.pid(), GIB)]);
+    eventually("the one is killed", || doomed.try_wait().unwrap().is_some());
+    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&doomed.wait().unwrap()), Some(9));
+    eventually("all is said", || daemon.events("bypass").len() == 3 && daemon.events("untracked").len() == 1);
+    let killed: Vec<_> = daemon.events("bypass").into_iter().filter(|event| event.message.contains("killed")).collect();
+    assert_eq!(killed.len(), 1, "{killed:?}");
+    assert_eq!(killed[0].slice.as_deref(), Some("strict"));
+    assert!(killed[0].message.contains(&format!("pid {}", doomed.id())), "{}", killed[0].message);
+    assert!(warned.try_wait().unwrap().is_none() && outside.try_wait().unwrap().is_none());
+    assert_eq!(daemon.slice("strict").processes.len(), 1);
+    for child in [&mut warned, &mut outside] {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}

@@ -44,13 +44,13 @@ fn read_grant(file: &File) -> Grant {
     }
 }
 
-fn create(daemon: &Daemon, name: &str, more: Value) -> Slice {
+pub fn create(daemon: &Daemon, name: &str, more: Value) -> Slice {
     let mut body = json!({ "name": name, "gpu": "0", "memory": "1GiB" });
     body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     daemon.ok("POST", "/v1/slices", body)
 }
 
-fn enter(daemon: &Daemon, slice: &Slice) -> Tenant {
+pub fn enter(daemon: &Daemon, slice: &Slice) -> Tenant {
     let mut tenant = Tenant::start(&daemon.socket(slice));
     tenant.register();
     tenant
@@ -268,7 +268,7 @@ fn why_a_slice_runs_as_it_does() {
     b.tell("ring 0");
     eventually("they take turns", || kinds("a").contains(&cleave_api::ReasonKind::TakesTurns));
     let shown = explain("a");
-    assert_eq!((shown.gpu, shown.engine.as_str(), shown.share_percent), (0, "temporal", Some(30.0)));
+    assert_eq!((shown.gpu, shown.engine.to_string().as_str(), shown.share_percent), (0, "temporal", Some(30.0)));
     assert_eq!(shown.neighbours.len(), 1);
     assert_eq!((shown.neighbours[0].slice.as_deref(), shown.neighbours[0].at_work), (Some("b"), true));
     let taken = shown.reasons.iter().find(|r| r.kind == cleave_api::ReasonKind::TakesTurns).unwrap();

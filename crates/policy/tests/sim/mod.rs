@@ -1,9 +1,10 @@
 //! A model GPU, processes and a daemon around the real gate and arbiter, under simulated time.
 //!
-//! The GPU runs each context's kernels in order. Contexts that have work at the same time take turns of 2.5 ms; each
+//! The GPU runs each context's kernels in order, and those of one domain at the same time. Contexts that have work at the same time take turns of 2.5 ms; each
 //! switch costs 80 to 120 µs, which is what the windows measured on an H100 lose. A launch costs the host 3 µs, a mark
 //! is visible 5 µs after the GPU got there, a wake of the daemon is 50 to 100 µs late, a waiter sees a new grant after
-//! 5 to 15 µs. All of it follows from the seed.
+//! 5 to 15 µs. Each kind of kernel is launched once to warm up, where it does little, and a process waits for its oldest
+//! kernel when it has 8 ms of work under way. All of it follows from the seed.
 
 use cleave_policy::arbiter::{Arbiter, Config, Observation, Tenant};
 use cleave_policy::gate::{self, Cost, Grant, MARKS, Mode, Track, Verdict, admit};
@@ -17,6 +18,14 @@ const START: u64 = 1_000 * SEC;
 const SLICE: u64 = 2_500 * US;
 const LAUNCH: u64 = 3 * US;
 const MARK: u64 = 5 * US;
+/// A first launch of a kernel lasts so long, and a saturating process waits while more than so much
+/// is under way in several kernels.
+const WARM_UP: u64 = 2 * US;
+const AHEAD: u64 = 8 * MS;
+/// The daemon takes a process that waits for the device to have so much work.
+const WORKING: u64 = MS;
+/// As the gate does, a launch is timed at least every so often.
+const TIMING: u64 = 2 * MS;
 /// Deliveries are recorded with this resolution.
 const TICK: u64 = 5 * MS;
 
@@ -43,6 +52,8 @@ impl Random {
 pub enum Load {
     /// Sends kernels of these lengths at random, without ever waiting.
     Saturate(Vec<u64>),
+    /// The same with one kernel whose length a parameter says: these in turn.
+    Varies(Vec<u64>),
     /// Sends one kernel, waits for it, does something else for `gap`.
     Loop { kernel: u64, gap: u64 },
     /// Each `period` sends `count` kernels one after the other, waiting for each: a request.
@@ -55,8 +66,10 @@ struct Kernel {
     left: u64,
     started: Option<u64>,
     mark: Option<u32>,
+    length: u64,
     kind: usize,
-    timed: bool,
+    /// When it was expected to begin, and until when the GPU was the slice's own then.
+    timed: Option<(u64, u64)>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -82,11 +95,16 @@ pub struct Process {
     grant: Grant,
     claim: u64,
     class: u8,
+    domain: Option<u32>,
     /// The host loop: its event's generation, what it waits for, where it is in its load.
     turn: u64,
     waiting: bool,
     syncing: bool,
+    /// Waits for its oldest kernel.
+    full: bool,
     asked: u64,
+    warm: usize,
+    timed: u64,
     step: u32,
     request: u64,
     last_op: u64,
@@ -106,6 +124,8 @@ pub struct Sim {
     pub arbiter: Arbiter,
     pub processes: Vec<Process>,
     pub decisions: u64,
+    /// How often the GPU went from one context, or domain, to another.
+    pub switches: u64,
     random: Random,
     events: BinaryHeap<Reverse<(u64, u64, Event)>>,
     order: u64,
@@ -118,6 +138,14 @@ pub struct Sim {
     generation: u64,
 }
 
+impl Process {
+    /// Kernels that are not done, and their lengths taken together.
+    fn under_way(&self) -> (usize, u64) {
+        let kernels = || self.queue.iter().chain(&self.incoming);
+        (kernels().count(), kernels().map(|kernel| kernel.length).sum())
+    }
+}
+
 impl Sim {
     pub fn new(seed: u64, config: Config) -> Sim {
         let mut sim = Sim {
@@ -125,6 +153,7 @@ impl Sim {
             arbiter: Arbiter::new(config),
             processes: Vec::new(),
             decisions: 0,
+            switches: 0,
             random: Random(seed),
             events: BinaryHeap::new(),
             order: 0,
@@ -143,7 +172,7 @@ impl Sim {
     pub fn add(&mut self, id: u32, tenant: Tenant, load: Load, after: u64) -> usize {
         self.arbiter.set(id, tenant);
         let kinds = match &load {
-            Load::Saturate(kinds) => kinds.clone(),
+            Load::Saturate(kinds) | Load::Varies(kinds) => kinds.clone(),
             Load::Loop { kernel, .. } | Load::Serve { kernel, .. } | Load::Bursts { kernel, .. } => vec![*kernel],
         };
         let begins = self.now + after;
@@ -160,10 +189,14 @@ impl Sim {
             grant: Grant::CLOSED,
             claim: 0,
             class: tenant.class,
+            domain: tenant.domain.map(|domain| domain.id),
             turn: 0,
             waiting: false,
             syncing: false,
+            full: false,
             asked: 0,
+            warm: 0,
+            timed: 0,
             step: 0,
             request: begins,
             last_op: 0,
@@ -221,7 +254,9 @@ impl Sim {
                     self.settle();
                     // While nobody else had work, the hardware gave the one that runs slice after slice.
                     let busy = |other: &usize| !self.processes[*other].queue.is_empty();
-                    while (0..self.processes.len()).filter(busy).count() < 2 && self.slice_end <= self.now {
+                    let first = (0..self.processes.len()).find(busy).unwrap_or(at);
+                    let others = (0..self.processes.len()).filter(busy).any(|other| !self.together(first, other));
+                    while !others && self.slice_end <= self.now {
                         self.slice_end += SLICE;
                     }
                     let process = &mut self.processes[at];
@@ -260,13 +295,28 @@ impl Sim {
 
     // The GPU.
 
+    /// Their kernels run at the same time.
+    fn together(&self, one: usize, other: usize) -> bool {
+        one == other || self.processes[one].domain.is_some_and(|id| self.processes[other].domain == Some(id))
+    }
+
     /// Brings the GPU's state up to now.
     fn settle(&mut self) {
         let Some(current) = self.current else { return };
-        let process = &mut self.processes[current];
         if self.now <= self.since {
             return;
         }
+        for at in 0..self.processes.len() {
+            if self.together(current, at) {
+                self.progress(at);
+            }
+        }
+        self.since = self.now;
+    }
+
+    /// The front kernel of a process ran until now.
+    fn progress(&mut self, at: usize) {
+        let process = &mut self.processes[at];
         if let Some(kernel) = process.queue.front_mut() {
             let ran = (self.now - self.since).min(kernel.left);
             kernel.started.get_or_insert(self.since);
@@ -279,16 +329,17 @@ impl Sim {
                 if let Some(mark) = mark {
                     process.marks.push_back((self.now + MARK, mark));
                 }
-                if timed {
-                    let started = started.unwrap_or(self.now);
-                    process.costs[kind].update(self.now - started, self.now <= process.grant.own_until(started));
+                if let Some((begins, own_until)) = timed {
+                    let measured = self.now - started.unwrap_or(self.now);
+                    let own_until = if own_until == u64::MAX { process.grant.own_until(begins) } else { own_until };
+                    process.costs[kind].update(measured, own_until.saturating_sub(begins));
                 }
-                if process.syncing && process.queue.is_empty() && process.incoming.is_empty() {
-                    self.host(current, self.now + MARK);
+                let (left, under_way) = process.under_way();
+                if (process.full && (left <= 1 || under_way <= AHEAD)) || (process.syncing && left == 0) {
+                    self.host(at, self.now + MARK);
                 }
             }
         }
-        self.since = self.now;
     }
 
     /// Chooses who runs, and when to look again.
@@ -296,25 +347,29 @@ impl Sim {
         let count = self.processes.len();
         let has = |at: usize| !self.processes[at].queue.is_empty();
         let from = self.current.unwrap_or(0);
-        let other = (1..=count).map(|by| (from + by) % count).find(|&at| Some(at) != self.current && has(at));
-        let stays = self.current.is_some_and(has);
+        let runs = |at: usize| self.current.is_some_and(|current| self.together(current, at));
+        let other = (1..=count).map(|by| (from + by) % count).find(|&at| !runs(at) && has(at));
+        let stays = (0..count).any(|at| runs(at) && has(at));
         if let Some(other) = other
             && (!stays || (self.now >= self.slice_end && self.now >= self.since))
             && self.now >= self.since
         {
             self.current = Some(other);
+            self.switches += 1;
             self.since = self.now + self.random.within(80 * US, 120 * US);
             self.slice_end = self.since + SLICE;
         }
         self.generation += 1;
         let Some(current) = self.current else { return };
-        let Some(kernel) = self.processes[current].queue.front() else {
+        let front = |at: usize| self.processes[at].queue.front().map(|kernel| kernel.left);
+        let fronts = (0..count).filter(|&at| self.together(current, at)).filter_map(front);
+        let Some(left) = fronts.min() else {
             if self.now < self.since {
                 self.at(self.since, Event::Gpu(self.generation));
             }
             return;
         };
-        let mut next = self.since.max(self.now) + kernel.left;
+        let mut next = self.since.max(self.now) + left;
         if other.is_some() {
             next = next.min(self.slice_end.max(self.now + 1));
         }
@@ -334,7 +389,11 @@ impl Sim {
             }
         }
         let words = process.words;
-        process.track.poll(now, |mark| words[mark as usize % MARKS] == Some(mark));
+        if std::mem::take(&mut process.full) {
+            process.track.waited(now, |mark| words[mark as usize % MARKS] == Some(mark));
+        } else {
+            process.track.poll(now, |mark| words[mark as usize % MARKS] == Some(mark));
+        }
         if process.syncing {
             process.syncing = false;
             if process.grant.flags & gate::URGENT != 0 {
@@ -359,6 +418,7 @@ impl Sim {
             Load::Saturate(ref kinds) if kinds.len() > 1 => {
                 kind = Random(process.id as u64 ^ (u64::from(process.step) << 20)).next() as usize % kinds.len();
             }
+            Load::Varies(ref lengths) => kind = process.step as usize % lengths.len(),
             Load::Bursts { on, off, .. } => {
                 let phase = (now - process.begins) % (on + off);
                 if phase >= on && process.asked == 0 {
@@ -366,6 +426,14 @@ impl Sim {
                 }
             }
             _ => {}
+        }
+        let warms = process.warm < process.kinds.len();
+        if warms {
+            kind = process.warm;
+        }
+        let length = if warms { WARM_UP } else { process.kinds[kind] };
+        if matches!(process.load, Load::Varies(_)) {
+            kind = 0;
         }
         if process.asked == 0 {
             process.asked = now;
@@ -386,19 +454,32 @@ impl Sim {
             Verdict::Go => {
                 process.waiting = false;
                 process.longest_wait = process.longest_wait.max(now - std::mem::take(&mut process.asked));
-                process.step += 1;
                 process.last_op = cost;
-                let timed = process.costs[kind].launched();
+                let samples = process.costs[kind].launched() || now > process.timed + TIMING;
+                if samples {
+                    process.timed = now;
+                }
                 process.track.sent(now, cost, &process.grant);
-                let syncs = matches!(process.load, Load::Loop { .. } | Load::Serve { .. });
-                let mark = (process.track.mark_due() || syncs).then(|| process.track.mark());
-                process.incoming.push_back(Kernel { left: process.kinds[kind], started: None, mark, kind, timed });
+                let begins = process.track.busy_until() - cost;
+                let timed = samples.then(|| (begins, process.grant.own_until(begins)));
+                let mut syncs = matches!(process.load, Load::Loop { .. } | Load::Serve { .. });
+                if warms {
+                    process.warm += 1;
+                    syncs = true;
+                } else {
+                    process.step += 1;
+                }
+                let (left, under_way) = process.under_way();
+                process.full = left > 0 && under_way + length > AHEAD;
+                let waits = syncs || process.full;
+                let mark = (process.track.mark_due() || (waits && process.track.room())).then(|| process.track.mark());
+                process.incoming.push_back(Kernel { left: length, started: None, mark, length, kind, timed });
                 if process.grant.flags & gate::URGENT != 0 {
                     process.claim = process.track.claim(now);
                 }
                 process.syncing = syncs;
                 self.at(now + LAUNCH, Event::Arrive(at));
-                if !syncs {
+                if !waits {
                     self.host(at, now + LAUNCH);
                 }
             }
@@ -433,7 +514,7 @@ impl Sim {
                     tenant: process.id,
                     device_ns: gate::done(track.charged(), track.busy_until(), now),
                     waiting: process.waiting,
-                    busy_until: track.busy_until(),
+                    busy_until: track.busy_until().max(if process.full { now + WORKING } else { 0 }),
                     last_launch: track.last_launch(),
                     op_ns: process.last_op,
                 }

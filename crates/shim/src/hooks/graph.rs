@@ -4,8 +4,8 @@
 use super::context::{STACK, charge_stack, uncharge_stack};
 use super::launch::local_bytes;
 use super::memory::charge;
-use super::{context_of, current_device, device_of_context, for_each_ordinal, member};
-use crate::gate::{self, Operation, per_thread};
+use super::{context_of, device_of_context, device_of_stream, for_each_ordinal, member};
+use crate::gate::{self, Operation, collective, per_thread};
 use crate::process::{self, Process};
 use crate::real::{driver, real};
 use crate::table::{Entry, Space};
@@ -101,6 +101,8 @@ struct Needs {
     bytes: [u64; DEVICES],
     local: [u64; DEVICES],
     context: [u64; DEVICES],
+    /// One of its kernels belongs to a collective operation: the graph is never held back.
+    collective: bool,
 }
 
 impl Needs {
@@ -117,7 +119,7 @@ impl Needs {
     }
 
     fn none() -> Self {
-        Self { bytes: [0; DEVICES], local: [0; DEVICES], context: [0; DEVICES] }
+        Self { bytes: [0; DEVICES], local: [0; DEVICES], context: [0; DEVICES], collective: false }
     }
 
     fn add_allocation(&mut self, p: &Process, node: Handle) {
@@ -137,6 +139,7 @@ impl Needs {
 
     fn add_kernel(&mut self, p: &Process, kernel: KernelNode) {
         let context = kernel.context();
+        self.collective |= p.collectives.load(Ordering::Relaxed) != 0 && collective(p, kernel.handle() as u64);
         let bytes = local_bytes(p, kernel.handle());
         if let Ok(device) = device_of_context(p, context)
             && let (Some(local), Some(of)) = (self.local.get_mut(device), self.context.get_mut(device))
@@ -236,10 +239,25 @@ fn note(p: &Process, executable: u64, needs: &Needs, anew: bool) {
             }
         });
     }
+    p.books(|books, _| {
+        if anew {
+            books.table.remove(Space::Collective, executable);
+        }
+        if needs.collective && books.table.get(Space::Collective, executable).is_none() {
+            books.table.insert(Space::Collective, executable, Entry::new(0, 0, 0, Kind::Graph));
+        }
+    });
 }
 
+/// Whether something was seen because of which graphs must be looked at.
 fn watched(p: &Process) -> bool {
-    p.graph_memory.load(Ordering::Relaxed) != 0 || p.local_memory.load(Ordering::Relaxed) != 0
+    [&p.graph_memory, &p.local_memory, &p.collectives].iter().any(|seen| seen.load(Ordering::Relaxed) != 0)
+}
+
+/// Whether `executable` has a part of a collective operation.
+fn passes(p: &Process, executable: Handle) -> bool {
+    p.collectives.load(Ordering::Relaxed) != 0
+        && p.books(|books, _| books.table.get(Space::Collective, executable as u64).is_some())
 }
 
 /// Runs `call`, which makes `graph` executable: the driver takes its kernels' local memory with that (measured on driver
@@ -355,8 +373,9 @@ macro_rules! launching {
             let call = || real!($name(executable: Handle, stream: CUstream));
             let Some(p) = member!() else { return call() };
             p.slot().graph_launches.fetch_add(1, Ordering::Relaxed);
-            let operation = Operation { handle: executable as u64, shape: 0, graph: true, stream: $stream(stream) };
-            launch(p, executable, stream, &|| match current_device(p) {
+            let (handle, passes) = (executable as u64, passes(p, executable));
+            let operation = Operation { handle, shape: 0, kernel: false, passes, stream: $stream(stream) };
+            launch(p, executable, stream, &|| match device_of_stream(p, operation.stream) {
                 Ok(device) => gate::send(p, device, operation, call),
                 Err(_) => call(),
             })
@@ -382,6 +401,7 @@ pub unsafe extern "C" fn cuGraphExecDestroy(executable: Handle) -> CUresult {
     if let Some(p) = process::member()
         && watched(p)
     {
+        p.books(|books, _| books.table.remove(Space::Collective, executable as u64));
         for device in 0..DEVICES {
             p.books(|books, _| books.table.remove(Space::Graph, entry_of(executable as u64, device)));
         }
@@ -458,9 +478,12 @@ adding!(
     cuGraphNodeSetParams_v2(node: Handle),
 );
 
-/// Looks at a kernel that comes into a graph by hand: one that needs much local memory makes graphs be looked at when they
-/// are made executable.
+/// Looks at a kernel that comes into a graph by hand: one that needs much local memory, or belongs to a collective operation,
+/// makes graphs be looked at when they are made executable.
 fn see(p: &Process, kernel: KernelNode) {
+    if p.collectives.load(Ordering::Relaxed) == 0 {
+        collective(p, kernel.handle() as u64);
+    }
     if p.local_memory.load(Ordering::Relaxed) == 0 {
         local_bytes(p, kernel.handle());
     }

@@ -2,7 +2,7 @@
 //! first time. A kernel that is known costs one look into a small cache.
 use super::context::{STACK, charge_stack, heap_taken, uncharge_stack};
 use super::module::{bring, pending_data};
-use super::{context_of, current_device, device_of_context, member};
+use super::{context_of, device_of_context, device_of_stream, member};
 use crate::gate::{self, Operation, per_thread, shape};
 use crate::process::{self, Process};
 use crate::real::{driver, real};
@@ -37,8 +37,8 @@ fn gated(
     call: impl Fn() -> CUresult,
 ) -> CUresult {
     // Without a device of the slice the driver has an error to return.
-    let Ok(device) = current_device(p) else { return call() };
-    gate::send(p, device, Operation { handle: kernel as u64, shape, graph: false, stream }, call)
+    let Ok(device) = device_of_stream(p, stream) else { return call() };
+    gate::send(p, device, Operation { handle: kernel as u64, shape, kernel: true, passes: false, stream }, call)
 }
 
 #[cold]

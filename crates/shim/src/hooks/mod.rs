@@ -5,6 +5,7 @@
 //! the table before, because the address may be another thread's right after. What the driver frees
 //! without being asked, or takes without saying how much, is measured.
 mod context;
+mod copy;
 mod device;
 mod graph;
 mod host;
@@ -17,6 +18,7 @@ mod physical;
 mod pool;
 
 pub use context::*;
+pub use copy::*;
 pub use device::*;
 pub use graph::*;
 pub use host::*;
@@ -76,6 +78,15 @@ pub fn context_of(stream: CUstream) -> u64 {
         _ => driver!(cuCtxGetCurrent(&raw mut context => *mut CUcontext)),
     };
     if status == error::SUCCESS { context as u64 } else { 0 }
+}
+
+/// The slice's device on which the work of `stream` runs, or the error to return. A copy or a graph may go to a stream of
+/// another device than the calling thread's.
+pub fn device_of_stream(p: &Process, stream: CUstream) -> Result<usize, CUresult> {
+    match stream as u64 {
+        3.. if p.sole_device().is_none() => device_of_context(p, context_of(stream)),
+        _ => current_device(p),
+    }
 }
 
 /// Whether `stream` is being captured, or the driver's error where it does not say. The driver is asked only while some

@@ -8,8 +8,11 @@ use core::ffi::{c_int, c_uint, c_void};
 
 use super::engine::{Engine, StreamKind};
 use super::steps::{Queue, When};
-use super::{CURRENT, Driver, Outcome, get, put, put_optional, with};
+use super::{CURRENT, Driver, Outcome, get, get_many, put, put_optional, with};
 use crate::alloc::Chunks;
+use crate::clock::Nanos;
+use crate::mps::{context_bytes, multiprocessors};
+use crate::slices::WHOLE;
 
 /// Stack bytes per thread that a context starts with.
 const STACK: usize = 1024;
@@ -37,6 +40,11 @@ pub(crate) struct Context {
     pub blocking_tail: When,
     /// When the work of streams that are destroyed is done.
     pub orphans: When,
+    /// The part of the device that its kernels may use, in hundredths of a percent, and what it took to make it.
+    pub part: u32,
+    bytes: u64,
+    /// When its kernels are done, where time is virtual.
+    pub busy: Nanos,
     /// Its queue on the device, where time is real.
     pub queue: Option<Queue>,
     cache_config: c_int,
@@ -46,11 +54,23 @@ pub(crate) struct Context {
 
 impl Driver {
     /// Makes a context on a device.
-    fn context_create(&mut self, device: usize, flags: u32, primary: bool) -> Outcome<u64> {
-        let bytes = self.model(device).context_bytes;
+    fn context_create(&mut self, device: usize, flags: u32, primary: bool, sms: Option<u32>) -> Outcome<u64> {
+        self.alive()?;
+        let all = self.model(device).sms;
+        let part = match sms {
+            Some(sms) if sms == 0 || sms > all => return Err(error::INVALID_VALUE),
+            // A hundredth of a percent more than too little, so that the number comes out again.
+            Some(sms) => (sms * WHOLE).div_ceil(all).min(self.part()),
+            None => self.part(),
+        };
+        let bytes = context_bytes(self.model(device).context_bytes, part);
         self.charge(device, bytes, true)?;
         let queue = if self.real() {
-            let index = self.shared.lock().schedule(device).open(self.slot);
+            let index = self
+                .shared
+                .lock()
+                .schedule(device)
+                .open(self.slot, self.client.as_ref().map(|client| (client.server, part)));
             if index.is_none() {
                 self.release(device, bytes, true);
                 return Err(error::OUT_OF_MEMORY);
@@ -84,6 +104,9 @@ impl Driver {
             legacy_tail: When::default(),
             blocking_tail: When::default(),
             orphans: When::default(),
+            part,
+            bytes,
+            busy: 0,
             queue,
             cache_config: 0,
             shared_config: 0,
@@ -112,7 +135,7 @@ impl Driver {
         if let Some(queue) = context.queue {
             self.queue_gone(queue);
         }
-        let bytes = self.model(device).context_bytes + context.stack_bytes;
+        let bytes = context.bytes + context.stack_bytes;
         self.release(device, bytes, true);
         self.shared.lock().contexts(self.slot, device, -1);
         if self.devices[device].primary == Some(id) {
@@ -161,7 +184,7 @@ impl Driver {
             Some(id) => id,
             None => {
                 let flags = self.devices[device].primary_flags;
-                let id = self.context_create(device, flags, true)?;
+                let id = self.context_create(device, flags, true, None)?;
                 self.devices[device].primary = Some(id);
                 id
             }
@@ -191,10 +214,12 @@ fn push(id: u64) {
     CURRENT.with_borrow_mut(|stack| stack.push(id));
 }
 
-fn create(pctx: *mut *mut c_void, flags: c_uint, ordinal: c_int) -> Outcome {
+/// Makes a context; of the affinities, `[kind, multiprocessors]` each, kind 0 counts, and without MPS none (as measured).
+fn create(pctx: *mut *mut c_void, flags: c_uint, ordinal: c_int, affinities: &[[u32; 2]]) -> Outcome {
     with(|d| {
         let device = d.device(ordinal)?;
-        let id = d.context_create(device, flags, false)?;
+        let asked = affinities.iter().find(|[kind, _]| *kind == 0).map(|[_, sms]| *sms);
+        let id = d.context_create(device, flags, false, asked.filter(|_| d.client.is_some()))?;
         push(id);
         put(pctx, id as *mut c_void)
     })
@@ -220,13 +245,13 @@ fn destroy(handle: *mut c_void) -> Outcome {
 
 free_entry! {
     fn cuCtxCreate | cuCtxCreate_v2(pctx: *mut *mut c_void, flags: c_uint, dev: c_int) {
-        create(pctx, flags, dev)
+        create(pctx, flags, dev, &[])
     }
-    fn cuCtxCreate_v3(pctx: *mut *mut c_void, _params: *mut c_void, _count: c_int, flags: c_uint, dev: c_int) {
-        create(pctx, flags, dev)
+    fn cuCtxCreate_v3(pctx: *mut *mut c_void, affinities: *const [u32; 2], count: c_int, flags: c_uint, dev: c_int) {
+        create(pctx, flags, dev, &get_many(affinities, usize::try_from(count).unwrap_or(0))?)
     }
     fn cuCtxCreate_v4(pctx: *mut *mut c_void, _params: *mut c_void, flags: c_uint, dev: c_int) {
-        create(pctx, flags, dev)
+        create(pctx, flags, dev, &[])
     }
     fn cuCtxDestroy | cuCtxDestroy_v2 | cuCtxDetach(ctx: *mut c_void) {
         destroy(ctx)
@@ -384,11 +409,12 @@ entry! {
         d.usable().map(|_| ())
     }
     fn cuCtxGetExecAffinity(d, affinity: *mut [u32; 2], kind: c_int) {
-        let device = d.current_device()?;
+        let id = d.usable()?;
         if kind != 0 {
             return Err(error::INVALID_VALUE);
         }
-        put(affinity, [0, d.model(device).sms])
+        let context = &d.contexts[&id];
+        put(affinity, [0, multiprocessors(d.model(context.device).sms, context.part)])
     }
     fn cuCtxEnablePeerAccess(d, peer: *mut c_void, flags: c_uint) {
         let id = d.usable()?;

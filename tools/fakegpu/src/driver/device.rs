@@ -5,6 +5,8 @@ use std::ffi::CStr;
 use cleave_cuda::types::{CUuuid, error};
 use core::ffi::{c_char, c_int, c_uint, c_void};
 
+use crate::mps::multiprocessors;
+
 use super::{Driver, Outcome, get_text, put, put_optional, put_text, start};
 
 /// One device attribute; 0 for those that mean nothing here.
@@ -35,7 +37,7 @@ fn attribute(d: &Driver, device: usize, attribute: c_int) -> Outcome<c_int> {
         13 => (model.sm_clock_mhz * 1000) as c_int,
         14 | 30 => 512,
         15 => 1,
-        16 => model.sms as c_int,
+        16 => multiprocessors(model.sms, d.part()) as c_int,
         17 | 18 => 0,
         19 => 1,
         20 => 0,
@@ -283,7 +285,7 @@ entry! {
     }
     fn cuDeviceGetExecAffinitySupport(d, value: *mut c_int, _kind: c_int, dev: c_int) {
         d.device(dev)?;
-        put(value, 0)
+        put(value, c_int::from(d.client.is_some()))
     }
     fn cuDeviceGetHostAtomicCapabilities(d, capabilities: *mut c_uint, _operations: *const c_int, count: c_uint, dev: c_int) {
         d.device(dev)?;

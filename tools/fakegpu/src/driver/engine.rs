@@ -15,9 +15,10 @@ use core::ffi::c_void;
 
 use super::copy::{CopyPlan, FillPlan};
 use super::steps::{Deed, When};
-use super::{Driver, Outcome, PROGRESS, lock, with};
+use super::{Driver, INTERNAL, Outcome, PROGRESS, lock, with};
 use crate::clock::Nanos;
 use crate::shared::monotonic;
+use crate::slices::WHOLE;
 
 /// What kind of stream a stream is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,6 +114,8 @@ pub(crate) struct Engine;
 /// A stream, its device, when its turn comes, and what to call then.
 type Order = (u64, usize, When, Errand);
 
+/// How long a kernel takes that hangs, where time is real: its context has its turns for it, and nothing comes of them.
+const FOREVER: Nanos = 1 << 48;
 /// Launches that a stream takes in before the next one waits, where time is real.
 const LAUNCHES: usize = 1024;
 /// Most that a waiter sleeps before it looks again.
@@ -126,6 +129,7 @@ pub(crate) fn hand_over(stream: u64, device: usize, ready: When, errand: Errand)
     let sender = helper.get_or_insert_with(|| {
         let (sender, receiver) = channel::<Order>();
         std::thread::spawn(move || {
+            INTERNAL.set(true);
             for (stream, device, ready, errand) in receiver {
                 let _ = Engine::wait(|_| Ok(Standing::At(device, vec![ready.clone()])));
                 match errand {
@@ -312,7 +316,8 @@ impl Driver {
 
     /// The fault of a context, as an error.
     pub(crate) fn fault_of(&self, context: u64) -> Outcome {
-        self.contexts.get(&context).and_then(|context| context.sticky).map_or(Ok(()), Err)
+        self.contexts.get(&context).and_then(|context| context.sticky).map_or(Ok(()), Err)?;
+        self.alive()
     }
 
     /// Queues an operation and executes what can be.
@@ -374,6 +379,12 @@ impl Driver {
 
     /// Executes what can be executed.
     pub(crate) fn pump(&mut self) {
+        if self.alive().is_err() {
+            // Its queues are closed, and may be others' by now.
+            self.steps.clear();
+            self.streams.values_mut().for_each(|stream| stream.queue.clear());
+            return;
+        }
         loop {
             self.settle();
             let ready: Vec<u64> =
@@ -432,18 +443,29 @@ impl Driver {
         let real = self.real();
         let mut outside = false;
         let end = match operation {
-            Operation::Kernel { fault: Some(Fault::Hang), .. } => return false,
+            Operation::Kernel { fault: Some(Fault::Hang), .. } if !real => return false,
             Operation::Kernel { duration, fault } => {
+                let duration = if fault == Some(Fault::Hang) { FOREVER } else { duration };
                 if fault == Some(Fault::IllegalAddress)
                     && let Some(context) = self.contexts.get_mut(&context)
                 {
                     context.sticky = Some(error::ILLEGAL_ADDRESS);
+                    if self.client.is_some() {
+                        self.shared.lock().fault(self.slot, error::ILLEGAL_ADDRESS as u32);
+                        return false;
+                    }
                 }
+                let part = self.contexts.get(&context).map_or(WHOLE, |context| context.part);
+                let duration = (u128::from(duration) * u128::from(WHOLE) / u128::from(part)) as Nanos;
                 match self.contexts.get(&context).and_then(|context| context.queue) {
                     Some(queue) => self.later(device, ready, Deed::Kernel { queue, duration }),
                     None => {
                         let ready = ready.iter().filter_map(When::known).max().unwrap_or(0);
-                        When::At(self.shared.lock().submit(self.slot, device, ready, duration).end)
+                        // A context is one queue, also where its part of the device leaves room for others.
+                        let Some(context) = self.contexts.get_mut(&context) else { return false };
+                        let ready = ready.max(context.busy);
+                        context.busy = self.shared.lock().submit(self.slot, device, ready, duration, part).end;
+                        When::At(context.busy)
                     }
                 }
             }

@@ -301,9 +301,9 @@ entry! {
         let all = d.model(device).total_bytes;
         let mut shared = d.shared.lock();
         shared.collect();
-        let used = shared.used(device);
+        let (used, own) = (shared.used(device), shared.own(d.slot, device));
         drop(shared);
-        put(free, all.saturating_sub(used) as usize)?;
+        put(free, all.saturating_sub(used).min(d.limit(device).saturating_sub(own)) as usize)?;
         put(total, all as usize)
     }
     fn cuMemGetAddressRange_v2(d, base: *mut u64, size: *mut usize, address: u64) {

@@ -12,8 +12,10 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use cleave_cuda::types::{CUresult, error};
 
 use crate::clock::Nanos;
-use crate::model::{Inventory, Model, Pace};
-use crate::shared::Shared;
+use crate::model::{Inventory, Model, Pace, visible};
+use crate::mps::{self, Client};
+use crate::shared::{SERVER_GONE, Shared, standing};
+use crate::slices::WHOLE;
 
 /// What an operation of the driver gives: a value or the error to return.
 pub(crate) type Outcome<T = ()> = Result<T, CUresult>;
@@ -85,6 +87,7 @@ pub(crate) use {entry, free_entry, one_entry, one_free_entry};
 
 mod abi;
 mod array;
+mod checkpoint;
 mod context;
 mod copy;
 mod device;
@@ -130,6 +133,8 @@ pub(crate) struct Driver {
     pub(crate) inventory: Inventory,
     pub(crate) shared: Shared,
     slot: usize,
+    /// What it is as a client of an MPS server, where there is one.
+    client: Option<Client>,
     next: u64,
     /// All devices of the inventory.
     devices: Vec<Device>,
@@ -166,6 +171,8 @@ static PROGRESS: Condvar = Condvar::new();
 static FORKED: AtomicBool = AtomicBool::new(false);
 
 thread_local! {
+    /// Whether the calling thread is one of the driver's, which go on while the process is being locked.
+    static INTERNAL: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
     /// The calling thread's contexts, the current one last.
     static CURRENT: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
 }
@@ -179,7 +186,16 @@ fn lock() -> Outcome<MutexGuard<'static, Option<Driver>>> {
     if FORKED.load(Ordering::Relaxed) {
         return Err(error::NOT_INITIALIZED);
     }
-    Ok(DRIVER.lock().unwrap_or_else(PoisonError::into_inner))
+    loop {
+        let guard = DRIVER.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(driver) = guard.as_ref().filter(|_| !INTERNAL.get()) else { return Ok(guard) };
+        let (slot, now) = (driver.slot, driver.shared.standing(driver.slot));
+        if now == standing::RUNNING {
+            return Ok(guard);
+        }
+        drop(guard);
+        checkpoint::wait(slot, now);
+    }
 }
 
 /// Runs `body` with the driver, or says that it is not initialised.
@@ -250,31 +266,6 @@ extern "C" fn after_fork() {
     FORKED.store(true, Ordering::Relaxed);
 }
 
-/// The devices that `CUDA_VISIBLE_DEVICES` selects: indices or beginnings of UUIDs, up to the first that names none.
-fn visible(inventory: &Inventory, setting: Option<&str>) -> Vec<usize> {
-    let count = inventory.devices.len();
-    let Some(setting) = setting else { return (0..count).collect() };
-    let mut devices = Vec::new();
-    for name in setting.split(',').map(str::trim) {
-        let named = |device: &usize| name.len() > 4 && inventory.uuid_text(*device).starts_with(name);
-        let device = match name.parse() {
-            Ok(index) => Some(index).filter(|index: &usize| *index < count),
-            Err(_) => {
-                let mut matches = (0..count).filter(named);
-                // A beginning that fits two names neither.
-                matches.next().filter(|_| matches.next().is_none())
-            }
-        };
-        match device {
-            Some(device) if !devices.contains(&device) => devices.push(device),
-            // The driver shows nothing at all where a device is named twice.
-            Some(_) => return Vec::new(),
-            None => break,
-        }
-    }
-    devices
-}
-
 /// Starts the driver in this process if it is not running.
 fn start() -> Outcome {
     let mut guard = lock()?;
@@ -287,11 +278,18 @@ fn start() -> Outcome {
         return Err(error::NO_DEVICE);
     }
     let slot = shared.lock().attach().ok_or(error::UNKNOWN)?;
+    let client = mps::join(&inventory, &shared, slot, &visible)?;
+    let served = |device: &usize| client.as_ref().is_none_or(|client| client.devices.contains(device));
+    let visible: Vec<usize> = visible.into_iter().filter(served).collect();
+    if visible.is_empty() {
+        return Err(error::NO_DEVICE);
+    }
     let devices = inventory.devices.iter().map(|_| Device::default()).collect();
     *guard = Some(Driver {
         inventory,
         shared,
         slot,
+        client,
         next: 0x5a00_0000_0000,
         devices,
         visible,
@@ -317,6 +315,7 @@ fn start() -> Outcome {
         steps: Vec::new(),
         rest: steps::Rest::default(),
     });
+    checkpoint::keep();
     // SAFETY: registers a function that only stores to an atomic.
     unsafe { libc::pthread_atfork(None, None, Some(after_fork)) };
     Ok(())
@@ -348,10 +347,32 @@ impl Driver {
     /// Takes device memory for this process.
     fn charge(&mut self, device: usize, bytes: u64, visible: bool) -> Outcome {
         let total = self.model(device).total_bytes;
-        if self.shared.lock().charge(self.slot, device, bytes, visible, total) {
+        let mut shared = self.shared.lock();
+        let room = self.limit(device).saturating_sub(shared.own(self.slot, device));
+        if bytes <= room && shared.charge(self.slot, device, bytes, visible, total) {
             Ok(())
         } else {
             Err(error::OUT_OF_MEMORY)
+        }
+    }
+
+    /// The most that MPS lets this process have of a device.
+    pub(crate) fn limit(&self, device: usize) -> u64 {
+        self.client.as_ref().and_then(|client| client.limits.get(&device)).copied().unwrap_or(u64::MAX)
+    }
+
+    /// The part of a device that this process's kernels may use.
+    pub(crate) fn part(&self) -> u32 {
+        self.client.as_ref().map_or(WHOLE, |client| client.part)
+    }
+
+    /// The error that ended all work of this process, as an error: another client's fault, or its server's end.
+    pub(crate) fn alive(&self) -> Outcome {
+        let Some(client) = &self.client else { return Ok(()) };
+        match self.shared.fate(self.slot) {
+            Some(fate) => Err(fate as CUresult),
+            None if self.shared.lives(client.server) => Ok(()),
+            None => Err(SERVER_GONE as CUresult),
         }
     }
 
@@ -379,10 +400,8 @@ impl Driver {
     /// The calling thread's context, if it can still work.
     fn usable(&self) -> Outcome<u64> {
         let id = self.current()?;
-        match self.contexts[&id].sticky {
-            Some(fault) => Err(fault),
-            None => Ok(id),
-        }
+        self.fault_of(id)?;
+        Ok(id)
     }
 
     /// The device of the calling thread's context, if that can still work.
@@ -394,21 +413,6 @@ impl Driver {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn cuda_visible_devices_selects_and_orders() {
-        let inventory = Inventory::parse("4xH100").expect("spec");
-        let seen = |setting: &str| visible(&inventory, Some(setting));
-        assert_eq!(visible(&inventory, None), [0, 1, 2, 3]);
-        assert_eq!(seen("3, 1"), [3, 1]);
-        assert_eq!(seen("2,-1,0"), [2]);
-        assert_eq!(seen(""), [0; 0]);
-        assert_eq!(seen("1,1"), [0; 0]);
-        assert_eq!(seen("7"), [0; 0]);
-        assert_eq!(seen(&inventory.uuid_text(2)), [2]);
-        assert_eq!(seen(&inventory.uuid_text(2)[..10]), [2]);
-        assert_eq!(seen("GPU-"), [0; 0]);
-    }
 
     #[test]
     fn the_suffix_tells_the_default_stream() {

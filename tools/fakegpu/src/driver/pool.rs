@@ -11,6 +11,8 @@ use crate::map::Mapping;
 /// A memory pool.
 pub(crate) struct Pool {
     pub device: usize,
+    /// Its memory is the host's, and costs the device nothing.
+    host: bool,
     heap: Heap,
     window: Mapping,
     threshold: u64,
@@ -31,13 +33,13 @@ pub(crate) struct GraphMemory {
 }
 
 impl Driver {
-    fn pool_create(&mut self, device: usize, max_size: u64, explicit: bool) -> Outcome<u64> {
+    fn pool_create(&mut self, device: usize, host: bool, max_size: u64, explicit: bool) -> Outcome<u64> {
         // Twice the device is more than fragmentation can need.
         let window = Mapping::memory(self.model(device).total_bytes * 2).ok_or(error::OUT_OF_MEMORY)?;
         let limit = if max_size == 0 { window.len() } else { round_up(max_size, POOL_STEP).min(window.len()) };
         let id = self.handle();
         let pool =
-            Pool { device, heap: Heap::new(limit), window, threshold: 0, reuse: [1; 3], explicit, doomed: false };
+            Pool { device, host, heap: Heap::new(limit), window, threshold: 0, reuse: [1; 3], explicit, doomed: false };
         self.pools.insert(id, pool);
         Ok(id)
     }
@@ -47,7 +49,7 @@ impl Driver {
         if let Some(pool) = self.devices[device].default_pool {
             return Ok(pool);
         }
-        let pool = self.pool_create(device, 0, false)?;
+        let pool = self.pool_create(device, false, 0, false)?;
         self.devices[device].default_pool = Some(pool);
         Ok(pool)
     }
@@ -65,7 +67,7 @@ impl Driver {
         let device = pool.device;
         let (at, reserved) = pool.heap.plan(bytes).ok_or(error::OUT_OF_MEMORY)?;
         let growth = reserved - pool.heap.reserved();
-        if growth > 0 {
+        if growth > 0 && !pool.host {
             self.charge(device, growth, true)?;
         }
         let allocation_id = self.allocation_id();
@@ -86,7 +88,9 @@ impl Driver {
     }
 
     fn pool_remove(&mut self, id: u64) {
-        if let Some(pool) = self.pools.remove(&id) {
+        if let Some(pool) = self.pools.remove(&id)
+            && !pool.host
+        {
             self.release(pool.device, pool.heap.reserved(), true);
         }
     }
@@ -95,9 +99,11 @@ impl Driver {
         let Some(pool) = self.pools.get_mut(&id) else { return };
         let released = pool.heap.trim(keep);
         if released > 0 {
-            let device = pool.device;
+            let (device, host) = (pool.device, pool.host);
             pool.window.discard(pool.window.base() + pool.heap.reserved(), released);
-            self.release(device, released, true);
+            if !host {
+                self.release(device, released, true);
+            }
         }
     }
 
@@ -214,11 +220,13 @@ entry! {
         if props.alloc_type != 1 {
             return Err(error::INVALID_VALUE);
         }
-        if props.location.kind != 1 {
-            return Err(error::NOT_SUPPORTED);
-        }
-        let device = d.device(props.location.id)?;
-        let id = d.pool_create(device, props.max_size as u64, true)?;
+        let (device, host) = match props.location.kind {
+            1 => (d.device(props.location.id)?, false),
+            // The host, whatever its node of memory: of the current device, at whose synchronisations it is trimmed.
+            2..=4 => (d.contexts[&d.usable()?].device, true),
+            _ => return Err(error::INVALID_VALUE),
+        };
+        let id = d.pool_create(device, host, props.max_size as u64, true)?;
         put(pool, id as *mut c_void)
     }
     fn cuMemPoolDestroy(d, pool: *mut c_void) {

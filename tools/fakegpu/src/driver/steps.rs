@@ -10,7 +10,7 @@ use std::sync::{Arc, Condvar, PoisonError};
 use std::time::Duration;
 
 use super::engine::{Errand, hand_over};
-use super::{Driver, PROGRESS, lock};
+use super::{Driver, INTERNAL, PROGRESS, lock};
 use crate::clock::Nanos;
 use crate::shared::Locked;
 
@@ -218,7 +218,7 @@ pub(crate) enum Rest {
 }
 
 /// The program's signals are for its own threads.
-fn block_signals() {
+pub(crate) fn block_signals() {
     let mut all = std::mem::MaybeUninit::uninit();
     // SAFETY: fills the set before it is used, for this thread alone.
     unsafe {
@@ -230,6 +230,7 @@ fn block_signals() {
 /// The thread: does what is due, sleeps until the next.
 fn work() {
     block_signals();
+    INTERNAL.set(true);
     let Ok(mut guard) = lock() else { return };
     loop {
         let Some(driver) = guard.as_mut() else { return };

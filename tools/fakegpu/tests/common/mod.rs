@@ -2,7 +2,9 @@
 #![allow(dead_code)] // Each test file uses its part.
 
 use std::ffi::{CString, c_void};
+use std::io::{BufRead, BufReader, Lines, Write};
 use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// One MiB.
@@ -37,9 +39,10 @@ impl Installed {
         let exe = std::env::current_exe().expect("own path");
         let library = exe.parent().expect("folder").join("libfakegpu.so");
         let bytes = std::fs::read(&library).unwrap_or_else(|e| panic!("{}: {e}", library.display()));
+        let control = std::fs::read(env!("CARGO_BIN_EXE_nvidia-cuda-mps-control")).expect("built");
         let mut inventory = fakegpu::Inventory::parse(spec).expect("spec");
         inventory.pace = pace;
-        fakegpu::install_inventory(&dir, &inventory, &bytes).expect("install");
+        fakegpu::install_inventory(&dir, &inventory, &bytes, &control).expect("install");
         Installed { dir, own: true }
     }
 
@@ -186,6 +189,18 @@ impl Gpu {
         list[..count as usize].to_vec()
     }
 
+    /// The clients of MPS servers in it, with their bytes.
+    pub fn clients(&self, device: u32) -> Vec<(u32, u64)> {
+        ok!(self, nvmlInit_v2);
+        let mut handle = 0_u64;
+        ok!(self, nvmlDeviceGetHandleByIndex_v2, device, &mut handle);
+        let mut count = 64_u32;
+        let mut list = [[0_u64; 3]; 64];
+        ok!(self, nvmlDeviceGetMPSComputeRunningProcesses_v3, handle, &mut count, &mut list);
+        ok!(self, nvmlShutdown);
+        list[..count as usize].iter().map(|row| (row[0] as u32, row[1])).collect()
+    }
+
     /// The pids in it.
     pub fn pids(&self, device: u32) -> Vec<u32> {
         self.processes(device).iter().map(|row| row[0] as u32).collect()
@@ -209,5 +224,129 @@ impl Gpu {
     /// Launches one block of one thread.
     pub fn launch(&self, function: u64, stream: u64) -> i32 {
         call!(self, cuLaunchKernel, function, 1, 1, 1, 1, 1, 1, 0, stream, 0, 0)
+    }
+}
+
+/// A process that does what it is told, one line at a time.
+pub struct Program {
+    pub child: Child,
+    input: ChildStdin,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Program {
+    /// Starts the test `child` of the calling test program, which has to call [`obey`].
+    pub fn start(installed: &Installed, environment: &[(&str, &str)]) -> Program {
+        let mut child = Command::new(std::env::current_exe().expect("own path"))
+            .args(["--exact", "child", "--nocapture", "--test-threads=1"])
+            .env("FAKEGPU_OBEY", &installed.dir)
+            .envs(environment.iter().copied())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("start");
+        let input = child.stdin.take().expect("piped");
+        let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+        Program { child, input, lines }
+    }
+
+    pub fn pid(&self) -> i32 {
+        self.child.id() as i32
+    }
+
+    pub fn tell(&mut self, command: &str) {
+        writeln!(self.input, "{command}").expect("it listens");
+    }
+
+    /// What it answers to the first command that it has not answered yet.
+    pub fn hear(&mut self) -> Vec<i64> {
+        let answer =
+            self.lines.by_ref().map_while(Result::ok).find_map(|line| line.strip_prefix("= ").map(str::to_owned));
+        answer.expect("an answer").split(' ').map(|word| word.parse().expect("number")).collect()
+    }
+
+    pub fn ask(&mut self, command: &str) -> Vec<i64> {
+        self.tell(command);
+        self.hear()
+    }
+
+    pub fn kill(&mut self) {
+        self.child.kill().expect("SIGKILL");
+        self.child.wait().expect("reaped");
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Does what a [`Program`] is told.
+pub fn obey() {
+    let Ok(dir) = std::env::var("FAKEGPU_OBEY") else { return };
+    let gpu = Installed::at(&dir).load();
+    let (mut work, mut bad, mut stuck, mut pointer, mut events) = (0, 0, 0, 0_u64, [0_u64; 2]);
+    for line in std::io::stdin().lines().map_while(Result::ok) {
+        let words: Vec<&str> = line.split(' ').collect();
+        let number = || words[1].parse::<u64>().expect("number");
+        let answer: Vec<i64> = match words[0] {
+            "start" => {
+                let code = call!(gpu, cuInit, 0);
+                if code == 0 {
+                    gpu.start(0);
+                    work = gpu.kernel("kernel work each=1ns", "work");
+                    bad = gpu.kernel("kernel bad fault=illegal_address", "bad");
+                    stuck = gpu.kernel("kernel stuck fault=hang", "stuck");
+                    events.iter_mut().for_each(|event| ok!(gpu, cuEventCreate, event, 0));
+                }
+                vec![code.into()]
+            }
+            "multiprocessors" => {
+                let mut value = 0_i32;
+                vec![call!(gpu, cuDeviceGetAttribute, &mut value, 16, 0).into(), value.into()]
+            }
+            // A context of so many multiprocessors, on top of the others.
+            "affinity" => {
+                let (mut context, mut got) = (0_u64, [0_u32; 2]);
+                let code = call!(gpu, cuCtxCreate_v3, &mut context, &[0_u32, number() as u32], 1, 0, 0);
+                call!(gpu, cuCtxGetExecAffinity, &mut got, 0);
+                vec![code.into(), got[1].into()]
+            }
+            "free" => vec![gpu.free() as i64],
+            "alloc" => {
+                let code = call!(gpu, cuMemAlloc_v2, &mut pointer, number());
+                vec![code.into(), pointer as i64]
+            }
+            "fill" => vec![call!(gpu, cuMemsetD8_v2, pointer, number(), 4096_u64).into()],
+            "read" => {
+                let mut byte = 0_u8;
+                vec![call!(gpu, cuMemcpyDtoH_v2, &mut byte, pointer, 1_u64).into(), byte.into()]
+            }
+            // Launches something of so many nanoseconds and does not wait for it.
+            "launch" => {
+                let length = number();
+                vec![call!(gpu, cuLaunchKernel, work, 1, 1, 1, 1, 1, 1, 0, 0, &[&raw const length], 0).into()]
+            }
+            "sync" => vec![call!(gpu, cuCtxSynchronize).into()],
+            "query" => vec![call!(gpu, cuStreamQuery, 0).into()],
+            // The same between two events, and how long it took on the device's clock; behind as much work, so that all of
+            // it is there when the first event is reached.
+            "timed" => {
+                let (length, mut took) = (number(), 0_f32);
+                call!(gpu, cuLaunchKernel, work, 1, 1, 1, 1, 1, 1, 0, 0, &[&raw const length], 0);
+                call!(gpu, cuEventRecord, events[0], 0);
+                call!(gpu, cuLaunchKernel, work, 1, 1, 1, 1, 1, 1, 0, 0, &[&raw const length], 0);
+                call!(gpu, cuEventRecord, events[1], 0);
+                let code = call!(gpu, cuEventSynchronize, events[1]);
+                call!(gpu, cuEventElapsedTime, &mut took, events[0], events[1]);
+                vec![code.into(), (f64::from(took) * 1e6).round() as i64]
+            }
+            "fault" => vec![gpu.launch(bad, 0).into(), call!(gpu, cuCtxSynchronize).into()],
+            "hang" => vec![gpu.launch(stuck, 0).into()],
+            other => panic!("{other}"),
+        };
+        println!("\n= {}", answer.iter().map(i64::to_string).collect::<Vec<_>>().join(" "));
     }
 }

@@ -1,0 +1,107 @@
+//! How a GPU's time is shared out among real processes: command line, daemon, stand-in and gate, on a simulated GPU whose
+//! contexts take turns. What a process got is read off the device's own clock, and waited for: nothing here has to be fast.
+#[path = "support/place.rs"]
+mod place;
+mod support;
+
+use place::{Held, PATIENCE, Place, number, within};
+
+/// Keeps the device busy until its input ends: kernels of 1 ms, four at a time.
+const BUSY: &str = r#"
+#include <dlfcn.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+typedef int (*call)();
+static call get(void *library, const char *name) {
+    call found = (call)dlsym(library, name);
+    if (!found) exit(2);
+    return found;
+}
+#define MUST(what) do { int code = (what); if (code) { printf("{\"error\": %d}\n", code); return 1; } } while (0)
+int main(void) {
+    void *cuda = dlopen("libcuda.so.1", RTLD_NOW), *context, *module, *kernel;
+    if (!cuda) return 2;
+    MUST(get(cuda, "cuInit")(0));
+    MUST(get(cuda, "cuDevicePrimaryCtxRetain")(&context, 0));
+    MUST(get(cuda, "cuCtxSetCurrent")(context));
+    MUST(get(cuda, "cuModuleLoadData")(&module, "//fakegpu\nkernel work duration=1ms\n"));
+    MUST(get(cuda, "cuModuleGetFunction")(&kernel, module, "work"));
+    int (*launch)(void *, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void *, void **, void **) =
+        (void *)get(cuda, "cuLaunchKernel");
+    call wait = get(cuda, "cuCtxSynchronize");
+    printf("{\"ready\": true}\n");
+    fflush(stdout);
+    struct pollfd input = {0, POLLIN, 0};
+    while (poll(&input, 1, 0) == 0) {
+        for (int i = 0; i < 4; i++) MUST(launch(kernel, 1, 1, 1, 1, 1, 1, 0, NULL, NULL, NULL));
+        MUST(wait());
+    }
+    return 0;
+}
+"#;
+
+const MS: u64 = 1_000_000;
+
+/// A slice with a program that never has enough.
+struct Busy<'a> {
+    place: &'a Place,
+    pid: u32,
+    program: Held,
+}
+
+impl<'a> Busy<'a> {
+    fn start(place: &'a Place, name: &str, options: &[&str]) -> Busy<'a> {
+        place.ok(&[&["slice", "create", "--memory", "8GiB", "--name", name], options].concat());
+        let path = place.compile_text("busy", BUSY).display().to_string();
+        let mut program = place.start(name, &[&path]);
+        assert_eq!(program.line()["ready"], true);
+        let pid = number(&place.show(name)["processes"][0]["pid"]) as u32;
+        Busy { place, pid, program }
+    }
+
+    /// Nanoseconds of the device's time that it got since its start.
+    fn got(&self) -> u64 {
+        let all = fakegpu::delivered(&self.place.run_dir().join("driver"), 0).expect("simulated");
+        all.into_iter().find(|(pid, _)| *pid == self.pid).map_or(0, |(_, time)| time)
+    }
+}
+
+/// What each got from the first call on, for as long as it takes to come to something.
+fn until(what: &str, all: &[&Busy<'_>], met: impl Fn(&[u64]) -> bool) {
+    let before: Vec<u64> = all.iter().map(|busy| busy.got()).collect();
+    within(PATIENCE, what, || {
+        let got: Vec<u64> = all.iter().zip(&before).map(|(busy, before)| busy.got() - before).collect();
+        got.iter().sum::<u64>() > 500 * MS && met(&got)
+    });
+}
+
+#[test]
+fn shares_are_kept_and_what_ends_leaves_its_share_to_others() {
+    let place = Place::new("1xH100@real");
+    let large = Busy::start(&place, "large", &["--compute", "75%"]);
+    let small = Busy::start(&place, "small", &["--compute", "25%"]);
+    // Without shares contexts take turns, and get the same.
+    until("three times as much", &[&large, &small], |got| got[0] > got[1] * 5 / 2 && got[0] < got[1] * 7 / 2);
+    place.ok(&["slice", "resize", "large", "--compute", "25%"]);
+    place.ok(&["slice", "resize", "small", "--compute", "75%"]);
+    until("the other way round", &[&large, &small], |got| got[1] > got[0] * 2);
+    let Busy { program, .. } = small;
+    program.end();
+    let before = large.got();
+    let mut last = (std::time::Instant::now(), before);
+    within(PATIENCE, "more than its share, of the time of the device", || {
+        let (now, got) = (std::time::Instant::now(), large.got());
+        let (passed, more) = (now.duration_since(last.0).as_nanos() as u64, got - last.1);
+        last = (now, got);
+        more * 100 > passed * 60
+    });
+}
+
+#[test]
+fn what_goes_first_goes_first() {
+    let place = Place::new("1xH100@real");
+    let batch = Busy::start(&place, "batch", &["--compute", "50%", "--priority", "experiment"]);
+    let urgent = Busy::start(&place, "urgent", &["--compute", "50%", "--priority", "production"]);
+    until("more than its half", &[&urgent, &batch], |got| got[0] > got[1] * 2);
+}

@@ -1,0 +1,87 @@
+//! Slices whose memory is taken off their GPU and brought back: `tests/gpu/runaway.c` on a simulated H100.
+#[path = "support/place.rs"]
+mod place;
+mod support;
+
+use place::{MIB, PATIENCE, Place, number, within};
+
+/// A program in slice `a` that keeps `mib`, and its place.
+fn keeper(place: &Place, slice: &str, mib: u64) -> place::Held {
+    let runaway = place.compile("runaway.c").display().to_string();
+    let mut keeper = place.start(slice, &[&runaway, "keep", &mib.to_string()]);
+    assert_eq!(number(&keeper.line()["kept"]), mib);
+    keeper
+}
+
+#[test]
+fn a_suspended_slice_frees_the_card_and_its_programs_go_on_where_they_were() {
+    let place = Place::new("1xH100");
+    place.ok(&["slice", "create", "-m", "8GiB", "--name", "a"]);
+    let mut keeper = keeper(&place, "a", 64);
+    let before = place.card_used();
+    assert!(before > 64 * MIB);
+    assert!(place.ok(&["suspend", "a"]).contains("is suspended"));
+    assert_eq!(place.card_used(), 0);
+    let shown = place.show("a");
+    assert_eq!((&shown["suspended"], &shown["paused"]), (&true.into(), &false.into()));
+    assert!(
+        place.ok(&["slice", "list"]).contains("suspended") && place.ok(&["slice", "show", "a"]).contains("suspended")
+    );
+    place.ok(&["suspend", "a"]);
+
+    assert!(place.ok(&["wake", "a"]).contains("is awake"));
+    assert_eq!(place.card_used(), before);
+    assert_eq!(keeper.ask("?")["right"], 1);
+
+    // By itself, when its program wants the GPU.
+    place.ok(&["suspend", "a"]);
+    assert_eq!(place.card_used(), 0);
+    assert_eq!(keeper.ask("?")["right"], 1);
+    assert_eq!(place.show("a")["suspended"], false);
+    let events = place.json(&["events", "--slice", "a"])["items"].as_array().unwrap().clone();
+    let kinds = |kind: &str| events.iter().filter(|event| event["kind"] == kind).count();
+    assert_eq!((kinds("slice-suspended"), kinds("slice-woken")), (2, 2));
+    keeper.end();
+}
+
+#[test]
+fn two_slices_that_do_not_fit_together_take_turns() {
+    let place = Place::new("1xH100");
+    place.ok(&["slice", "create", "-m", "60GiB", "--name", "a"]);
+    place.ok(&["slice", "create", "-m", "60GiB", "--name", "b", "--oversubscribe"]);
+    let mut first = keeper(&place, "a", 64);
+    place.ok(&["suspend", "a"]);
+    let mut second = keeper(&place, "b", 64);
+    let said = place.fails(3, &["wake", "a"]);
+    assert!(said.contains("b 60 GiB") && said.contains("60 GiB of GPU 0"), "{said}");
+    place.ok(&["suspend", "b"]);
+    assert_eq!(first.ask("?")["right"], 1);
+    place.ok(&["suspend", "a"]);
+    assert_eq!(second.ask("?")["right"], 1);
+    first.end();
+    second.end();
+}
+
+/// A daemon that comes after wakes what one before it has suspended, and the dead leave nothing behind.
+#[test]
+fn suspended_slices_outlive_the_daemon_and_not_their_processes() {
+    let place = Place::new("1xH100");
+    for slice in ["a", "b"] {
+        place.ok(&["slice", "create", "-m", "8GiB", "--name", slice]);
+    }
+    let mut stays = keeper(&place, "a", 64);
+    let _dies = keeper(&place, "b", 64);
+    place.ok(&["suspend", "a"]);
+    place.ok(&["suspend", "b"]);
+    let pid = rustix::process::Pid::from_raw(number(&place.json(&["status"])["pid"]) as i32).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    within(PATIENCE, "a new daemon", || place.cleave(&["gpus"]).output().unwrap().status.success());
+    assert_eq!(place.show("a")["suspended"], true);
+    assert_eq!(stays.ask("?")["right"], 1);
+    let victim = number(&place.show("b")["processes"][0]["pid"]) as i32;
+    rustix::process::kill_process(rustix::process::Pid::from_raw(victim).unwrap(), rustix::process::Signal::KILL)
+        .unwrap();
+    within(PATIENCE, "nothing is left", || place.is_empty("b"));
+    assert_eq!(place.show("b")["suspended"], false);
+    stays.end();
+}

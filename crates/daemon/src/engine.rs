@@ -1,0 +1,317 @@
+//! How a slice's GPU is divided: what a GPU can, and what a slice gets. Decides only; nothing here acts.
+use crate::gpu::GpuInfo;
+use crate::slice::Record;
+use cleave_api::{Engine, EngineAbility, ErrorBody, ErrorCode, GpuModes, Mode};
+use serde::{Deserialize, Serialize};
+
+/// From this compute capability on an MPS client has its own address space, its own limits and a part of the
+/// multiprocessors.
+const SPATIAL_FROM: (u32, u32) = (7, 0);
+/// An operation of this length and more, in ns, is not waited for: who has such gets multiprocessors of its own. MPS cuts
+/// no kernel short.
+const LONG: u64 = 500_000;
+/// Part of the multiprocessors that is left to a lower class, however much the higher ones have reserved, in percent.
+const LEAST: f64 = 5.0;
+/// The trust domain of slices that name none, where the operator wants them spatial.
+const COMMON: &str = "default";
+
+/// What was chosen for a slice.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Choice {
+    /// `temporal` or `spatial`.
+    pub engine: Engine,
+    /// Why, in words.
+    pub reason: String,
+}
+
+impl Default for Choice {
+    fn default() -> Self {
+        Self { engine: Engine::Temporal, reason: "the slice was made when there was no other engine".into() }
+    }
+}
+
+/// What the node can do and was told.
+#[derive(Clone, Copy, Debug)]
+pub struct Means<'a> {
+    /// Whether MPS can be used; if not, why.
+    pub mps: Result<(), &'a str>,
+    /// The operator's wish for slices that have none.
+    pub wish: Engine,
+}
+
+/// What a slice wants.
+#[derive(Clone, Copy, Debug)]
+pub struct Wish<'a> {
+    /// The engine.
+    pub engine: Engine,
+    /// The trust domain that it names.
+    pub domain: Option<&'a str>,
+    /// It has a compute share.
+    pub share: bool,
+}
+
+/// Why `gpu` can't run `engine`; `None` if it can.
+pub fn obstacle(gpu: &GpuInfo, engine: Engine, means: Means<'_>) -> Option<String> {
+    match engine {
+        Engine::Auto | Engine::Temporal => None,
+        Engine::Spatial => match gpu.capability {
+            None => Some("its compute capability is not known, and MPS needs 7.0".into()),
+            Some((major, minor)) if (major, minor) < SPATIAL_FROM => {
+                Some(format!("its compute capability is {major}.{minor}, and MPS with limits needs 7.0"))
+            }
+            Some(_) if gpu.mig == Some(true) => Some("MIG is enabled on it".into()),
+            Some(_) => means.mps.err().map(str::to_owned),
+        },
+        Engine::Mig => Some(match gpu.mig {
+            None => "this model has no MIG".into(),
+            Some(false) => "not available: MIG is off on it, and comes with MIG support".into(),
+            Some(true) => "not available: comes with MIG support".into(),
+        }),
+    }
+}
+
+/// Which engines `gpu` can run.
+pub fn modes(gpu: &GpuInfo, means: Means<'_>) -> GpuModes {
+    let ability = |engine| {
+        let reason = obstacle(gpu, engine, means);
+        EngineAbility { engine, available: reason.is_none(), reason }
+    };
+    GpuModes {
+        index: gpu.index,
+        uuid: gpu.uuid.clone(),
+        name: gpu.name.clone(),
+        compute_capability: gpu.capability.map(|(major, minor)| format!("{major}.{minor}")),
+        engines: [Engine::Mig, Engine::Spatial, Engine::Temporal].map(ability).into(),
+    }
+}
+
+/// The engine of a slice on `gpus`, and the trust domain that it is in then.
+pub fn choose(wish: Wish<'_>, gpus: &[&GpuInfo], means: Means<'_>) -> Result<(Choice, Option<String>), ErrorBody> {
+    let obstacle = |engine| {
+        let several = (engine == Engine::Spatial && gpus.len() > 1)
+            .then(|| format!("the slice has {} GPUs, and an MPS server has one", gpus.len()));
+        several.or_else(|| {
+            gpus.iter()
+                .find_map(|gpu| Some(format!("GPU {} ({}): {}", gpu.index, gpu.name, obstacle(gpu, engine, means)?)))
+        })
+    };
+    let named = wish.domain.map(str::to_owned);
+    let told = means.wish == Engine::Spatial;
+    let domain = || named.clone().or_else(|| told.then(|| COMMON.to_owned()));
+    let chosen = |engine, reason: String, domain| Ok((Choice { engine, reason }, domain));
+    match wish.engine {
+        Engine::Temporal => chosen(Engine::Temporal, "it was asked for".into(), named),
+        pinned @ (Engine::Spatial | Engine::Mig) => match obstacle(pinned) {
+            None => chosen(pinned, "it was asked for".into(), domain()),
+            Some(why) => Err(ErrorBody::new(
+                ErrorCode::Refused,
+                format!("engine {pinned} can't be had: {why}"),
+                "`cleave modes` lists what each GPU can; leave --engine out to have one chosen",
+            )),
+        },
+        Engine::Auto if means.wish == Engine::Temporal => {
+            chosen(Engine::Temporal, "the daemon was told so".into(), named)
+        }
+        Engine::Auto => {
+            let why = if !wish.share {
+                "it has no compute share".into()
+            } else if named.is_none() && !told {
+                "it names no trust domain, and programs that share an MPS server end with each other's faults".into()
+            } else if let Some(why) = obstacle(Engine::Spatial) {
+                why
+            } else {
+                let who = if named.is_some() { "it names a trust domain" } else { "the daemon was told so" };
+                return chosen(Engine::Spatial, format!("it has a compute share, {who}, and the GPU can"), domain());
+            };
+            chosen(Engine::Temporal, why, named)
+        }
+    }
+}
+
+/// What slices must have in common to share an MPS server. Slices of different users never do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DomainKey<'a> {
+    /// The GPU.
+    pub uuid: &'a str,
+    /// The user.
+    pub owner: u32,
+    /// Its name; a slice that names none is alone in one, by its id.
+    pub name: &'a str,
+}
+
+/// The domain of a spatial slice.
+pub fn domain(record: &Record) -> Option<DomainKey<'_>> {
+    let device = record.devices.first().filter(|_| record.choice.engine == Engine::Spatial)?;
+    let name = record.trust_domain.as_deref().unwrap_or(&record.id);
+    Some(DomainKey { uuid: &device.uuid, owner: record.owner, name })
+}
+
+impl DomainKey<'_> {
+    /// The name of its folder: the same for the same domain, and short, because sockets lie in there (FNV-1a).
+    pub fn folder(&self) -> String {
+        let words = [self.uuid, "/", &self.owner.to_string(), "/", self.name].concat();
+        let hash = words
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+        format!("{hash:016x}")
+    }
+}
+
+/// Part of the multiprocessors for the next program of `me`, in percent, and why it is not all. `others` share its server.
+///
+/// A running program keeps what it started with. So multiprocessors that a higher class has reserved are kept free of a
+/// lower one from its start, until its operations are known to be short: those the gate can hold back.
+pub fn processors<'a>(me: &Record, others: impl Iterator<Item = &'a Record>) -> (f64, Option<String>) {
+    let mut part = (100.0, None);
+    if let Some(share) = me.compute_percent.filter(|share| me.mode == Mode::Strict && *share < 100.0) {
+        part = (share, Some("its mode is strict".into()));
+    }
+    let short = (1..LONG).contains(&me.longest_op_ns);
+    let higher: Vec<&Record> =
+        others.filter(|one| one.priority > me.priority && one.compute_percent.is_some()).collect();
+    if short || higher.is_empty() {
+        return part;
+    }
+    let reserved: f64 = higher.iter().filter_map(|one| one.compute_percent).sum();
+    let rest = (100.0 - reserved).max(LEAST);
+    if rest >= part.0 {
+        return part;
+    }
+    let what = match me.longest_op_ns {
+        0 => "how long its operations are is not known yet".into(),
+        longest => format!("its operations last up to {:.1} ms, and none is cut short", longest as f64 / 1e6),
+    };
+    (rest, Some(format!("{reserved} % are kept free for slices of higher priority, because {what}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::slice::RecordDevice;
+
+    fn gpu(name: &str, capability: (u32, u32), mig: Option<bool>) -> GpuInfo {
+        GpuInfo { name: name.into(), capability: Some(capability), mig, ..GpuInfo::default() }
+    }
+
+    const CAN: Means<'_> = Means { mps: Ok(()), wish: Engine::Auto };
+    const TOLD: Means<'_> = Means { mps: Ok(()), wish: Engine::Spatial };
+
+    fn cards() -> [GpuInfo; 4] {
+        let (h100, mig) = (gpu("H100", (9, 0), Some(false)), gpu("A100", (8, 0), Some(true)));
+        [h100, mig, gpu("4090", (8, 9), None), gpu("K80", (3, 7), None)]
+    }
+
+    #[test]
+    fn each_card_can_what_it_can() {
+        let can = |means| cards().map(|gpu| modes(&gpu, means).engines.iter().map(|e| e.available).collect::<Vec<_>>());
+        let (both, one) = (vec![false, true, true], vec![false, false, true]);
+        assert_eq!(can(CAN), [both.clone(), one.clone(), both, one.clone()]);
+        let without = Means { mps: Err("no program"), ..CAN };
+        assert_eq!(can(without), [one.clone(), one.clone(), one.clone(), one]);
+        let reasons = |gpu: &GpuInfo| {
+            modes(gpu, without).engines.into_iter().map(|e| e.reason.unwrap_or_default()).collect::<Vec<_>>().join("; ")
+        };
+        let [h100, a100, rtx, k80] = cards();
+        for (gpu, words) in [
+            (&h100, ["MIG is off", "no program"]),
+            (&a100, ["comes with MIG support", "MIG is enabled"]),
+            (&rtx, ["no MIG", "no program"]),
+            (&k80, ["no MIG", "3.7"]),
+            (&GpuInfo::default(), ["no MIG", "not known"]),
+        ] {
+            assert!(words.iter().all(|word| reasons(gpu).contains(word)), "{}: {}", gpu.name, reasons(gpu));
+        }
+    }
+
+    #[test]
+    fn spatial_must_be_asked_for() {
+        let [h100, _, _, k80] = cards();
+        let choose = |engine, domain, share, gpus: &[&GpuInfo], means| {
+            super::choose(Wish { engine, domain, share }, gpus, means).map(|(choice, domain)| (choice.engine, domain))
+        };
+        let team = Some("team".to_owned());
+        use Engine::{Auto, Mig, Spatial, Temporal};
+        let one: &[&GpuInfo] = &[&h100];
+        for (engine, domain, share, gpus, means, expected) in [
+            (Auto, None, true, one, CAN, Ok((Temporal, None))),
+            (Auto, Some("team"), false, one, CAN, Ok((Temporal, team.clone()))),
+            (Auto, Some("team"), true, one, CAN, Ok((Spatial, team.clone()))),
+            (Auto, None, true, one, TOLD, Ok((Spatial, Some("default".into())))),
+            (Auto, Some("team"), true, one, TOLD, Ok((Spatial, team.clone()))),
+            (Auto, None, false, one, TOLD, Ok((Temporal, None))),
+            (Auto, Some("team"), true, &[&k80], CAN, Ok((Temporal, team.clone()))),
+            (Auto, Some("team"), true, &[&h100, &h100], CAN, Ok((Temporal, team.clone()))),
+            (Auto, Some("team"), true, one, Means { wish: Temporal, ..CAN }, Ok((Temporal, team.clone()))),
+            (Temporal, Some("team"), true, one, TOLD, Ok((Temporal, team.clone()))),
+            (Spatial, None, false, one, CAN, Ok((Spatial, None))),
+            (Spatial, Some("team"), false, one, CAN, Ok((Spatial, team.clone()))),
+            (Spatial, None, true, &[&k80], CAN, Err("3.7")),
+            (Spatial, None, true, &[&h100, &h100], CAN, Err("2 GPUs")),
+            (Spatial, None, true, one, Means { mps: Err("no program"), ..CAN }, Err("no program")),
+            (Mig, None, true, one, CAN, Err("MIG support")),
+        ] {
+            let found = choose(engine, domain, share, gpus, means);
+            match expected {
+                Ok(expected) => assert_eq!(found.unwrap(), expected, "{engine} {domain:?} {share}"),
+                Err(part) => {
+                    let error = found.unwrap_err();
+                    assert!(error.code == ErrorCode::Refused && error.message.contains(part), "{error}");
+                }
+            }
+        }
+    }
+
+    fn record(owner: u32, domain: Option<&str>, engine: Engine) -> Record {
+        Record {
+            id: format!("SLICE-{owner}"),
+            owner,
+            devices: vec![RecordDevice { uuid: "GPU-1".into(), ..RecordDevice::default() }],
+            choice: Choice { engine, ..Choice::default() },
+            trust_domain: domain.map(str::to_owned),
+            ..Record::default()
+        }
+    }
+
+    #[test]
+    fn only_slices_of_one_user_and_one_name_share_a_server() {
+        let folder = |owner, name| domain(&record(owner, name, Engine::Spatial)).map(|key| key.folder());
+        assert_eq!(folder(1, Some("a")), folder(1, Some("a")));
+        let all = [folder(1, Some("a")), folder(2, Some("a")), folder(1, Some("b")), folder(1, None), folder(2, None)];
+        let different: std::collections::BTreeSet<_> = all.iter().flatten().collect();
+        assert_eq!(different.len(), all.len());
+        assert!(all.iter().flatten().all(|name| name.len() == 16));
+        assert_eq!(domain(&record(1, Some("a"), Engine::Temporal)), None);
+    }
+
+    #[test]
+    fn multiprocessors_are_kept_free_for_a_higher_class() {
+        let slice = |class: &str, share: Option<f64>, mode, longest_op_ns| Record {
+            priority: class.parse().unwrap(),
+            compute_percent: share,
+            mode,
+            longest_op_ns,
+            ..Record::default()
+        };
+        let serve = slice("production", Some(40.0), Mode::Balanced, 0);
+        let (equal, free) =
+            (slice("staging", Some(30.0), Mode::Balanced, 0), slice("production", None, Mode::Balanced, 0));
+        let burn = |share, mode, longest| slice("staging", share, mode, longest);
+        for (me, others, expected) in [
+            (burn(None, Mode::Balanced, 0), vec![], 100.0),
+            (burn(None, Mode::Balanced, 0), vec![&equal, &free], 100.0),
+            (burn(None, Mode::Balanced, 0), vec![&serve], 60.0),
+            (burn(None, Mode::Balanced, 0), vec![&serve, &serve], 20.0),
+            (burn(None, Mode::Balanced, 0), vec![&serve, &serve, &serve], LEAST),
+            (burn(None, Mode::Balanced, LONG), vec![&serve], 60.0),
+            (burn(None, Mode::Balanced, LONG - 1), vec![&serve], 100.0),
+            (burn(Some(25.0), Mode::Strict, 0), vec![], 25.0),
+            (burn(Some(25.0), Mode::Strict, 0), vec![&serve], 25.0),
+            (burn(Some(75.0), Mode::Strict, LONG), vec![&serve], 60.0),
+            (burn(Some(75.0), Mode::Balanced, 1), vec![&serve], 100.0),
+            (serve.clone(), vec![&equal, &serve], 100.0),
+        ] {
+            let (part, why) = processors(&me, others.into_iter());
+            assert_eq!((part, why.is_some()), (expected, expected < 100.0), "{me:?}");
+        }
+    }
+}
