@@ -7,9 +7,6 @@ use cleave_api::Inventory;
 use cleave_inventory::{NvmlAnswers, survey};
 use std::path::Path;
 
-/// Where the simulated machine's `/sys` and `/proc` are in its driver's folder.
-const SIMULATED_ROOT: &str = "root";
-
 /// What this machine has, without a daemon. Without a driver it is what `/sys` tells, and why is among the problems.
 pub fn inventory() -> Inventory {
     let DriverFiles { real, .. } = find_driver(None, install::SHIM);
@@ -21,7 +18,7 @@ pub fn inventory() -> Inventory {
 impl Node {
     /// What the machine of this daemon has; where it simulates one, that machine.
     pub fn inventory(&self) -> Inventory {
-        let simulated = self.run.driver_dir().join(SIMULATED_ROOT);
+        let simulated = self.run.driver_dir().join(fakegpu::install::ROOT);
         let root = if self.config.sim.is_some() { simulated.as_path() } else { Path::new("/") };
         survey(root, &self.nvml.answers())
     }

@@ -131,6 +131,10 @@ pub fn survey(root: &Path, nvml: &NvmlAnswers) -> Inventory {
             device.memory_total_bytes = Some((gb * 1e9) as u64);
             device.memory_from = Some(MemoryFrom::Table);
         }
+        if device.numa_node.is_none() {
+            let first = device.memory_nodes.as_deref().and_then(|nodes| nodes.split([',', '-']).next());
+            device.numa_node = first.and_then(|node| node.parse().ok());
+        }
         if device.memory_nodes.is_none() {
             device.memory_nodes = device.numa_node.map(|node| node.to_string());
         }

@@ -66,10 +66,14 @@ impl Asked<'_> {
             SUCCESS => return true,
             // Invalid argument: an index beyond what there is. Not found: nothing there.
             2 | NOT_SUPPORTED | 6 => {}
-            code => self.problems.push(Problem {
-                about: about.to_owned(),
-                message: format!("{}: NVML error {code}", name.to_string_lossy()),
-            }),
+            code => {
+                let message = format!("{}: NVML error {code}", name.to_string_lossy());
+                let problem = Problem { about: about.to_owned(), message };
+                // Each link of a GPU may have the same.
+                if !self.problems.contains(&problem) {
+                    self.problems.push(problem);
+                }
+            }
         }
         false
     }
