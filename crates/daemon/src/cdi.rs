@@ -17,7 +17,9 @@ const LIBRARY_DIRS: [&str; 2] = ["/usr/lib/x86_64-linux-gnu", "/usr/lib64"];
 const DRIVER_DIR: &str = "/run/cleave/driver";
 /// Where an MPS client finds its server.
 pub const PIPE_VARIABLE: &str = "CUDA_MPS_PIPE_DIRECTORY";
-/// Where that is in a container.
+/// The part of the multiprocessors that it gets, in percent.
+pub const PART_VARIABLE: &str = "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE";
+/// Where its server is in a container.
 const PIPE_DIR: &str = "/run/cleave/mps";
 /// Libraries that the driver itself loads, by the names it asks for, `{}` = its version.
 const COMPANIONS: [(&str, &str); 5] = [
@@ -92,7 +94,8 @@ pub fn spec(parts: &Parts<'_>) -> Value {
     }
     mounts.push(mount(socket_dir, "/run/cleave/slice"));
     let mut env = vec![format!("CLEAVE_SLICE={}", plan.name)];
-    if let Some(pipe) = plan.environment.get(PIPE_VARIABLE) {
+    // A container does not see the machine's usual place for MPS.
+    if let (Some(pipe), true) = (plan.environment.get(PIPE_VARIABLE), plan.environment.contains_key(PART_VARIABLE)) {
         mounts.push(mount(pipe, PIPE_DIR));
         let mps = plan.environment.iter().filter(|(name, _)| name.starts_with("CUDA_MPS_"));
         env.extend(mps.map(|(name, value)| format!("{name}={}", if name == PIPE_VARIABLE { PIPE_DIR } else { value })));

@@ -430,9 +430,7 @@ async fn mend(node: &Node, domain: &Domain, server: u32, culprit: Option<u32>, o
     let mut told = HashSet::new();
     for one in by.into_iter().chain(&on_it) {
         if told.insert(one.slice.id.clone()) {
-            let victims = named(
-                on_it.iter().filter(|victim| Some(victim.pid) != culprit && one.slice.owner == victim.slice.owner),
-            );
+            let victims = named(on_it.iter().filter(|victim| Some(victim.pid) != culprit));
             let ends = if victims.is_empty() { String::new() } else { format!("; with it end {victims}") };
             let message = format!("trust domain of slice {}: {cause}{ends}", one.slice.name);
             node.lock().event("fault", Some(&one.slice), &message);

@@ -1,4 +1,5 @@
 //! What an earlier daemon left: slices of the database, their files, and the processes that still run in them.
+use super::members::part_of;
 use super::{Launcher, Member, Node};
 use crate::cdi;
 use crate::engine;
@@ -98,6 +99,7 @@ impl Node {
                 denied_seen: live.files.read(slot).denied,
                 peak_bytes: 0,
                 measured: 0,
+                part: part_of(pid),
                 pidfd: pidfd.clone(),
             };
             match pidfd {

@@ -1,6 +1,6 @@
 //! How programs get into a slice: launch plans and CDI specs, and whom an ephemeral slice waits for.
 use super::{Caller, Inner, Live, Node, Reply};
-use crate::cdi::{self, PIPE_VARIABLE};
+use crate::cdi::{self, PART_VARIABLE, PIPE_VARIABLE};
 use crate::engine;
 use crate::gpu::GpuInfo;
 use crate::process::{self, open_pidfd, until_end};
@@ -72,14 +72,17 @@ impl Node {
         });
     }
 
-    /// What makes a program a client of its trust domain's MPS server, within its slice's part.
+    /// What makes a program a client of its trust domain's MPS server, within its slice's part; of a temporal slice, of none.
     fn mps_environment(&self, inner: &Inner, record: &Record) -> Vec<(&'static str, String)> {
-        let Some(key) = engine::domain(record) else { return Vec::new() };
+        // The driver joins whatever server it finds at the machine's usual place, unless it is told of one where there is none.
+        let Some(key) = engine::domain(record) else {
+            return vec![(PIPE_VARIABLE, self.mps.pipe("none").display().to_string())];
+        };
         let (part, _) = inner.processors(record).unwrap_or((100.0, None));
         let quota = record.devices.first().map_or(0, |device| device.limit_bytes);
         vec![
             (PIPE_VARIABLE, self.mps.pipe(&key.folder()).display().to_string()),
-            ("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", part.to_string()),
+            (PART_VARIABLE, part.to_string()),
             // The server has one device, whichever it is of the machine's.
             ("CUDA_MPS_PINNED_DEVICE_MEM_LIMIT", format!("0={}M", quota.div_ceil(1 << 20))),
             // 0 is normal, 1 is lower; there are no others.
@@ -137,6 +140,14 @@ impl Node {
             driver_version: &self.nvml.driver_version(),
             simulated: self.config.sim.is_some(),
         })
+    }
+
+    /// Writes the specs of a trust domain's slices anew: what each may have depends on the others.
+    pub(super) fn write_domain(&self, inner: &mut Inner, of: &Record) {
+        let Some(domain) = engine::domain(of) else { return };
+        let records = inner.slices.values().map(|live| &live.record);
+        let all: Vec<Record> = records.filter(|record| engine::domain(record) == Some(domain)).cloned().collect();
+        all.iter().for_each(|record| self.write_cdi(inner, record));
     }
 
     pub(super) fn write_cdi(&self, inner: &mut Inner, record: &Record) {

@@ -1,10 +1,11 @@
 //! A slice's processes: they register, and are reaped when they have ended.
 use super::{Live, Node, note_use, total};
+use crate::cdi::{PART_VARIABLE, PIPE_VARIABLE};
 use crate::engine;
 use crate::files::Reading;
 use crate::mps;
 use crate::process::{self, until_end};
-use crate::slice::Record;
+use crate::slice::{Record, thousandths};
 use crate::turns::clock;
 use cleave_api::format_bytes;
 use cleave_ledger::{SLOTS, wire};
@@ -42,6 +43,8 @@ pub struct Member {
     pub peak_bytes: u64,
     /// Counts measurements on its own demand.
     pub measured: u64,
+    /// In a spatial slice: the part of the multiprocessors that it started with, in thousandths; `None` if it sheds the server.
+    pub part: Option<u16>,
     /// Kills it; `None` if it was gone already when this daemon started.
     pub pidfd: Option<Arc<OwnedFd>>,
 }
@@ -81,6 +84,12 @@ pub struct Registered {
     pub descriptors: [OwnedFd; 3],
     /// Place of each of the slice's devices among the GPUs.
     pub gpus: Vec<Option<usize>>,
+}
+
+/// The part of the multiprocessors that a process was started with, if it was told of an MPS server.
+pub(super) fn part_of(pid: u32) -> Option<u16> {
+    process::variable(pid, PIPE_VARIABLE)?;
+    Some(process::variable(pid, PART_VARIABLE).and_then(|text| text.parse().ok()).map_or(1000, thousandths))
 }
 
 impl Node {
@@ -156,6 +165,7 @@ impl Node {
             denied_seen: 0,
             peak_bytes: 0,
             measured: 0,
+            part: part_of(peer.pid),
             pidfd: Some(Arc::clone(&peer.pidfd)),
         };
         let message = format!("{} (pid {}) runs in slot {slot}", member.command, member.pid);

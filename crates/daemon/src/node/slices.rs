@@ -140,6 +140,7 @@ impl Node {
         self.arrange(&inner, &gpus);
         inner.event("slice-created", Some(&record), &format!("slice {} has {}", record.name, shares.join(", ")));
         self.write_cdi(&mut inner, &record);
+        self.write_domain(&mut inner, &record);
         if let Some(holder) = record.holder {
             self.watch_holder(holder, record.id.clone());
         }
@@ -277,6 +278,7 @@ impl Node {
             self.arrange(&inner, &gpus);
         }
         let message = if words.is_empty() { "as it was".into() } else { words.join(", ") };
+        self.write_domain(&mut inner, &record);
         inner.event("slice-resized", Some(&record), &format!("slice {}: {message}", record.name));
         let around = self.around(&inner, &record);
         inner.slices.get(&id).map(|l| self.show(l, &around)).ok_or_else(|| unknown_slice(key))
@@ -361,6 +363,7 @@ impl Node {
         if let Some(dir) = &self.config.cdi_dir {
             cdi::remove(dir, &live.record.name);
         }
+        self.write_domain(inner, &live.record);
         if inner.slices.is_empty() {
             inner.idle_since = Some(Instant::now());
             self.wake.notify_one();

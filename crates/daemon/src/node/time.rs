@@ -27,7 +27,7 @@ impl Node {
                     files: Arc::clone(&live.files),
                     device: live.gpus.iter().position(|gpu| *gpu == Some(place))?,
                     slots: live.processes.iter().filter(|(_, m)| m.dead.is_none()).map(|(slot, _)| *slot).collect(),
-                    tenant: Tenant { domain: inner.desk_domain(&live.record), ..tenant(live, rest) },
+                    tenant: Tenant { domain: domain(live), ..tenant(live, rest) },
                 })
             });
             desk.arrange(parties.collect(), |id| inner.slices.contains_key(id));
@@ -122,15 +122,14 @@ impl Node {
     }
 }
 
-impl Inner {
-    /// Whom a slice's kernels run beside at the same time, for its GPU's desk.
-    fn desk_domain(&self, record: &Record) -> Option<Domain> {
-        let folder = engine::domain(record)?.folder();
-        let (part, _) = self.processors(record)?;
-        // The first half of a hash is enough to tell apart the few of one GPU.
-        let id = u32::from_str_radix(folder.get(..8)?, 16).ok()?;
-        Some(Domain { id, cap: thousandths(part) })
-    }
+/// Whom a slice's kernels run beside at the same time, for its GPU's desk; `None` as well if one of its programs sheds the server.
+fn domain(live: &Live) -> Option<Domain> {
+    let folder = engine::domain(&live.record)?.folder();
+    let parts = live.processes.values().filter(|member| member.dead.is_none()).map(|member| member.part);
+    // What a program started with it keeps, whatever the slice's share is now.
+    let cap = parts.reduce(|a, b| Some(a?.max(b?)))??;
+    // The first half of a hash is enough to tell apart the few of one GPU.
+    Some(Domain { id: u32::from_str_radix(folder.get(..8)?, 16).ok()?, cap })
 }
 
 /// What a slice is entitled to; `rest` thousandths if it has no share of its own.

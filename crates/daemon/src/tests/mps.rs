@@ -167,11 +167,15 @@ fn the_environment_holds_what_a_client_may_have() {
     assert_eq!(environment("serve"), ["100", "0=1024M", "0"]);
     assert_eq!(environment("burn"), ["70", "0=1024M", "1"]);
     assert_eq!(environment("strict"), ["20", "0=1024M", "1"]);
+    let written = fs::read_to_string(mps.world.path("cdi/cleave.dev-slice-burn.json")).unwrap();
+    assert!(written.contains("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE=70"), "{written}");
     let explained: Explanation = daemon.ok("GET", "/v1/slices/burn/explain", Value::Null);
     assert_eq!(explained.devices[0].processors_percent, Some(70.0));
     assert!(explained.devices[0].reasons[0].message.contains("30 % are kept free"), "{explained:?}");
     create(&daemon, "turns", json!({}));
     assert_eq!(environment("turns"), ["", "", ""]);
+    // It joins no server of the machine's either.
+    assert!(folder(&daemon, "turns").ends_with("mps/none"));
     let spec: Value = daemon.ok("GET", "/v1/slices/strict/cdi", Value::Null);
     let edits = &spec["devices"][0]["containerEdits"];
     assert!(edits["env"].as_array().unwrap().contains(&json!("CUDA_MPS_PIPE_DIRECTORY=/run/cleave/mps")), "{edits}");
