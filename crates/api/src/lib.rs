@@ -4,11 +4,15 @@
 //! why; it is never 0. Field names are stable within one [`API_VERSION`]; new fields may come.
 mod amount;
 mod error;
+mod inventory;
 mod sharing;
 mod watchdog;
 
 pub use amount::{Fraction, MemoryAmount, Percent, format_bytes};
 pub use error::{ErrorBody, ErrorCode};
+pub use inventory::{
+    Device, Inventory, LinkPath, MemoryFrom, Mig, MigProfile, Nic, NumaNode, Pair, PcieLink, Problem, Vendor,
+};
 pub use sharing::{
     DeviceExplanation, DeviceTime, Engine, EngineAbility, Explanation, Given, GpuModes, Mode, Neighbour, Priority,
     Reason, ReasonKind, TurnKind,

@@ -98,8 +98,16 @@ enum Command {
         /// Those of this slice only
         slice: Option<String>,
     },
-    /// List the GPUs
-    Gpus,
+    /// List the GPUs and other accelerators, whoever made them; needs no daemon
+    Gpus {
+        #[command(flatten)]
+        of: Where,
+        /// Also write all that was found to a file: JSON where it is named .json, else YAML
+        #[arg(long, value_name = "FILE")]
+        save: Option<PathBuf>,
+    },
+    /// Show how GPUs and RDMA devices are linked, as `nvidia-smi topo -m` does; needs no daemon
+    Topo(Topo),
     /// List the engines that each GPU can run, and why not the others
     Modes,
     /// Show the daemon and its driver
@@ -189,6 +197,29 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+}
+
+/// Whose inventory: this machine's, if nothing is said.
+#[derive(Args)]
+struct Where {
+    /// That of a file, which `cleave gpus --save` wrote; - for stdin
+    #[arg(long, value_name = "FILE", conflicts_with = "import")]
+    inventory: Option<PathBuf>,
+    /// What `nvidia-smi topo -m` or `lstopo --of xml` wrote; - for stdin
+    #[arg(long, value_name = "FILE")]
+    import: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct Topo {
+    #[command(flatten)]
+    of: Where,
+    /// Draw the NUMA nodes with what is on each
+    #[arg(long, conflicts_with = "best")]
+    numa: bool,
+    /// List the groups of so many GPUs, the best linked first, and the processors near each
+    #[arg(long, value_name = "COUNT")]
+    best: Option<usize>,
 }
 
 /// What a slice shall be.
@@ -513,7 +544,7 @@ fn early_color(arguments: &[OsString]) -> Color {
 }
 
 fn dispatch(context: Context, command: Command) -> client::Result<i32> {
-    use commands::{daemon, program, show, slice, system};
+    use commands::{daemon, inventory, program, show, slice, system};
     match command {
         Command::Run(run) => match run.existing {
             Some(slice) => program::exec(&context, &slice, &run.run),
@@ -533,7 +564,8 @@ fn dispatch(context: Context, command: Command) -> client::Result<i32> {
         Command::Suspend { slice } => slice::suspend(&context, &slice, true),
         Command::Wake { slice } => slice::suspend(&context, &slice, false),
         Command::Ps { slice } => show::ps(&context, slice.as_deref()),
-        Command::Gpus => show::gpus(&context),
+        Command::Gpus { of, save } => inventory::gpus(&context, &of, save.as_deref()),
+        Command::Topo(topo) => inventory::topo(&context, &topo),
         Command::Modes => show::modes(&context),
         Command::Status => show::status(&context),
         Command::Top { interval, once } => show::top(&context, interval, once),

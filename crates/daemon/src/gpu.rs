@@ -98,6 +98,10 @@ pub trait Nvml: Send + Sync {
     fn busy(&self, gpu: usize, since: u64) -> Option<Vec<(u32, u64, u32)>>;
     /// Percent of the last sample in which any kernel ran.
     fn utilization(&self, gpu: usize) -> Option<u32>;
+    /// All that it knows of the GPUs and their links, for an inventory.
+    fn answers(&self) -> cleave_inventory::NvmlAnswers {
+        cleave_inventory::NvmlAnswers::default()
+    }
 }
 
 /// File names of the driver's two libraries.

@@ -8,8 +8,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, delete, get, patch, post};
 use axum::{Json, Router};
 use cleave_api::{
-    ErrorBody, ErrorCode, Event, Explanation, Gpu, GpuModes, LaunchPlan, List, Process, Slice, SliceChange, SliceSpec,
-    Status,
+    ErrorBody, ErrorCode, Event, Explanation, Gpu, GpuModes, Inventory, LaunchPlan, List, Process, Slice, SliceChange,
+    SliceSpec, Status,
 };
 use schemars::{JsonSchema, SchemaGenerator};
 use serde::de::DeserializeOwned;
@@ -191,6 +191,12 @@ async fn modes(State(node): State<App>, _: Caller) -> Json<List<GpuModes>> {
     Json(List::new("modes", node.modes()))
 }
 
+async fn inventory(State(node): State<App>, _: Caller) -> Answer<Inventory> {
+    // The system tree is read anew each time, and NVML asked a few hundred things.
+    let read = tokio::task::spawn_blocking(move || node.inventory()).await;
+    read.map(Json).map_err(|e| ErrorBody::new(Internal, format!("the inventory was not read: {e}"), "").into())
+}
+
 async fn slices(State(node): State<App>, caller: Caller) -> Json<List<Slice>> {
     Json(List::new("slices", node.list(&caller)))
 }
@@ -336,6 +342,16 @@ const OPERATIONS: &[Operation] = &[
         success: ("200", Some(schema::<List<GpuModes>>)),
         errors: &[Forbidden],
         route: || get(modes),
+    },
+    Operation {
+        path: "/v1/inventory",
+        method: "get",
+        summary: "What the machine has, whoever made it, and how it is linked",
+        query: &[],
+        body: None,
+        success: ("200", Some(schema::<Inventory>)),
+        errors: &[Forbidden, Internal],
+        route: || get(inventory),
     },
     Operation {
         path: "/v1/slices",

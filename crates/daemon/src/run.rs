@@ -11,7 +11,7 @@ use crate::store::Store;
 use crate::watchdog;
 use anyhow::Context;
 use cleave_api::{API_SOCKET, ErrorBody, ErrorCode};
-use fakegpu::install::{OWNERS, STATE};
+use fakegpu::install::{OWNERS, ROOT, STATE};
 use fakegpu::mps::CONTROL;
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
@@ -104,7 +104,8 @@ fn simulate(dir: &Path, spec: &str) -> anyhow::Result<DriverFiles> {
     let there = fs::read_to_string(&made_from).is_ok_and(|old| old == spec)
         && fs::read(&library).is_ok_and(|bytes| bytes == install::SIMULATED)
         && fs::read(dir.join(CONTROL)).is_ok_and(|bytes| bytes == install::SIMULATED_CONTROL)
-        && dir.join(STATE).exists();
+        && dir.join(STATE).exists()
+        && dir.join(ROOT).exists();
     if !there && let Err(error) = fakegpu::install(dir, spec, install::SIMULATED, install::SIMULATED_CONTROL) {
         return Err(match error {
             fakegpu::Error::Spec(error) => {

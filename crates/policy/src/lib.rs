@@ -4,6 +4,9 @@
 //! * [`arbiter`] decides in the daemon, a few hundred times a second at most, who may run when.
 //! * [`watchdog`] decides what is done about a process whose work does not end.
 //! * [`account`] tells what each slice was given of what it was owed.
+//! * [`mig`] knows which hardware instances fit on a GPU beside which.
+//! * [`pack`] finds the GPU for a workload, or the fewest GPUs for many.
+//! * [`topology`] knows which devices are close to each other, and the best groups of them.
 //!
 //! The arbiter publishes a [`gate::Grant`] for each slice; the gates publish what they used and whether they wait. All
 //! times are nanoseconds of one monotonic clock that daemon and processes share (`CLOCK_MONOTONIC`).
@@ -18,5 +21,11 @@ pub mod account;
 #[cfg(feature = "arbiter")]
 pub mod arbiter;
 pub mod gate;
+#[cfg(feature = "arbiter")]
+pub mod mig;
+#[cfg(feature = "arbiter")]
+pub mod pack;
+#[cfg(feature = "arbiter")]
+pub mod topology;
 #[cfg(feature = "arbiter")]
 pub mod watchdog;

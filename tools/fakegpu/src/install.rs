@@ -14,6 +14,8 @@ pub const INVENTORY: &str = "sim.toml";
 pub const STATE: &str = "state";
 /// The file that says by its locks which process is which.
 pub const OWNERS: &str = "owners";
+/// The system tree of the machine around the cards.
+pub const ROOT: &str = "root";
 /// The library itself.
 pub const LIBRARY: &str = "libfakegpu.so";
 
@@ -59,6 +61,7 @@ pub fn install_inventory(dir: &Path, inventory: &Inventory, library: &[u8], cont
     replace(INVENTORY, toml::to_string(inventory)?.as_bytes())?;
     replace(STATE, &[])?;
     replace(OWNERS, &[])?;
+    file(&at(ROOT), crate::machine::write(&at(ROOT), inventory))?;
     let state = at(STATE);
     let grow =
         fs::OpenOptions::new().write(true).open(&state).and_then(|f| f.set_len(crate::shared::STATE_BYTES as u64));

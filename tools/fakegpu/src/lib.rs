@@ -26,6 +26,7 @@ pub mod alloc;
 pub mod clock;
 pub mod driver;
 pub mod install;
+pub mod machine;
 pub mod model;
 pub mod mps;
 pub mod nvml;

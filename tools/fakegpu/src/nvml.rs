@@ -13,6 +13,7 @@ use cleave_cuda::types::{
 use core::ffi::{c_char, c_int, c_uint, c_ulong, c_void};
 
 use crate::driver::{get, get_text, put, put_optional, put_text};
+use crate::machine;
 use crate::model::{Inventory, MigProfile, Model};
 use crate::shared::Shared;
 
@@ -653,17 +654,15 @@ nvml! {
         write(to, 0)
     }
     fn nvmlDeviceGetCpuAffinity(device: nvmlDevice_t, words: c_uint, to: *mut c_ulong) {
-        Device::of(device)?;
-        affinity(words, to)
+        affinity(&Device::of(device)?, words, to)
     }
     fn nvmlDeviceGetCpuAffinityWithinScope(device: nvmlDevice_t, words: c_uint, to: *mut c_ulong, _scope: c_uint) {
-        Device::of(device)?;
-        affinity(words, to)
+        affinity(&Device::of(device)?, words, to)
     }
     fn nvmlDeviceGetMemoryAffinity(device: nvmlDevice_t, words: c_uint, to: *mut c_ulong, _scope: c_uint) {
-        Device::of(device)?;
+        let node = machine::node(Device::of(device)?.index);
         for index in 0..words as usize {
-            write(to.wrapping_add(index), c_ulong::from(index == 0))?;
+            write(to.wrapping_add(index), if index == 0 { 1 << node } else { 0 })?;
         }
         Ok(())
     }
@@ -766,12 +765,7 @@ nvml! {
     }
     fn nvmlDeviceGetTopologyCommonAncestor(one: nvmlDevice_t, other: nvmlDevice_t, level: *mut c_uint) {
         let (one, other) = (Device::of(one)?, Device::of(other)?);
-        // 0 same board, 40 same NUMA node, 50 system: four devices to a socket.
-        write(level, match (one.index == other.index, one.index / 4 == other.index / 4) {
-            (true, _) => 0,
-            (_, true) => 40,
-            _ => 50,
-        })
+        write(level, machine::level(&one.nvml.inventory, one.index, other.index))
     }
     fn nvmlDeviceGetP2PStatus(one: nvmlDevice_t, other: nvmlDevice_t, _index: c_uint, status: *mut c_uint) {
         let (one, other) = (Device::of(one)?, Device::of(other)?);
@@ -821,12 +815,12 @@ nvml! {
 
 const TIMEOUT: nvmlReturn_t = 10;
 
-/// All processors of this machine.
-fn affinity(words: c_uint, to: *mut c_ulong) -> Outcome {
-    let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    for index in 0..words as usize {
-        let here = processors.saturating_sub(index * 64).min(64);
-        write(to.wrapping_add(index), if here == 64 { c_ulong::MAX } else { (1 << here) - 1 })?;
+/// The processors of the device's NUMA node.
+fn affinity(device: &Device, words: c_uint, to: *mut c_ulong) -> Outcome {
+    let (first, last) = machine::processors(device.index);
+    for index in 0..words {
+        let here = (0..64).filter(|bit| (first..=last).contains(&(index * 64 + bit)));
+        write(to.wrapping_add(index as usize), here.fold(0, |mask, bit| mask | 1 << bit))?;
     }
     Ok(())
 }

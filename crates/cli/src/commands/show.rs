@@ -62,31 +62,6 @@ fn shortened(text: &str, most: usize) -> String {
     out
 }
 
-/// Lists the GPUs.
-pub(crate) fn gpus(context: &Context) -> Result<i32> {
-    let gpus: List<Gpu> = context.client_or_start()?.get("gpus")?;
-    output::print(context.format, &gpus, || gpus_text(&gpus.items))?;
-    Ok(0)
-}
-
-fn gpus_text(gpus: &[Gpu]) -> String {
-    let rows = gpus.iter().map(|gpu| {
-        vec![
-            gpu.index.to_string(),
-            if gpu.simulated { format!("{} (simulated)", gpu.name) } else { gpu.name.clone() },
-            format_bytes(gpu.memory_bytes),
-            format_bytes(gpu.used_bytes),
-            format_bytes(gpu.untracked_bytes),
-            format!("{} ({})", format_bytes(gpu.reserved_bytes), percent(gpu.reserved_bytes, gpu.memory_bytes)),
-            busy(gpu.busy_percent),
-            if gpu.slices.is_empty() { "-".into() } else { gpu.slices.join(",") },
-            gpu.uuid.clone(),
-        ]
-    });
-    let headers = [">GPU", "MODEL", ">MEMORY", ">USED", ">OUTSIDE", ">QUOTAS", ">BUSY", "SLICES", "UUID"];
-    table(&headers, rows.collect())
-}
-
 /// Lists the engines that each GPU can run.
 pub(crate) fn modes(context: &Context) -> Result<i32> {
     let modes: List<GpuModes> = context.client_or_start()?.get("modes")?;

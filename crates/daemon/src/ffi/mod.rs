@@ -9,3 +9,4 @@ mod library;
 pub mod map;
 pub mod nvml;
 pub mod os;
+mod survey;

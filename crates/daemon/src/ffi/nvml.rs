@@ -1,13 +1,18 @@
 //! NVML, loaded at run time: the few calls that the daemon makes.
 use super::library::Library;
 use crate::gpu::{GpuInfo, MemoryState, Nvml, NvmlError};
+use cleave_api::Problem;
+use cleave_inventory::NvmlAnswers;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_ulonglong, c_void};
 use std::path::Path;
 
-type Device = *mut c_void;
-type Return = c_uint;
+/// A device's handle.
+pub(super) type Device = *mut c_void;
+/// What a call returns.
+pub(super) type Return = c_uint;
 
-const SUCCESS: Return = 0;
+/// All went well.
+pub(super) const SUCCESS: Return = 0;
 const NOT_SUPPORTED: Return = 3;
 const NOT_FOUND: Return = 6;
 const INSUFFICIENT_SIZE: Return = 7;
@@ -52,15 +57,17 @@ struct MemoryV2 {
     used: c_ulonglong,
 }
 
+/// A `nvmlPciInfo_t`.
 #[repr(C)]
-struct Pci {
+#[derive(Default)]
+pub(super) struct Pci {
     legacy: [c_char; 16],
     domain: c_uint,
     bus: c_uint,
     device: c_uint,
-    device_id: c_uint,
+    pub(super) device_id: c_uint,
     subsystem_id: c_uint,
-    bus_id: [c_char; 32],
+    pub(super) bus_id: [c_char; 32],
 }
 
 #[repr(C)]
@@ -97,11 +104,13 @@ struct Functions {
 
 /// The driver's NVML.
 pub struct RealNvml {
+    library: Library,
     functions: Functions,
     driver: String,
     cuda: u32,
     gpus: Vec<GpuInfo>,
     handles: Vec<Device>,
+    left_out: Vec<Problem>,
 }
 
 // SAFETY: NVML may be called from any thread; device handles are names within the library.
@@ -109,7 +118,8 @@ unsafe impl Send for RealNvml {}
 // SAFETY: as above.
 unsafe impl Sync for RealNvml {}
 
-fn text(buffer: &[c_char]) -> String {
+/// A C string in a buffer.
+pub(super) fn text(buffer: &[c_char]) -> String {
     let bytes: Vec<u8> = buffer.iter().take_while(|c| **c != 0).map(|c| *c as u8).collect();
     String::from_utf8_lossy(&bytes).into_owned()
 }
@@ -187,8 +197,7 @@ impl Functions {
                 minor = value;
             }
         }
-        let mut pci =
-            Pci { legacy: [0; 16], domain: 0, bus: 0, device: 0, device_id: 0, subsystem_id: 0, bus_id: [0; 32] };
+        let mut pci = Pci::default();
         if let Some(function) = self.pci {
             // SAFETY: writes one struct of this version.
             let _ = unsafe { function(device, &mut pci) };
@@ -278,6 +287,7 @@ impl RealNvml {
         functions.check("nvmlDeviceGetCount", unsafe { (functions.count)(&mut count) })?;
         let mut gpus = Vec::new();
         let mut handles = Vec::new();
+        let mut left_out = Vec::new();
         for index in 0..count.min(256) {
             let mut device: Device = std::ptr::null_mut();
             // SAFETY: writes one handle.
@@ -289,10 +299,28 @@ impl RealNvml {
                     handles.push(device);
                 }
                 // One lost GPU does not take the others away.
-                Err(error) => tracing::warn!("GPU {index} is left out: {error}"),
+                Err(error) => {
+                    tracing::warn!("GPU {index} is left out: {error}");
+                    left_out.push(Problem { about: format!("NVML's GPU {index}"), message: error.to_string() });
+                }
             }
         }
-        Ok(Self { functions, driver, cuda: u32::try_from(cuda).unwrap_or(0), gpus, handles })
+        Ok(Self { library, functions, driver, cuda: u32::try_from(cuda).unwrap_or(0), gpus, handles, left_out })
+    }
+
+    /// The library.
+    pub(super) fn library(&self) -> &Library {
+        &self.library
+    }
+
+    /// The GPUs and their handles.
+    pub(super) fn found(&self) -> impl Iterator<Item = (&GpuInfo, Device)> {
+        self.gpus.iter().zip(self.handles.iter().copied())
+    }
+
+    /// The GPUs that could not be asked.
+    pub(super) fn left_out(&self) -> &[Problem] {
+        &self.left_out
     }
 
     fn handle(&self, gpu: usize) -> Result<Device, NvmlError> {
@@ -364,6 +392,10 @@ impl Nvml for RealNvml {
             NOT_FOUND => Some(Vec::new()),
             _ => None,
         }
+    }
+
+    fn answers(&self) -> NvmlAnswers {
+        Self::answers(self)
     }
 
     fn utilization(&self, gpu: usize) -> Option<u32> {

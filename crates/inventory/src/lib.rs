@@ -1,0 +1,14 @@
+//! What a machine has, and how it is linked: pure functions of a system tree, of what NVML answers, and of what other tools wrote.
+//!
+//! * [`survey()`] makes the inventory from `/sys` and `/proc` under a root, and NVML's answers.
+//! * [`matrix`] prints links as `nvidia-smi topo -m` does, reads them back, and finds the best groups of GPUs.
+//! * [`hwloc`] reads `lstopo --of xml`.
+//! * [`Table`] is what is known of models without asking them.
+pub mod drawing;
+pub mod hwloc;
+pub mod matrix;
+mod survey;
+mod table;
+
+pub use survey::{NvLinkEnd, NvmlAnswers, NvmlGpu, pci_address, survey};
+pub use table::{Basis, Confidence, Geometry, Model, Profile, Table};
