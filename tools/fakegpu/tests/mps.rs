@@ -35,11 +35,24 @@ fn until(what: &str, mut done: impl FnMut() -> bool) {
     panic!("{what}");
 }
 
+/// Starts the control's program as often as it takes: while another test starts a process, that holds the file that was
+/// just written open for a moment.
+fn start<T>(mut begin: impl FnMut() -> std::io::Result<T>) -> T {
+    loop {
+        match begin() {
+            Err(error) if error.kind() == std::io::ErrorKind::ExecutableFileBusy => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            begun => return begun.expect("start"),
+        }
+    }
+}
+
 impl Control {
     /// In the foreground, in folders of this name.
     fn start(installed: &Installed, name: &str) -> Control {
         let mut control = Control::folders(installed, name);
-        let child = control.command().arg("-f").stdin(Stdio::null()).spawn().expect("start");
+        let child = start(|| control.command().arg("-f").stdin(Stdio::null()).spawn());
         control.child = Some(child);
         until("a control socket", || control.pipe().join("control").exists());
         control
@@ -63,7 +76,7 @@ impl Control {
 
     /// A command, as it is given to the real one: on stdin.
     fn tell(&self, command: &str) -> String {
-        let mut child = self.command().stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("start");
+        let mut child = start(|| self.command().stdin(Stdio::piped()).stdout(Stdio::piped()).spawn());
         writeln!(child.stdin.take().expect("piped"), "{command}").expect("it listens");
         let output = child.wait_with_output().expect("ended");
         String::from_utf8(output.stdout).expect("text").trim().to_owned()
@@ -135,9 +148,9 @@ fn the_control_is_driven_like_the_real_one() {
 fn in_the_background_it_writes_logs_and_ends_with_quit() {
     let installed = Installed::new("H100");
     let control = Control::folders(&installed, "mps");
-    let up = control.command().args(["-multiuser-server", "-d"]).status().expect("start");
+    let up = start(|| control.command().args(["-multiuser-server", "-d"]).status());
     assert!(up.success());
-    let second = control.command().arg("-d").output().expect("start");
+    let second = start(|| control.command().arg("-d").output());
     assert!(!second.status.success() && String::from_utf8_lossy(&second.stderr).contains("already running"));
     let log = |name: &str| std::fs::read_to_string(control.folder.join("log").join(name)).unwrap_or_default();
     let mut culprit = control.started(&installed, &[]);
@@ -311,4 +324,20 @@ fn a_kernel_that_hangs_holds_up_its_context_and_nobody_elses() {
     assert_eq!((one.ask("hang"), one.ask("launch 1000")), (vec![0], vec![0]));
     assert_eq!(two.ask("timed 5000000")[0], 0);
     assert_eq!(one.ask("query"), [600]);
+}
+
+#[test]
+fn what_runs_ends_with_its_installation() {
+    let installed = Installed::new("H100");
+    let mut control = Control::start(&installed, "mps");
+    let client = control.started(&installed, &[]);
+    let server = control.tell("get_server_list");
+    drop((client, installed));
+    let mut child = control.child.take().expect("in the foreground");
+    assert!(child.wait().expect("reaped").success());
+    until("the end of the server", || {
+        std::fs::read_to_string(format!("/proc/{server}/stat")).map_or(true, |stat| stat.contains(") Z "))
+    });
+    // Its folders are gone, and nobody is there to be told to quit.
+    std::mem::forget(control);
 }
