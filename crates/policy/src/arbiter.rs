@@ -771,7 +771,9 @@ impl Arbiter {
             return Grant { flags, ..Grant::CLOSED };
         };
         if now < round.floor_until {
-            let (flags, ahead, until) = (flags & !YIELD, self.config.turn_ahead, turn.until.min(round.floor_until));
+            let (flags, until) = (flags & !YIELD, turn.until.min(round.floor_until));
+            // A third of the piece may be queued: more overshoots it, less leaves it half used.
+            let ahead = self.config.turn_ahead.min((self.config.least / 3) as u32);
             return Grant { mode: Mode::Window, flags, delay: 0, ahead, from: now, until };
         }
         if turn.until < u64::MAX {

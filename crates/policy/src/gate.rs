@@ -253,6 +253,12 @@ impl Track {
         self.spacing = if grant.ahead < MARK_MOST { grant.ahead.max(MARK_LEAST) } else { MARK_MOST };
     }
 
+    /// What was sent last may last longer or shorter by far: a mark is due, so that what it really took is known soon.
+    #[inline]
+    pub const fn doubt(&mut self) {
+        self.work = self.work.saturating_add(MARK_MOST as u64);
+    }
+
     /// Is there room for a mark?
     #[inline]
     pub const fn room(&self) -> bool {
@@ -370,6 +376,8 @@ pub struct Cost {
     samples: u8,
     /// Samples in a row that were far off.
     odd: u8,
+    /// It was far off once: a parameter may say how long it lasts.
+    varies: bool,
 }
 
 /// Of this many launches one is timed once the cost is known: under 1 %, so that the 99th percentile never sees it.
@@ -393,13 +401,19 @@ impl Cost {
     /// The word to keep.
     pub const fn to_word(self) -> u64 {
         let (odd, samples) = ((self.odd as u64) << 56, (self.samples as u64) << 48);
-        odd | samples | (self.cut as u64) << 40 | (self.since as u64) << 32 | self.mean as u64
+        (self.varies as u64) << 63
+            | odd
+            | samples
+            | (self.cut as u64) << 40
+            | (self.since as u64) << 32
+            | self.mean as u64
     }
 
     /// From a kept word; 0 is one that nothing is known about.
     pub const fn from_word(word: u64) -> Cost {
         let (since, cut) = ((word >> 32) as u8, (word >> 40) as u8);
-        Cost { mean: word as u32, since, cut, samples: (word >> 48) as u8, odd: (word >> 56) as u8 }
+        let (odd, varies) = ((word >> 56) as u8 & 0x7f, word >> 63 != 0);
+        Cost { mean: word as u32, since, cut, samples: (word >> 48) as u8, odd, varies }
     }
 
     /// The expected device time in ns; before the second sample no less than `unknown` ([`Grant::unknown_cost`]).
@@ -412,6 +426,12 @@ impl Cost {
     #[inline]
     pub const fn settled(&self) -> bool {
         self.samples >= KNOWN && self.mean < LONG
+    }
+
+    /// Nobody knows how long the next one lasts: see [`Track::doubt`].
+    #[inline]
+    pub const fn varies(&self) -> bool {
+        self.varies
     }
 
     /// Counts a launch that is not to be timed.
@@ -467,6 +487,7 @@ impl Cost {
             // That it can't last longer is certain, as far as lengths are.
             self.learn(sample, if own < sample && sample < self.mean { 0 } else { self.samples });
         } else if self.odd.saturating_add(1) < BELIEVED {
+            self.varies = true;
             self.odd += 1;
             self.learn(if sample < low { low } else { high }, SETTLED);
         } else {

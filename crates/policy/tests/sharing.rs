@@ -163,7 +163,7 @@ fn unlike_tenants_with_unlike_shares() {
 fn lengths_that_are_not_those_of_the_first_launch() {
     let varied = || Load::Varies(vec![50 * US, 200 * US, 2 * MS, 10 * MS]);
     // A kernel of 10 ms is itself a point of a second; of one with four lengths nobody knows which is next.
-    for (one, other, points) in [(saturate(10 * MS), saturate(200 * US), 1.5), (varied(), varied(), 6.0)] {
+    for (one, other, points) in [(saturate(10 * MS), saturate(200 * US), 1.5), (varied(), varied(), 4.0)] {
         for weights in [[300, 700], [700, 300]] {
             let mut sim = shared(1, &[(weights[0], one.clone()), (weights[1], other.clone())]);
             sim.run(4 * SEC);

@@ -256,10 +256,14 @@ fn admitted(
     // Beside so much time that of timing one is nothing, and what is believed may be far too little.
     let sample = cost.launched() || now.saturating_sub(state.timed) > TIMING;
     known.cost.store(cost.to_word(), Ordering::Relaxed);
+    let varies = cost.varies();
     let cost = cost.estimate(grant.unknown_cost());
     let back = comes_back(now, &grant, state.track.last_launch());
     if !counted {
         state.track.sent(now, cost, &grant);
+    }
+    if varies {
+        state.track.doubt();
     }
     let begins = if counted { state.track.busy_until() } else { state.track.busy_until().saturating_sub(cost) };
     let timer = if sample && !quiet && context != 0 { state.timer(now, context) } else { None };

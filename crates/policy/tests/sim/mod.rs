@@ -461,6 +461,9 @@ impl Sim {
                 }
                 let back = gate::comes_back(now, &process.grant, process.track.last_launch());
                 process.track.sent(now, cost, &process.grant);
+                if process.costs[kind].varies() {
+                    process.track.doubt();
+                }
                 let begins = process.track.busy_until() - cost;
                 let timed = samples.then(|| (begins, process.grant.own_until(begins)));
                 let mut syncs = matches!(process.load, Load::Loop { .. } | Load::Serve { .. });
