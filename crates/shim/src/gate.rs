@@ -10,7 +10,7 @@ use crate::process::Process;
 use crate::real::driver;
 use crate::system::{self, Lock};
 use cleave_cuda::types::{CUresult, CUstream, Handle, error};
-use cleave_ledger::{CLASSES, DEVICES, GPUS, Turn};
+use cleave_ledger::{Activity, CLASSES, DEVICES, GPUS, Turn};
 use cleave_policy::gate::{Cost, Grant, MARKS, Mode, QUIET, Track, URGENT, Verdict, YIELD, admit, comes_back};
 use core::cell::UnsafeCell;
 use core::ptr::null_mut;
@@ -191,10 +191,13 @@ fn admitted(
 ) -> CUresult {
     // Before the driver is asked anything: while a slice is suspended its calls hang there.
     let place = p.gates.place(operation.key());
-    let passes = place.key.load(Ordering::Relaxed) == operation.key() && place.cost.load(Ordering::Relaxed) == PASSES;
+    let passes = operation.passes
+        || place.key.load(Ordering::Relaxed) == operation.key() && place.cost.load(Ordering::Relaxed) == PASSES;
     let mut wait = Wait::default();
-    let stopped = || Some(granted(turn)).filter(|grant| !passes && grant.mode == Mode::Paused);
-    while let Some(grant) = stopped() {
+    let stopped = || Some(granted(turn)).filter(|grant| grant.mode == Mode::Paused);
+    // What passes always goes, and if the slice is suspended waits in the driver: the daemon hears of it all the same.
+    let _waits = if passes { stopped().and_then(|_| Waits::begin(p, device)) } else { None };
+    while let Some(grant) = stopped().filter(|_| !passes) {
         wait.some(p, device, turn, &grant, Verdict::WaitForChange, system::nanoseconds());
     }
     wait.end(p, device, system::nanoseconds());
@@ -732,6 +735,23 @@ const EVENTS: u64 = 1_500;
 
 /// A launch is timed at least every so often, in ns, of those that do more than count.
 const TIMING: u64 = 10_000_000;
+
+/// A thread that may wait in the driver for its slice to be woken.
+struct Waits(&'static Activity);
+
+impl Waits {
+    fn begin(p: &'static Process, device: usize) -> Option<Self> {
+        let activity = p.slot().activity.get(device)?;
+        activity.waiting.fetch_add(1, Ordering::AcqRel);
+        Some(Self(activity))
+    }
+}
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::AcqRel);
+    }
+}
 
 /// A thread's wait at the gate.
 #[derive(Default)]
