@@ -237,9 +237,11 @@ def served(report):
     return report.data["served"]
 
 
-def serve_and_burn(engine, length, policy=None, burn_policy=None, priority=(PRODUCTION, EXPERIMENT)):
-    return [Tenant("serve", share=50, priority=priority[0], policy=policy, engine=engine),
-            Tenant(lengths=(length,), share=50, priority=priority[1], policy=burn_policy or policy, engine=engine)]
+def serve_and_burn(engine, length, policy=None, burn_policy=None, priority=(PRODUCTION, EXPERIMENT), shape="full"):
+    """`shape`: kernels that fill each multiprocessor, or `light` ones, beside which others have room."""
+    return [Tenant("serve", share=50, priority=priority[0], policy=policy, engine=engine, shape=shape),
+            Tenant(lengths=(length,), share=50, priority=priority[1], policy=burn_policy or policy, engine=engine, shape=shape,
+                   learn=engine == SPATIAL and length < 1000)]
 
 
 def beside(report, length):
@@ -260,10 +262,10 @@ def tails(report, engine):
     p50, p99 = (Figure(run.results[0][key] for run in runs) for key in ("p50_ms", "p99_ms"))
     report.row(part, "serve alone", None, f"p50 {p50:.2f} p99 {p99:.3f} ms", p99_ms=p99.values)
 
-    def one(length, kept_free):
-        # With SMs kept free for serve, burn has those of its share, which is what strict means there.
-        tenants = serve_and_burn(engine, length, burn_policy=STRICT if kept_free else None)
-        name = f"{length / 1000:g} ms kernels" + (", burn held to its SMs" if kept_free else "")
+    def one(length, kept_free, shape="full"):
+        # With SMs kept free for serve, each has those of its share, which is what strict means there.
+        tenants = serve_and_burn(engine, length, STRICT if kept_free else None, shape=shape)
+        name = f"{length / 1000:g} ms{' light' if shape == 'light' else ''} kernels" + (", each on its SMs" if kept_free else "")
         plain = beside(report, length)
         runs = repeat(report, f"{engine}, {name}", tenants, sliced, seconds)
         p50, p95, p99 = (Figure(run.results[0][key] for run in runs) for key in ("p50_ms", "p95_ms", "p99_ms"))
@@ -287,6 +289,8 @@ def tails(report, engine):
 
     for length in (50, 200, 1000, 5000):
         report.attempt(part, f"{length / 1000:g} ms kernels", one, length, engine == SPATIAL and length >= 1000)
+        if engine == SPATIAL and length >= 1000:
+            report.attempt(part, f"{length / 1000:g} ms light kernels", one, length, True, "light")
     if engine == SPATIAL and report.options.runs > 1:
         report.attempt(part, "5 ms kernels", one, 5000, False)  # does it find out by itself?
 
@@ -297,22 +301,25 @@ def halves(report):
     spatial = has_flag("slice create", "--" + ENGINE) and has_flag("slice create", "--" + DOMAIN)
     engine = SPATIAL if spatial else TEMPORAL
 
-    def one(policy, length):
-        tenants = serve_and_burn(engine, length, policy, priority=(None, None))
-        name = f"{policy}, {length / 1000:g} ms kernels"
+    def one(policy, length, shape="full"):
+        tenants = serve_and_burn(engine, length, policy, priority=(None, None), shape=shape)
+        light = " light" if shape == "light" else ""
+        name = f"{policy}, {length / 1000:g} ms{light} kernels"
         quiet = [run.results[0] for run in repeat(report, f"halves alone, {name}", tenants[:1])]
         base = {key: statistics.median(line[key] for line in quiet) for key in ("p95_ms", "p99_ms")}
         lines = [run.results[0] for run in repeat(report, f"halves, {name}", tenants)]
         p95, p99 = (Figure(line[key] / base[key] for line in lines) for key in ("p95_ms", "p99_ms"))
         text = f"p95 {p95:.3f} × alone, p99 {p99:.3f} × alone (alone {base['p95_ms']:.3f} and {base['p99_ms']:.3f} ms)"
         if policy == STRICT and spatial:
-            report.row("halves", f"{length / 1000:g} ms kernels", p99.median <= HALVES, text, target=f"p99 ≤ {HALVES} × alone in the same slice", p95=p95.values, p99=p99.values)
+            report.row("halves", f"{length / 1000:g} ms{light} kernels", p99.median <= HALVES, text, target=f"p99 ≤ {HALVES} × alone in the same slice", p95=p95.values, p99=p99.values)
         if length == 200:
-            report.row("A14", f"victim, {policy}, {engine}", p95.median <= VICTIM[policy], text, target=f"p95 ≤ {VICTIM[policy]:.2f} ×", p95=p95.values)
+            report.row("A14", f"victim, {policy}, {engine}{light}", p95.median <= VICTIM[policy], text, target=f"p95 ≤ {VICTIM[policy]:.2f} ×", p95=p95.values)
 
     for policy, length in ((STRICT, 200), (STRICT, 5000), (ADAPTIVE, 200)):
         if length == 200 or (spatial and report.options.runs > 1):
             report.attempt("halves", f"{policy}, {length} us", one, policy, length)
+            if spatial and policy == STRICT:
+                report.attempt("halves", f"{policy}, {length} us, light", one, policy, length, "light")
     if not spatial:
         report.skip("halves", "serve and burn", "slice create has no --" + ENGINE)
 

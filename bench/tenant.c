@@ -60,7 +60,7 @@ static CUcontext context;
 static CUstream stream;
 static CUfunction spin;
 static int processors;
-static unsigned blocks;
+static unsigned blocks, threads = 1024, blocks_per_processor = 2;
 static double iteration_ns, base_ns;
 
 #define MUST(call)               \
@@ -82,7 +82,7 @@ static void find(void *field, const char *base, int version, const char *name) {
 static void launch(uint64_t iterations) {
     CUdeviceptr nowhere = 0;
     void *parameters[] = {&iterations, &nowhere};
-    NEED(LaunchKernel, spin, blocks, 1, 1, 1024, 1, 1, 0, stream, parameters, NULL);
+    NEED(LaunchKernel, spin, blocks, 1, 1, threads, 1, 1, 0, stream, parameters, NULL);
 }
 
 static void begin(void) {
@@ -104,7 +104,7 @@ static void begin(void) {
     NEED(ModuleGetFunction, &spin, module, "spin");
     NEED(DeviceGetAttribute, &processors, 16 /* multiprocessors */, device);
     /* As many threads as the device holds: kernels of one tenant don't run beside each other. */
-    blocks = 2 * (unsigned)processors;
+    blocks = blocks_per_processor * (unsigned)processors;
     launch(1);
     NEED(StreamSynchronize, stream);
 }
@@ -516,7 +516,11 @@ int main(int arguments, char **argument) {
             iteration_ns = atof(value);
         else if (!strcmp(argument[i], "--base-ns"))
             base_ns = atof(value);
-        else if (!strcmp(argument[i], "--lengths")) {
+        else if (!strcmp(argument[i], "--shape")) {
+            /* `light`: a block of 128 threads on each multiprocessor, beside which others have room; else all the threads that it holds. */
+            if (!strcmp(value, "light"))
+                threads = 128, blocks_per_processor = 1;
+        } else if (!strcmp(argument[i], "--lengths")) {
             numbers(value, length_ns, 16, &lengths);
             for (int k = 0; k < lengths; k++)
                 length_ns[k] *= 1e3;

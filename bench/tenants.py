@@ -43,14 +43,15 @@ def engine_flags(engine):
 class Tenant:
     """One tenant of a case: what it does, and, for the side in slices, what slice it gets."""
 
-    def __init__(self, mode="saturate", lengths=(200,), share=None, priority=None, policy=None, engine=TEMPORAL, memory=MEMORY, culprit=False, **options):
-        """`lengths` in us; `share` in percent; a `culprit` has no result, and is killed when the others are done; `options` are tenant.c's."""
+    def __init__(self, mode="saturate", lengths=(200,), share=None, priority=None, policy=None, engine=TEMPORAL, memory=MEMORY, culprit=False, learn=False, **options):
+        """`lengths` in us; `share` in percent; a `culprit` has no result, and is killed when the others are done; with `learn` it has
+        run in its slice once before, so that the daemon knows how long its kernels are; `options` are tenant.c's."""
         self.mode, self.lengths, self.share, self.priority, self.policy = mode, lengths, share, priority, policy
-        self.engine, self.memory, self.culprit, self.options = engine, memory, culprit, options
+        self.engine, self.memory, self.culprit, self.learn, self.options = engine, memory, culprit, learn, options
 
     def command(self):
         program = build(HERE / "tenant.c")
-        options = dict(self.options, lengths=",".join(map(str, self.lengths)), **calibration())
+        options = dict(self.options, lengths=",".join(map(str, self.lengths)), **calibration(self.options.get("shape", FULL)))
         return [program, self.mode, *(str(part) for key, value in options.items() for part in ("--" + key.replace("_", "-"), value))]
 
     def slice(self):
@@ -83,6 +84,11 @@ def native(tenant):
 @contextmanager
 def sliced(tenant):
     with tenant.slice() as own:
+        if tenant.learn:
+            with Held(own.command(*tenant.command())) as first:
+                named(first, "ready")
+                first.send(f"{int((time.monotonic() + 0.05) * 1e9)} 0.3 0.1")
+                named(first, "done", 20)
         yield own, own.command(*tenant.command()), None
 
 
@@ -101,36 +107,36 @@ def under(way, cap):
 
 # ---------------------------------------------------------------- how long a kernel is
 
-_calibrator = None
-_calibrated = None
-_calibrated_at = 0
+# By the shape of its blocks (tenant.c's --shape): the process that measures it, what it found, and when.
+_calibrators = {}
+FULL = "full"
 
 
-def calibration():
+def calibration(shape=FULL):
     """What the kernel takes, as the last measurement found it."""
-    return {key: _calibrated[key] for key in ("iteration_ns", "base_ns")}
+    return {key: _calibrators[shape][1][key] for key in ("iteration_ns", "base_ns")}
 
 
 def processors():
     """Of the whole device."""
-    return _calibrated["processors"]
+    return _calibrators[FULL][1]["processors"]
 
 
-def calibrate():
+def calibrate(shape=FULL):
     """Measures the kernel, in a process outside every slice: again for each case, because clocks move."""
-    global _calibrator, _calibrated, _calibrated_at
-    if time.monotonic() < _calibrated_at + 5:
+    process, _, at = _calibrators.get(shape, (None, None, 0))
+    if process and time.monotonic() < at + 5:
         return
-    if _calibrator is None or _calibrator.process.poll() is not None:
-        _calibrator = Held([build(HERE / "tenant.c"), "calibrate"])
+    if process is None or process.process.poll() is not None:
+        process = Held([build(HERE / "tenant.c"), "calibrate", "--shape", shape])
     else:
-        _calibrator.send("again")
-    _calibrated, _calibrated_at = named(_calibrator, "calibrated"), time.monotonic()
+        process.send("again")
+    _calibrators[shape] = process, named(process, "calibrated"), time.monotonic()
 
 
 def stop_calibrator():
-    if _calibrator:
-        _calibrator.kill()
+    for process, _, _ in _calibrators.values():
+        process.kill()
 
 
 # ---------------------------------------------------------------- running them
@@ -196,7 +202,8 @@ def together(report, name, tenants, side=sliced, seconds=None, meanwhile=None):
 
     `meanwhile` is called with the slices, the tenants' processes and the beginning of the measured time."""
     seconds = seconds or report.options.seconds
-    calibrate()
+    for shape in {FULL, *(tenant.options.get("shape", FULL) for tenant in tenants)}:
+        calibrate(shape)
     with ExitStack() as stack:
         made = [stack.enter_context(side(tenant)) for tenant in tenants]
         held = [stack.enter_context(Held(command, env)) for _, command, env in made]

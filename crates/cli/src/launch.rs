@@ -186,7 +186,10 @@ pub(crate) fn first() -> i32 {
         return 1;
     }
     let Ok(mut orphans) = signal_hook::iterator::Signals::new([number::SIGCHLD]) else { return 1 };
-    anstream::println!();
+    // Whoever started it may be gone by now.
+    if writeln!(io::stdout()).is_err() {
+        return 1;
+    }
     std::thread::spawn(|| {
         let mut line = String::new();
         let _ = io::stdin().read_line(&mut line);

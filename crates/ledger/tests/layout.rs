@@ -18,7 +18,7 @@ macro_rules! offsets {
 }
 
 #[test]
-fn every_field_lies_where_abi_3_has_it() {
+fn every_field_lies_where_abi_4_has_it() {
     use wire::{Reply, Request};
     let found = offsets! {
         Policy {
@@ -30,7 +30,7 @@ fn every_field_lies_where_abi_3_has_it() {
         Book { state, host_pid, own_pid, namespace, start_time, adjust }
         Usage { slots }
         Slot { accounts, kinds, launches, graph_launches, denied, unknown_names, reserved, exports, activity, spare }
-        Activity { charged, busy_until, last_launch, op_ns, waiting, throttled_ns, throttled, syncing }
+        Activity { charged, busy_until, last_launch, op_ns, waiting, throttled_ns, throttled, syncing, overdue }
         Urgency { until }
         Account { held, ask }
         Request { magic, abi, op, device, reserved, argument }
@@ -76,7 +76,7 @@ fn every_field_lies_where_abi_3_has_it() {
         ("Book size", 152),
         ("Book align", 8),
         ("Usage.slots", 0),
-        ("Usage size", 352256),
+        ("Usage size", 368640),
         ("Usage align", 64),
         ("Slot.accounts", 0),
         ("Slot.kinds", 272),
@@ -87,8 +87,8 @@ fn every_field_lies_where_abi_3_has_it() {
         ("Slot.reserved", 1392),
         ("Slot.exports", 1424),
         ("Slot.activity", 1680),
-        ("Slot.spare", 2704),
-        ("Slot size", 2752),
+        ("Slot.spare", 2832),
+        ("Slot size", 2880),
         ("Slot align", 64),
         ("Activity.charged", 0),
         ("Activity.busy_until", 8),
@@ -98,7 +98,8 @@ fn every_field_lies_where_abi_3_has_it() {
         ("Activity.throttled_ns", 40),
         ("Activity.throttled", 48),
         ("Activity.syncing", 56),
-        ("Activity size", 64),
+        ("Activity.overdue", 64),
+        ("Activity size", 72),
         ("Activity align", 8),
         ("Urgency.until", 0),
         ("Urgency size", 4096),
@@ -124,7 +125,7 @@ fn every_field_lies_where_abi_3_has_it() {
         ("Reply size", 32),
         ("Reply align", 8),
     ];
-    assert_eq!(ABI, 3, "a new ABI needs a new table");
+    assert_eq!(ABI, 4, "a new ABI needs a new table");
     assert_eq!(found, golden);
     assert_eq!(MAGIC.to_le_bytes(), *b"cleaveSL");
     let kinds = Kind::ALL.map(|k| (k as usize, k.name(), k.seen_by_nvml()));
