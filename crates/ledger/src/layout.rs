@@ -301,7 +301,12 @@ impl DevicePolicy {
 
 impl Turn {
     const fn new() -> Self {
-        Self { version: Word::new(0), class: Word::new(0), words: many![Counter::new(0); 3], looked: Counter::new(0) }
+        Self {
+            version: Word::new(0),
+            class: Word::new(0),
+            words: [const { Counter::new(0) }; 3],
+            looked: Counter::new(0),
+        }
     }
 
     /// The grant's words and the slice's class, of one moment; `None` while they are being changed.
