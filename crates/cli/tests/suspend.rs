@@ -37,10 +37,11 @@ fn a_suspended_slice_frees_the_card_and_its_programs_go_on_where_they_were() {
     place.ok(&["suspend", "a"]);
     assert_eq!(place.card_used(), 0);
     assert_eq!(keeper.ask("?")["right"], 1);
-    assert_eq!(place.show("a")["suspended"], false);
-    let events = place.json(&["events", "--slice", "a"])["items"].as_array().unwrap().clone();
-    let kinds = |kind: &str| events.iter().filter(|event| event["kind"] == kind).count();
-    assert_eq!((kinds("slice-suspended"), kinds("slice-woken")), (2, 2));
+    // Its calls go on before the daemon has written down that they may.
+    within(PATIENCE, "it is awake", || place.show("a")["suspended"] == false);
+    let events = || place.json(&["events", "--slice", "a"])["items"].as_array().unwrap().clone();
+    let kinds = |kind: &str| events().iter().filter(|event| event["kind"] == kind).count();
+    within(PATIENCE, "it is written down", || (kinds("slice-suspended"), kinds("slice-woken")) == (2, 2));
     keeper.end();
 }
 
