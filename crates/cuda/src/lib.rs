@@ -3,6 +3,7 @@
 //! `table/cuda.tsv` and `table/nvml.tsv` hold one row for every name that the real libraries export: the decision
 //! ([`Decision`]) and its reason. Everything that must agree about these names is made from the two files: the
 //! stand-in library's exports, the simulated driver's exports, and the check that no name is undecided.
+//! `table/classes.tsv` tells by its name what a kernel does.
 //!
 //! This crate uses nothing, not even `std`, so that the injected library can use it.
 #![no_std]
@@ -38,13 +39,25 @@ pub const CUDA_TABLE: &str = include_str!("../table/cuda.tsv");
 /// NVML's rows, as shipped.
 pub const NVML_TABLE: &str = include_str!("../table/nvml.tsv");
 
-/// Kernels of collective operations, as shipped.
-pub const COLLECTIVES: &str = include_str!("../table/collectives.tsv");
+/// Classes of kernels, as shipped.
+pub const CLASSES: &str = include_str!("../table/classes.tsv");
 
-/// The parts of names by which kernels of collective operations are known ([`COLLECTIVES`]).
-pub fn collectives() -> impl Iterator<Item = &'static str> {
-    let rows = COLLECTIVES.lines().filter(|line| !line.starts_with('#')).skip(1);
-    rows.filter_map(|line| line.split('\t').next())
+/// The rows of [`CLASSES`] in their order: a part of a kernel's name, mangled or not, and the class of a kernel that has it.
+pub fn classes() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let rows = CLASSES.lines().filter(|line| !line.starts_with('#')).skip(1);
+    rows.filter_map(|line| {
+        let mut columns = line.split('\t');
+        Some((columns.next()?, columns.next()?))
+    })
+}
+
+/// The class of the first of `rows` that is a part of `name`.
+pub fn class_of<'a, T>(name: &[u8], rows: impl IntoIterator<Item = (&'a [u8], T)>) -> Option<T> {
+    let has = |part: &[u8]| {
+        let starts = |rest: &[u8]| rest.first() == part.first() && rest.starts_with(part);
+        (0..name.len()).any(|at| name.get(at..).is_some_and(starts))
+    };
+    rows.into_iter().find_map(|(part, class)| has(part).then_some(class))
 }
 
 /// Reads a table: comments start with `#`, the first other line is the header, columns are separated by one tab.
@@ -87,37 +100,30 @@ mod tests {
         }
     }
 
-    /// Names as profilers show them and as symbol tables have them.
+    fn class(name: &str) -> &'static str {
+        class_of(name.as_bytes(), classes().map(|(part, class)| (part.as_bytes(), class))).unwrap_or("other")
+    }
+
     #[test]
-    fn a28_collective_kernels_are_told_from_others() {
-        let collective = |name: &str| collectives().any(|part| name.contains(part));
-        for name in [
-            "ncclDevKernel_AllReduce_Sum_f32_RING_LL(ncclDevKernelArgsStorage<4096ul>)",
-            "_Z39ncclDevKernel_AllReduce_Sum_f32_RING_LL24ncclDevKernelArgsStorageILm4096EE",
-            "ncclDevKernel_SendRecv(ncclDevKernelArgsStorage<4096ul>)",
-            "ncclKernel_AllReduce_RING_LL_Sum_float(ncclDevComm*, unsigned long, ncclWork*)",
-            "nvshmemi_barrier_all_kernel()",
-            "void vllm::cross_device_reduce_1stage<__nv_bfloat16, 8>(vllm::RankData*, vllm::RankSignals, vllm::Signal*)",
-            "_ZN4vllm26cross_device_reduce_2stageI6__halfLi4EEEvPNS_8RankDataENS_11RankSignalsEPNS_6SignalEPT_ii",
-            "void sglang::cross_device_reduce_1stage<__half, 8>(sglang::RankData*, sglang::RankSignals, sglang::Signal*)",
-            "void deep_ep::intranode::dispatch<8, 768, 8192>(int4*, float*)",
-            "void tensorrt_llm::kernels::oneShotAllReduceKernel<__half, 8>(tensorrt_llm::kernels::AllReduceParams)",
-        ] {
-            assert!(collective(name), "{name}");
+    fn a28_kernels_are_classed_by_their_names() {
+        let corpus = || include_str!("../tests/kernels.tsv").lines().skip(2).filter_map(|line| line.split_once('\t'));
+        for (name, expected) in corpus() {
+            assert_eq!(class(name), expected, "{name}");
         }
-        for name in [
-            "sm90_xmma_gemm_bf16bf16_bf16f32_f32_tn_n_tilesize128x128x64_warpgroupsize1x1x1_execute_segment_k_off_kernel",
-            "void cutlass::Kernel2<cutlass_80_tensorop_bf16_s16816gemm_relu_bf16_256x128_32x3_tn_align8>(Params)",
-            "nvjet_sm90_hss_320x128",
-            "void pytorch_flash::flash_fwd_splitkv_kernel<traits>(pytorch_flash::Flash_fwd_params)",
-            "void vllm::paged_attention_v2_kernel<unsigned short, unsigned short, 128, 16, 128>(float*)",
-            "void at::native::vectorized_elementwise_kernel<4, at::native::FillFunctor<float>, std::array<char*, 1>>",
-            "void at::native::reduce_kernel<512, 1, at::native::ReduceOp<float>>(at::native::ReduceOp<float>)",
-            "triton_red_fused_add_mean_pow_rsqrt_0",
-            "void marlin::Marlin<256, 1, 8, 8, 4, 8>(int4 const*, int4 const*, int4*)",
-            "fused_moe_kernel",
-        ] {
-            assert!(!collective(name), "{name}");
+        assert!(corpus().count() >= 60);
+        for (number, (part, _)) in classes().enumerate() {
+            let first = |name: &str| classes().position(|(part, _)| name.contains(part));
+            assert!(corpus().any(|(name, _)| first(name) == Some(number)), "no name in the corpus is told by {part}");
+        }
+    }
+
+    #[test]
+    fn every_class_of_a_kernel_has_a_reason_and_a_source() {
+        for line in CLASSES.lines().filter(|line| !line.starts_with('#')).skip(1) {
+            let columns = line.split('\t');
+            assert!(columns.clone().count() == 4 && columns.clone().all(|column| !column.is_empty()), "{line:?}");
+            let class = columns.clone().nth(1);
+            assert!(matches!(class, Some("collective" | "latency" | "throughput" | "copy")), "{line:?}");
         }
     }
 

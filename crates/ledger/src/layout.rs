@@ -81,6 +81,50 @@ impl Kind {
     }
 }
 
+/// What an operation does with a device, by the kernel's name (`crates/cuda/table/classes.tsv`). Nothing to do with
+/// priority classes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[repr(u8)]
+pub enum KernelClass {
+    /// Nothing is known of it.
+    #[default]
+    Other = 0,
+    /// Somebody waits for it: attention, decode.
+    Latency = 1,
+    /// Much at a time: matrix by matrix, convolution, experts.
+    Throughput = 2,
+    /// Moves data.
+    Copy = 3,
+    /// A part of a collective operation: other GPUs wait for it.
+    Collective = 4,
+    /// A graph, whatever is in it.
+    Graph = 5,
+}
+
+impl KernelClass {
+    /// Every class, in the order of its number.
+    pub const ALL: [KernelClass; 6] = [
+        KernelClass::Other,
+        KernelClass::Latency,
+        KernelClass::Throughput,
+        KernelClass::Copy,
+        KernelClass::Collective,
+        KernelClass::Graph,
+    ];
+
+    /// Its name in the table and in JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            KernelClass::Other => "other",
+            KernelClass::Latency => "latency",
+            KernelClass::Throughput => "throughput",
+            KernelClass::Copy => "copy",
+            KernelClass::Collective => "collective",
+            KernelClass::Graph => "graph",
+        }
+    }
+}
+
 /// Bits of [`Policy::flags`].
 pub mod flags {
     /// The shim says on stderr what it refuses and why.
@@ -244,14 +288,15 @@ pub struct Slot {
     pub denied: Counter,
     /// Entry points asked for by name that the shim does not know and passed on.
     pub unknown_names: Counter,
-    /// Unused.
-    pub reserved: [Counter; 4],
+    /// Operations of the classes from [`KernelClass::Latency`] to [`KernelClass::Collective`]; a little late.
+    pub class_launches: [Counter; 4],
     /// Hashes of the IPC handles that this process exported; 0 = none.
     pub exports: [Counter; EXPORTS],
     /// What it does with each device's time.
     pub activity: [Activity; DEVICES],
-    /// Unused; with it a slot has no padding, and every byte of the file is known.
-    pub spare: [Counter; 6],
+    /// Device time of each [`KernelClass`], in ns, as measured or expected; a little late. That of collectives is not measured
+    /// and stays 0.
+    pub class_ns: [Counter; 6],
 }
 
 /// The slice's processes' file.
@@ -280,7 +325,7 @@ const _: () = {
     assert!(offset_of!(Slot, kinds) == 272);
     assert!(offset_of!(Slot, launches) == 272 + 8 * KINDS * (DEVICES + 1));
     assert!(offset_of!(Slot, activity) == 1680);
-    assert!(offset_of!(Slot, spare) + 8 * 6 == size_of::<Slot>());
+    assert!(offset_of!(Slot, class_ns) + 8 * 6 == size_of::<Slot>());
     assert!(size_of::<Slot>() == 2880);
     assert!(size_of::<Usage>() == size_of::<Slot>() * SLOTS);
 };
@@ -418,10 +463,10 @@ impl Slot {
             graph_launches: Counter::new(0),
             denied: Counter::new(0),
             unknown_names: Counter::new(0),
-            reserved: many![Counter::new(0); 4],
+            class_launches: many![Counter::new(0); 4],
             exports: many![Counter::new(0); EXPORTS],
             activity: many![Activity::new(); DEVICES],
-            spare: many![Counter::new(0); 6],
+            class_ns: many![Counter::new(0); 6],
         }
     }
 }

@@ -50,7 +50,7 @@ pub mod sync;
 pub mod wire;
 
 pub use layout::{
-    ABI, Account, Activity, Book, CLASSES, DEVICES, DevicePolicy, EXPORTS, GPUS, HOST, KINDS, Kind, MAGIC, Policy,
-    SLOTS, Slot, Turn, UNIT, UNLIMITED, Urgency, Usage, flags, owner,
+    ABI, Account, Activity, Book, CLASSES, DEVICES, DevicePolicy, EXPORTS, GPUS, HOST, KINDS, KernelClass, Kind, MAGIC,
+    Policy, SLOTS, Slot, Turn, UNIT, UNLIMITED, Urgency, Usage, flags, owner,
 };
 pub use protocol::{Ledger, Picture, Refused, between, scan, units};

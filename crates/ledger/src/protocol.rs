@@ -304,7 +304,7 @@ impl Slot {
         for account in &self.accounts {
             change(&account.held, |_| Some(0));
         }
-        let shown = self.kinds.iter().flatten().chain(&self.reserved).chain(&self.exports);
+        let shown = self.kinds.iter().flatten().chain(&self.class_launches).chain(&self.class_ns).chain(&self.exports);
         let counted = [&self.launches, &self.graph_launches, &self.denied, &self.unknown_names];
         for counter in shown.chain(counted) {
             counter.store(0, Relaxed);

@@ -29,7 +29,7 @@ fn every_field_lies_where_abi_4_has_it() {
         Turn { version, class, words, looked }
         Book { state, host_pid, own_pid, namespace, start_time, adjust }
         Usage { slots }
-        Slot { accounts, kinds, launches, graph_launches, denied, unknown_names, reserved, exports, activity, spare }
+        Slot { accounts, kinds, launches, graph_launches, denied, unknown_names, class_launches, exports, activity, class_ns }
         Activity { charged, busy_until, last_launch, op_ns, waiting, throttled_ns, throttled, syncing, overdue }
         Urgency { until }
         Account { held, ask }
@@ -84,10 +84,10 @@ fn every_field_lies_where_abi_4_has_it() {
         ("Slot.graph_launches", 1368),
         ("Slot.denied", 1376),
         ("Slot.unknown_names", 1384),
-        ("Slot.reserved", 1392),
+        ("Slot.class_launches", 1392),
         ("Slot.exports", 1424),
         ("Slot.activity", 1680),
-        ("Slot.spare", 2832),
+        ("Slot.class_ns", 2832),
         ("Slot size", 2880),
         ("Slot align", 64),
         ("Activity.charged", 0),

@@ -433,7 +433,7 @@ impl Noise {
 
 fn words(slot: &cleave_ledger::Slot) -> Vec<u64> {
     let accounts = slot.accounts.iter().flat_map(|a| [a.held.load(SeqCst), a.ask.load(SeqCst)]);
-    let counters = slot.kinds.iter().flatten().chain(&slot.reserved).chain(&slot.exports);
+    let counters = slot.kinds.iter().flatten().chain(&slot.class_launches).chain(&slot.class_ns).chain(&slot.exports);
     accounts.chain(counters.map(|c| c.load(SeqCst))).collect()
 }
 
@@ -455,7 +455,7 @@ proptest! {
                 account.held.store(noise.word(), SeqCst);
                 account.ask.store(noise.word(), SeqCst);
             }
-            for counter in slot.kinds.iter().flatten().chain(&slot.reserved).chain(&slot.exports) {
+            for counter in slot.kinds.iter().flatten().chain(&slot.class_launches).chain(&slot.class_ns).chain(&slot.exports) {
                 counter.store(noise.word(), SeqCst);
             }
             book.adjust[0].store(adjust, SeqCst);

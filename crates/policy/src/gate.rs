@@ -368,9 +368,9 @@ pub const fn done(charged: u64, busy_until: u64, now: u64) -> u64 {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Cost {
     mean: u32,
-    /// Launches since the last sample.
-    since: u8,
-    /// Samples in a row during which the GPU was the slice's own only in part.
+    /// Launches since the last that was to be timed.
+    since: u16,
+    /// Samples in a row during which the GPU was the slice's own only in part, up to [`BELIEVED`].
     cut: u8,
     /// Samples taken, up to [`KNOWN`].
     samples: u8,
@@ -378,12 +378,16 @@ pub struct Cost {
     odd: u8,
     /// It was far off once: a parameter may say how long it lasts.
     varies: bool,
+    /// What kind of work it is; the caller's number, below 8.
+    class: u8,
 }
 
 /// Of this many launches one is timed once the cost is known: under 1 %, so that the 99th percentile never sees it.
-pub const SAMPLE_EVERY: u8 = 128;
+pub const SAMPLE_EVERY: u16 = 128;
 /// Until it is known, the first two launches and then one of this many.
-const LEARN_EVERY: u8 = 16;
+const LEARN_EVERY: u16 = 16;
+/// So many launches may only be counted: then one is to be looked at, so that the accounts by class are not far behind.
+const COUNTED: u16 = 512;
 /// An operation that lasts so long (ns) is timed each time: next to it the timing costs nothing.
 const LONG: u32 = 1_000_000;
 /// A cost is known after this many samples.
@@ -398,22 +402,40 @@ const SHORT: u32 = 10_000;
 const BELIEVED: u8 = 3;
 
 impl Cost {
-    /// The word to keep.
+    /// Nothing is known of it but its `class`.
+    pub const fn of(class: u8) -> Cost {
+        Cost { mean: 0, since: 0, cut: 0, samples: 0, odd: 0, varies: false, class: class & 7 }
+    }
+
+    /// The word to keep. Never all ones.
     pub const fn to_word(self) -> u64 {
-        let (odd, samples) = ((self.odd as u64) << 56, (self.samples as u64) << 48);
+        let (samples, odd) = ((self.samples as u64) << 52, (self.odd as u64) << 56);
         (self.varies as u64) << 63
+            | (self.class as u64) << 60
             | odd
             | samples
-            | (self.cut as u64) << 40
+            | (self.cut as u64) << 48
             | (self.since as u64) << 32
             | self.mean as u64
     }
 
     /// From a kept word; 0 is one that nothing is known about.
     pub const fn from_word(word: u64) -> Cost {
-        let (since, cut) = ((word >> 32) as u8, (word >> 40) as u8);
-        let (odd, varies) = ((word >> 56) as u8 & 0x7f, word >> 63 != 0);
-        Cost { mean: word as u32, since, cut, samples: (word >> 48) as u8, odd, varies }
+        let (cut, samples, odd) = ((word >> 48) as u8 & 0xf, (word >> 52) as u8 & 0xf, (word >> 56) as u8 & 0xf);
+        let (varies, class) = (word >> 63 != 0, (word >> 60) as u8 & 7);
+        Cost { mean: word as u32, since: (word >> 32) as u16, cut, samples, odd, varies, class }
+    }
+
+    /// What [`Cost::of`] was told.
+    #[inline]
+    pub const fn class(&self) -> u8 {
+        self.class
+    }
+
+    /// Launches since the last that was to be timed: see [`Cost::launched`].
+    #[inline]
+    pub const fn since(&self) -> u16 {
+        self.since
     }
 
     /// The expected device time in ns; before the second sample no less than `unknown` ([`Grant::unknown_cost`]).
@@ -422,10 +444,10 @@ impl Cost {
         if self.samples < 2 && self.mean < unknown { unknown as u64 } else { self.mean as u64 }
     }
 
-    /// Is it known so well, and so short, that most launches need not be timed?
+    /// Is it known so well, and so short, that the next launch need only be counted?
     #[inline]
     pub const fn settled(&self) -> bool {
-        self.samples >= KNOWN && self.mean < LONG
+        self.samples >= KNOWN && self.mean < LONG && self.since < COUNTED
     }
 
     /// Nobody knows how long the next one lasts: see [`Track::doubt`].
@@ -440,10 +462,10 @@ impl Cost {
         self.since = self.since.saturating_add(1);
     }
 
-    /// Counts a launch; true if it is one to be timed: the first two, long ones, some more, then one in
-    /// [`SAMPLE_EVERY`].
+    /// Counts a launch; if it is one to be timed (the first two, long ones, some more, then one in [`SAMPLE_EVERY`]) the
+    /// number of those since the last such, this one included, otherwise 0.
     #[inline]
-    pub const fn launched(&mut self) -> bool {
+    pub const fn launched(&mut self) -> u16 {
         self.since = self.since.saturating_add(1);
         let every = match self.samples {
             0 | 1 => 1,
@@ -451,11 +473,7 @@ impl Cost {
             2..KNOWN => LEARN_EVERY,
             _ => SAMPLE_EVERY,
         };
-        let sample = self.since >= every;
-        if sample {
-            self.since = 0;
-        }
-        sample
+        if self.since >= every { core::mem::replace(&mut self.since, 0) } else { 0 }
     }
 
     /// Learns from a timed launch that took `measured` ns, in `own` of which the GPU was the slice's own
@@ -464,7 +482,11 @@ impl Cost {
     pub const fn update(&mut self, measured: u64, own: u64) {
         let measured = if measured > u32::MAX as u64 { u32::MAX } else { measured as u32 };
         let own = if own > measured as u64 { measured } else { own as u32 };
-        self.cut = if own < measured { self.cut.saturating_add(1) } else { 0 };
+        self.cut = match own < measured {
+            true if self.cut < BELIEVED => self.cut + 1,
+            true => BELIEVED,
+            false => 0,
+        };
         let sample = match self.samples {
             0 => measured,
             _ if self.mean < own => own,
@@ -682,13 +704,33 @@ mod tests {
         assert!((1700..2300).contains(&cost.estimate(0)), "{cost:?}");
     }
 
+    /// The accounts by class are made of what [`Cost::launched`] returns: nothing is lost, and none of it is very late.
+    #[test]
+    fn every_launch_is_told_of_in_the_end() {
+        let mut cost = Cost::of(5);
+        let (mut told, mut longest) = (0, 0);
+        for sent in 1..=100_000 {
+            if cost.settled() {
+                cost.counted();
+            } else {
+                let launches = u64::from(cost.launched());
+                told += launches;
+                longest = longest.max(launches);
+                cost.update(5000, u64::MAX);
+            }
+            cost = Cost::from_word(cost.to_word());
+            assert_eq!((told + u64::from(cost.since()), cost.class()), (sent, 5));
+        }
+        assert_eq!(longest, u64::from(COUNTED) + 1);
+    }
+
     #[test]
     fn few_launches_are_timed() {
         let timed = |length: u64| {
             let mut cost = Cost::default();
             let mut count = 0;
             for _ in 0..10_000 {
-                if cost.launched() {
+                if cost.launched() > 0 {
                     count += 1;
                     cost.update(length, u64::MAX);
                 }

@@ -4,13 +4,14 @@
 //! While nobody else wants the GPU, a launch costs one look into the table of costs and one addition. Otherwise it takes
 //! the gate's lock, looks at the clock and at the marks that the GPU has written, and goes or waits. Marks are words of
 //! this process's memory that a stream writes when it gets there, so that looking at them needs no call.
-use crate::generated::COLLECTIVES;
+use crate::generated::KERNELS;
 use crate::hooks::{captured, context_of};
 use crate::process::Process;
 use crate::real::driver;
 use crate::system::{self, Lock};
+use cleave_cuda::class_of;
 use cleave_cuda::types::{CUresult, CUstream, Handle, error};
-use cleave_ledger::{Activity, CLASSES, DEVICES, GPUS, Turn};
+use cleave_ledger::{Activity, CLASSES, DEVICES, GPUS, KernelClass, Turn};
 use cleave_policy::gate::{Cost, Grant, MARKS, Mode, QUIET, Track, URGENT, Verdict, YIELD, admit, comes_back};
 use core::cell::UnsafeCell;
 use core::ptr::null_mut;
@@ -115,8 +116,8 @@ pub struct Operation {
     pub handle: u64,
     /// What its cost depends on besides: a mixture of grid, block and shared memory, or a copy's size.
     pub shape: u64,
-    /// Whether it is a kernel.
-    pub kernel: bool,
+    /// What it does; a kernel's name says so (`None`).
+    pub class: Option<KernelClass>,
     /// It belongs to a collective operation: it is charged, but never held back.
     pub passes: bool,
     /// Where to; the per-thread default stream by its own handle.
@@ -164,11 +165,11 @@ pub fn send(p: &'static Process, device: usize, operation: Operation, call: impl
             let word = known.cost.load(Ordering::Relaxed);
             let mut cost = Cost::from_word(word);
             if word != PASSES && cost.settled() {
-                cost.counted();
-                known.cost.store(cost.to_word(), Ordering::Relaxed);
-                let cost = cost.estimate(0).min(BATCH_NS);
-                let batch = gate.batch.fetch_add(1 << BATCH_SHIFT | cost, Ordering::Relaxed);
-                if batch >> BATCH_SHIFT < BATCH - 1 && (batch & ((1 << BATCH_SHIFT) - 1)) + cost < BATCH_NS {
+                let work = cost.estimate(0).min(BATCH_NS);
+                let batch = gate.batch.fetch_add(1 << BATCH_SHIFT | work, Ordering::Relaxed);
+                if batch >> BATCH_SHIFT < BATCH - 1 && (batch & ((1 << BATCH_SHIFT) - 1)) + work < BATCH_NS {
+                    cost.counted();
+                    known.cost.store(cost.to_word(), Ordering::Relaxed);
                     return call();
                 }
                 return admitted(p, device, turn, gate, operation, true, &call);
@@ -207,13 +208,14 @@ fn admitted(
     // Where the driver does not say, it is left alone too.
     if quiet && captured(p, operation.stream) != Ok(false) {
         // So that the graph is looked at when it is made executable.
-        if operation.kernel {
+        if operation.class.is_none() {
             p.gates.known(p, operation);
         }
         return call();
     }
     let known = p.gates.known(p, operation);
     if known.cost.load(Ordering::Relaxed) == PASSES {
+        account(p, KernelClass::Collective as u8, 1, 0);
         return call();
     }
     let context = if quiet { 0 } else { context_of(null_mut()) };
@@ -257,7 +259,11 @@ fn admitted(
     wait.end(p, device, now);
     let mut cost = Cost::from_word(known.cost.load(Ordering::Relaxed));
     // Beside so much time that of timing one is nothing, and what is believed may be far too little.
-    let sample = cost.launched() || now.saturating_sub(state.timed) > TIMING;
+    let launches = cost.launched();
+    if launches > 0 {
+        account(p, cost.class(), launches, cost.estimate(0));
+    }
+    let sample = launches > 0 || now.saturating_sub(state.timed) > TIMING;
     known.cost.store(cost.to_word(), Ordering::Relaxed);
     let varies = cost.varies();
     let cost = cost.estimate(grant.unknown_cost());
@@ -407,8 +413,8 @@ fn alive(stream: CUstream) -> bool {
     matches!(status, error::SUCCESS | error::NOT_READY)
 }
 
-/// Whether `kernel` is a part of a collective operation, which must not be held back while others' parts run.
-pub fn collective(p: &Process, kernel: u64) -> bool {
+/// What `kernel` does, by its name.
+fn class(p: &Process, kernel: u64) -> KernelClass {
     let mut name: *const u8 = core::ptr::null();
     let kernel = kernel as Handle;
     let mut status = driver!(cuFuncGetName(&raw mut name => *mut *const u8, kernel => Handle));
@@ -416,16 +422,31 @@ pub fn collective(p: &Process, kernel: u64) -> bool {
         status = driver!(cuKernelGetName(&raw mut name => *mut *const u8, kernel => Handle));
     }
     if status != error::SUCCESS || name.is_null() {
-        return false;
+        return KernelClass::Other;
     }
     // SAFETY: the driver's own string, which ends with a zero and lives as long as the kernel.
     let name = unsafe { core::ffi::CStr::from_ptr(name.cast()) }.to_bytes();
-    let is = (0..name.len())
-        .any(|at| name.get(at..).is_some_and(|rest| COLLECTIVES.iter().any(|part| rest.starts_with(part))));
-    if is {
+    let class = class_of(name, KERNELS.iter().copied()).unwrap_or_default();
+    if class == KernelClass::Collective {
         p.collectives.store(1, Ordering::Relaxed);
     }
-    is
+    class
+}
+
+/// Whether `kernel` is a part of a collective operation, which must not be held back while others' parts run.
+pub fn collective(p: &Process, kernel: u64) -> bool {
+    class(p, kernel) == KernelClass::Collective
+}
+
+/// Enters so many launches of `each` ns into the accounts of a class.
+fn account(p: &Process, class: u8, launches: u16, each: u64) {
+    let (slot, class, launches) = (p.slot(), usize::from(class), u64::from(launches));
+    if let Some(counter) = class.checked_sub(KernelClass::Latency as usize).and_then(|at| slot.class_launches.get(at)) {
+        counter.fetch_add(launches, Ordering::Relaxed);
+    }
+    if let Some(counter) = slot.class_ns.get(class) {
+        counter.fetch_add(launches.saturating_mul(each), Ordering::Relaxed);
+    }
 }
 
 impl Gates {
@@ -444,8 +465,14 @@ impl Gates {
         let key = operation.key();
         let known = self.place(key);
         if known.key.load(Ordering::Relaxed) != key {
-            let passes = operation.kernel && collective(p, operation.handle);
-            known.cost.store(if passes { PASSES } else { 0 }, Ordering::Relaxed);
+            let other = known.cost.load(Ordering::Relaxed);
+            if other != PASSES {
+                let other = Cost::from_word(other);
+                account(p, other.class(), other.since(), other.estimate(0));
+            }
+            let class = operation.class.unwrap_or_else(|| class(p, operation.handle));
+            let passes = class == KernelClass::Collective;
+            known.cost.store(if passes { PASSES } else { Cost::of(class as u8).to_word() }, Ordering::Relaxed);
             known.key.store(key, Ordering::Relaxed);
         }
         known

@@ -3,6 +3,7 @@
 //! Every exported name has a number, a place for the real entry point, and an export: a hook of ours, a jump to
 //! the real entry point, or a refusal.
 use crate::real::{pass, refuse};
+use cleave_ledger::KernelClass;
 use core::ffi::c_void;
 
 /// Number of names.
@@ -561,9 +562,78 @@ pub static REPLACED: [(u16, Export); 254] = [
 #[rustfmt::skip]
 pub static GUARDED: &[&[u8]] = &[b"cuArray3DCreate", b"cuArrayCreate", b"cuMemAlloc", b"cuMemAllocAsync", b"cuMemAllocFromPoolAsync", b"cuMemAllocManaged", b"cuMemAllocPitch", b"cuMemAlloc", b"cuMemCreate", b"cuMipmappedArrayCreate"];
 
-/// Parts of the names of kernels that belong to collective operations.
+/// Parts of kernels' names, and their classes: the first that fits counts.
 #[rustfmt::skip]
-pub static COLLECTIVES: &[&[u8]] = &[b"all_reduce_kernel", b"allreduce_fusion_kernel", b"cross_device_reduce", b"deep_ep", b"mscclKernel", b"mscclpp", b"ncclDevKernel", b"ncclKernel", b"ncclSym", b"nvshmem", b"oneShotAllReduceKernel", b"twoShotAllReduceKernel"];
+pub static KERNELS: &[(&[u8], KernelClass)] = &[
+    (b"ncclDevKernel", KernelClass::Collective),
+    (b"ncclKernel", KernelClass::Collective),
+    (b"ncclSym", KernelClass::Collective),
+    (b"nvshmem", KernelClass::Collective),
+    (b"mscclKernel", KernelClass::Collective),
+    (b"mscclpp", KernelClass::Collective),
+    (b"deep_ep", KernelClass::Collective),
+    (b"cross_device_reduce", KernelClass::Collective),
+    (b"all_reduce_kernel", KernelClass::Collective),
+    (b"all_gather_kernel", KernelClass::Collective),
+    (b"ggml_cuda_ar", KernelClass::Collective),
+    (b"symmetric_memory", KernelClass::Collective),
+    (b"all_reduce_norm_kernel", KernelClass::Collective),
+    (b"allreduce_fusion_kernel", KernelClass::Collective),
+    (b"ShotAllReduceKernel", KernelClass::Collective),
+    (b"shotAllreduce", KernelClass::Collective),
+    (b"rmsNormLamport", KernelClass::Collective),
+    (b"allreduce_kernel", KernelClass::Collective),
+    (b"allgather_kernel", KernelClass::Collective),
+    (b"AllToAllKernel", KernelClass::Collective),
+    (b"moeA2A", KernelClass::Collective),
+    (b"attention_backward", KernelClass::Throughput),
+    (b"flash_fwd", KernelClass::Latency),
+    (b"FlashAttnFwd", KernelClass::Latency),
+    (b"FlashAttentionForward", KernelClass::Latency),
+    (b"paged_attention", KernelClass::Latency),
+    (b"unified_attention", KernelClass::Latency),
+    (b"_kernel_stage", KernelClass::Latency),
+    (b"DecodeWith", KernelClass::Latency),
+    (b"PrefillWith", KernelClass::Latency),
+    (b"BatchMLAPage", KernelClass::Latency),
+    (b"fmha_cutlassF", KernelClass::Latency),
+    (b"fmha_v2_flash", KernelClass::Latency),
+    (b"fmhaSm", KernelClass::Latency),
+    (b"kernel_mha", KernelClass::Latency),
+    (b"masked_multihead_attention", KernelClass::Latency),
+    (b"flash_fprop", KernelClass::Latency),
+    (b"flex_attention", KernelClass::Latency),
+    (b"flash_attn", KernelClass::Latency),
+    (b"mul_mat_vec", KernelClass::Latency),
+    (b"gemv", KernelClass::Latency),
+    (b"gemm", KernelClass::Throughput),
+    (b"nvjet_", KernelClass::Throughput),
+    (b"splitKreduce", KernelClass::Throughput),
+    (b"matmul", KernelClass::Throughput),
+    (b"triton_tem_fused", KernelClass::Throughput),
+    (b"mul_mat", KernelClass::Throughput),
+    (b"Marlin", KernelClass::Throughput),
+    (b"fused_moe_kernel", KernelClass::Throughput),
+    (b"bmm_", KernelClass::Throughput),
+    (b"convolve", KernelClass::Throughput),
+    (b"scudnn", KernelClass::Throughput),
+    (b"dgrad", KernelClass::Throughput),
+    (b"wgrad", KernelClass::Throughput),
+    (b"fprop", KernelClass::Throughput),
+    (b"flash_bwd", KernelClass::Throughput),
+    (b"FlashAttnBwd", KernelClass::Throughput),
+    (b"fmha_cutlassB", KernelClass::Throughput),
+    (b"flash_bprop", KernelClass::Throughput),
+    (b"CatArrayBatchedCopy", KernelClass::Copy),
+    (b"copy_kernel", KernelClass::Copy),
+    (b"FillFunctor", KernelClass::Copy),
+    (b"reshape_and_cache", KernelClass::Copy),
+    (b"concat_and_cache", KernelClass::Copy),
+    (b"AppendPagedKV", KernelClass::Copy),
+    (b"nchwToNhwc", KernelClass::Copy),
+    (b"nhwcToNchw", KernelClass::Copy),
+    (b"triton_poi_fused_cat", KernelClass::Copy),
+];
 
 /// Address of an export.
 #[repr(transparent)]

@@ -1,6 +1,6 @@
 //! Writes `crates/shim/src/generated.rs` from the tables of `crates/cuda`.
 use anyhow::{Result, anyhow, bail};
-use cleave_cuda::{CUDA_TABLE, Decision, Entry, NVML_TABLE, collectives, rows};
+use cleave_cuda::{CUDA_TABLE, Decision, Entry, NVML_TABLE, classes, rows};
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
@@ -39,7 +39,7 @@ fn text() -> Result<String> {
          //! Every exported name has a number, a place for the real entry point, and an export: a hook of ours, a jump to\n\
          //! the real entry point, or a refusal.\n",
     );
-    writeln!(out, "use crate::real::{{pass, refuse}};\nuse core::ffi::c_void;\n")?;
+    writeln!(out, "use crate::real::{{pass, refuse}};\nuse cleave_ledger::KernelClass;\nuse core::ffi::c_void;\n")?;
     writeln!(out, "/// Number of names.\npub const COUNT: usize = {};", all.len())?;
     writeln!(
         out,
@@ -98,12 +98,13 @@ fn text() -> Result<String> {
         "#[rustfmt::skip]\npub static GUARDED: &[&[u8]] = &[{}];\n",
         guarded.iter().map(|n| format!("b\"{n}\"")).collect::<Vec<_>>().join(", ")
     )?;
-    writeln!(
-        out,
-        "/// Parts of the names of kernels that belong to collective operations.\n#[rustfmt::skip]\n\
-         pub static COLLECTIVES: &[&[u8]] = &[{}];\n",
-        collectives().map(|part| format!("b\"{part}\"")).collect::<Vec<_>>().join(", ")
-    )?;
+    writeln!(out, "/// Parts of kernels' names, and their classes: the first that fits counts.\n#[rustfmt::skip]")?;
+    writeln!(out, "pub static KERNELS: &[(&[u8], KernelClass)] = &[")?;
+    for (part, class) in classes() {
+        let (first, rest) = class.split_at(1);
+        writeln!(out, "    (b\"{part}\", KernelClass::{}{rest}),", first.to_uppercase())?;
+    }
+    writeln!(out, "];\n")?;
     writeln!(out, "/// Address of an export.\n#[repr(transparent)]\npub struct Export(pub *const c_void);\n")?;
     writeln!(out, "// SAFETY: an address of code, never written through.\nunsafe impl Sync for Export {{}}\n")?;
     for (number, row) in all.iter().enumerate() {

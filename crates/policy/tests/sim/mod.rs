@@ -455,7 +455,7 @@ impl Sim {
                 process.waiting = false;
                 process.longest_wait = process.longest_wait.max(now - std::mem::take(&mut process.asked));
                 process.last_op = cost;
-                let samples = process.costs[kind].launched() || now > process.timed + TIMING;
+                let samples = process.costs[kind].launched() > 0 || now > process.timed + TIMING;
                 if samples {
                     process.timed = now;
                 }

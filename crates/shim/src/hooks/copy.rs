@@ -5,6 +5,7 @@ use crate::gate::{self, Operation, per_thread};
 use crate::process;
 use crate::real::{driver, real};
 use cleave_cuda::types::{CUmemLocation, CUresult, CUstream, Handle, error};
+use cleave_ledger::KernelClass;
 use core::ffi::c_void;
 use core::ptr::null_mut;
 use core::sync::atomic::Ordering;
@@ -46,7 +47,7 @@ fn moving(kind: Kind, bytes: u64, (stream, waits): (CUstream, bool), call: &dyn 
     let operation = Operation {
         handle: kind as u64,
         shape: u64::from(shift) << 3 | bytes.wrapping_shr(shift),
-        kernel: false,
+        class: Some(KernelClass::Copy),
         // Collective operations copy between devices, and in batches.
         passes: kind == Kind::Peer || kind == Kind::Batch && p.collectives.load(Ordering::Relaxed) != 0,
         stream,

@@ -10,7 +10,7 @@ use crate::process::{self, Process};
 use crate::real::{driver, real};
 use crate::table::{Entry, Space};
 use cleave_cuda::types::{CUDA_MEM_ALLOC_NODE_PARAMS, CUresult, CUstream, Handle, MEM_LOCATION_DEVICE, error};
-use cleave_ledger::{DEVICES, Kind};
+use cleave_ledger::{DEVICES, KernelClass, Kind};
 use core::ffi::c_void;
 use core::mem::MaybeUninit;
 use core::ptr::null_mut;
@@ -374,7 +374,7 @@ macro_rules! launching {
             let Some(p) = member!() else { return call() };
             p.slot().graph_launches.fetch_add(1, Ordering::Relaxed);
             let (handle, passes) = (executable as u64, passes(p, executable));
-            let operation = Operation { handle, shape: 0, kernel: false, passes, stream: $stream(stream) };
+            let operation = Operation { handle, shape: 0, class: Some(KernelClass::Graph), passes, stream: $stream(stream) };
             launch(p, executable, stream, &|| match device_of_stream(p, operation.stream) {
                 Ok(device) => gate::send(p, device, operation, call),
                 Err(_) => call(),

@@ -38,7 +38,7 @@ fn gated(
 ) -> CUresult {
     // Without a device of the slice the driver has an error to return.
     let Ok(device) = device_of_stream(p, stream) else { return call() };
-    gate::send(p, device, Operation { handle: kernel as u64, shape, kernel: true, passes: false, stream }, call)
+    gate::send(p, device, Operation { handle: kernel as u64, shape, class: None, passes: false, stream }, call)
 }
 
 #[cold]
