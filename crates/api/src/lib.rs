@@ -14,8 +14,8 @@ pub use inventory::{
     Device, Inventory, LinkPath, MemoryFrom, Mig, MigProfile, Nic, NumaNode, Pair, PcieLink, Problem, Vendor,
 };
 pub use sharing::{
-    DeviceExplanation, DeviceTime, Engine, EngineAbility, Explanation, Given, GpuModes, Mode, Neighbour, Priority,
-    Reason, ReasonKind, TurnKind,
+    ClassUse, DeviceExplanation, DeviceTime, Engine, EngineAbility, Explanation, Given, GpuModes, Mode, Neighbour,
+    Priority, Reason, ReasonKind, TurnKind,
 };
 pub use watchdog::Watchdog;
 
@@ -167,6 +167,10 @@ pub struct Slice {
     pub denied_total: u64,
     /// Kernels and graphs launched since it was created.
     pub launches_total: u64,
+    /// What it used its GPUs for since it was created, by class of operation: `latency` (attention, decode), `throughput`
+    /// (matrix by matrix, convolution, experts), `copy`, `collective`, `graph`, `other`.
+    #[serde(default)]
+    pub classes: BTreeMap<String, ClassUse>,
     /// The quotas of a GPU it is on sum up to more than the card has.
     pub overcommitted: bool,
     /// What its programs do while the daemon can't be reached.
@@ -235,6 +239,9 @@ pub struct Process {
     pub launches: u64,
     /// Allocations refused.
     pub denied: u64,
+    /// What it used its GPUs for, by class of operation, as for a slice.
+    #[serde(default)]
+    pub classes: BTreeMap<String, ClassUse>,
     /// `running`, `stopped` or `exiting`.
     pub state: String,
 }

@@ -2,6 +2,7 @@
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
@@ -196,6 +197,15 @@ pub struct DeviceTime {
     pub last_1min: Option<Given>,
 }
 
+/// What operations of a class did on the GPUs. The numbers come a little late: the last few hundred launches may be missing.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema, PartialEq, Eq)]
+pub struct ClassUse {
+    /// Operations sent; absent for `other`, which are not counted.
+    pub launches: Option<u64>,
+    /// Their device time as measured or expected, in ns; absent for `collective`, which is not measured.
+    pub device_ns: Option<u64>,
+}
+
 /// What a slice was given over some time.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema, PartialEq, Eq)]
 pub struct Given {
@@ -210,6 +220,9 @@ pub struct Given {
 pub struct Explanation {
     /// The slice's name.
     pub slice: String,
+    /// What it used its GPUs for, by class of operation, as in [`Slice`](crate::Slice).
+    #[serde(default)]
+    pub classes: BTreeMap<String, ClassUse>,
     /// GPU by GPU.
     pub devices: Vec<DeviceExplanation>,
 }

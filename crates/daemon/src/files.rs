@@ -7,12 +7,12 @@
 use crate::ffi::map::{PolicyPage, policy_bytes};
 use crate::ffi::os;
 use crate::gpu::parse_uuid;
-use crate::slice::Record;
+use crate::slice::{Classes, Record};
 use crate::store::ContextCost;
 use cleave_api::OnMissing;
 use cleave_ledger::{
-    Account, Activity, DEVICES, HOST, KINDS, Kind, Policy, SLOTS, Slot, UNIT, UNLIMITED, Urgency, Usage, between,
-    owner, wire,
+    Account, Activity, DEVICES, HOST, KINDS, KernelClass, Kind, Policy, SLOTS, Slot, UNIT, UNLIMITED, Urgency, Usage,
+    between, owner, wire,
 };
 use rustix::fs::{AtFlags, FallocateFlags, MemfdFlags, Mode, OFlags, SealFlags};
 use std::fs::{self, File};
@@ -124,6 +124,8 @@ pub struct Reading {
     pub denied: u64,
     /// Names asked for that the stand-in does not know.
     pub unknown_names: u64,
+    /// What operations did, by class.
+    pub classes: Classes,
     work: [Work; DEVICES],
 }
 
@@ -139,6 +141,11 @@ impl Reading {
         let activity = |d: usize| offset_of!(Slot, activity) + d * size_of::<Activity>();
         let account = |d: usize| offset_of!(Slot, accounts) + d * size_of::<Account>();
         let kind = |d: usize, k: usize| offset_of!(Slot, kinds) + (d * KINDS + k) * 8;
+        let sent = |class| match class {
+            KernelClass::Other => 0,
+            KernelClass::Graph => word(offset_of!(Slot, graph_launches)),
+            class => word(offset_of!(Slot, class_launches) + (class as usize - KernelClass::Latency as usize) * 8),
+        };
         Self {
             held: std::array::from_fn(|d| word(account(d) + offset_of!(Account, held))),
             ask: std::array::from_fn(|d| word(account(d) + offset_of!(Account, ask))),
@@ -146,6 +153,10 @@ impl Reading {
             launches: word(offset_of!(Slot, launches)).saturating_add(word(offset_of!(Slot, graph_launches))),
             denied: word(offset_of!(Slot, denied)),
             unknown_names: word(offset_of!(Slot, unknown_names)),
+            classes: Classes {
+                launches: KernelClass::ALL.map(sent),
+                device_ns: std::array::from_fn(|class| word(offset_of!(Slot, class_ns) + class * 8)),
+            },
             work: std::array::from_fn(|d| Work::parse(bytes.get(activity(d)..).unwrap_or_default())),
         }
     }

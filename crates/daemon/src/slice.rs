@@ -7,7 +7,7 @@ use cleave_api::{
     ErrorBody, ErrorCode, Fraction, MemoryAmount, Mode, OnBypass, OnMissing, Percent, Priority, SliceChange, SliceSpec,
     Watchdog, format_bytes,
 };
-use cleave_ledger::{DEVICES, UNIT};
+use cleave_ledger::{DEVICES, KernelClass, UNIT};
 use cleave_policy::gate::done;
 use serde::{Deserialize, Serialize};
 
@@ -70,6 +70,9 @@ pub struct Record {
     pub denied_total: u64,
     /// Launches of processes that have ended.
     pub launches_total: u64,
+    /// What their operations did, by class.
+    #[serde(default)]
+    pub classes: Classes,
 }
 
 /// The process that an ephemeral slice waits for.
@@ -126,6 +129,23 @@ impl RecordTime {
             throttled_ns: self.throttled_ns.saturating_add(work.throttled_ns),
             throttled: self.throttled.saturating_add(work.throttled),
         }
+    }
+}
+
+/// What operations did on the GPUs, by class: each [`KernelClass`] has a place of its number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Classes {
+    /// Operations sent. Of the class that nothing is known of they are not counted.
+    pub launches: [u64; KernelClass::ALL.len()],
+    /// Device time, in ns. That of collective operations is not measured.
+    pub device_ns: [u64; KernelClass::ALL.len()],
+}
+
+impl Classes {
+    /// Both together.
+    pub fn plus(self, other: &Self) -> Self {
+        let sum = |one: [u64; 6], other: [u64; 6]| std::array::from_fn(|at| one[at].saturating_add(other[at]));
+        Self { launches: sum(self.launches, other.launches), device_ns: sum(self.device_ns, other.device_ns) }
     }
 }
 

@@ -9,7 +9,7 @@ use std::path::Path;
 pub const SCHEMA: i64 = STEPS.len() as i64;
 /// How a database of each schema becomes one of the next, from an empty one on. A record's fields that it has not are
 /// defaults; but one that has them must not be read by a cleave that would ignore them, and so each needs a step.
-const STEPS: [&str; 4] = [
+const STEPS: [&str; 5] = [
     "CREATE TABLE slices (id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, record TEXT NOT NULL) STRICT;
      CREATE TABLE events (id INTEGER PRIMARY KEY AUTOINCREMENT, at TEXT NOT NULL, kind TEXT NOT NULL,
                           slice TEXT, owner INTEGER, message TEXT NOT NULL) STRICT;
@@ -21,6 +21,8 @@ const STEPS: [&str; 4] = [
     // Records say what becomes of programs that bypass the quota.
     "",
     // Records have a watchdog, and may be suspended.
+    "",
+    // Records say what was done by class.
     "",
 ];
 /// Most events kept.

@@ -4,7 +4,8 @@ use super::{Context, show};
 use crate::ChangeOptions;
 use crate::client::{Result, segment};
 use crate::output::{self, Format, Named, bar, grouped, or_dash, percent, table};
-use cleave_api::{DeviceTime, ErrorCode, Explanation, List, Slice, SliceChange, SliceSpec, format_bytes};
+use cleave_api::{ClassUse, DeviceTime, ErrorCode, Explanation, List, Slice, SliceChange, SliceSpec, format_bytes};
+use std::collections::BTreeMap;
 
 /// Creates a slice, or says what it would be.
 pub(crate) fn create(context: &Context, spec: SliceSpec, dry_run: bool) -> Result<i32> {
@@ -96,6 +97,9 @@ pub(crate) fn explain(context: &Context, slice: &str) -> Result<i32> {
 
 fn explain_text(explanation: &Explanation) -> String {
     let mut text = format!("slice {}\n", explanation.slice);
+    if let Some(made) = made_of(&explanation.classes) {
+        text.push_str(&format!("GPU time: {made}\n"));
+    }
     for device in &explanation.devices {
         let share = device.share_percent.map_or("no share set".into(), |percent| format!("{percent}%"));
         let (mode, priority, engine) = (device.mode, device.priority, &device.engine);
@@ -119,6 +123,25 @@ fn explain_text(explanation: &Explanation) -> String {
         }
     }
     text
+}
+
+/// What GPU time was used for, the most first; `None` if nothing is known to have been.
+fn made_of(classes: &BTreeMap<String, ClassUse>) -> Option<String> {
+    let what = |class: &str| match class {
+        "latency" => " (attention, decode)",
+        "throughput" => " (matrices, convolution)",
+        _ => "",
+    };
+    let mut times: Vec<_> = classes.iter().filter_map(|(class, used)| Some((used.device_ns?, class))).collect();
+    let whole = times.iter().fold(0u64, |sum, (time, _)| sum.saturating_add(*time));
+    times.retain(|(time, _)| *time > 0);
+    times.sort_by_key(|(time, _)| std::cmp::Reverse(*time));
+    let mut parts: Vec<_> =
+        times.iter().map(|(time, class)| format!("{class}{} {}", what(class), percent(*time, whole))).collect();
+    if let Some(launches) = classes.get("collective").and_then(|used| used.launches) {
+        parts.push(format!("{} collective kernels, not measured", grouped(launches)));
+    }
+    (!parts.is_empty()).then(|| parts.join(", "))
 }
 
 const SECOND: u64 = 1_000_000_000;
@@ -174,6 +197,9 @@ fn show_text(slice: &Slice) -> String {
         ("launches", grouped(slice.launches_total)),
         ("refused", format!("{} allocations", grouped(slice.denied_total))),
     ];
+    if let Some(made) = made_of(&slice.classes) {
+        lines.push(("GPU time", made));
+    }
     if !slice.watchdog.is_none() {
         let lowered = if slice.lowered { " (in the lowest class now)" } else { "" };
         lines.push(("watchdog", format!("{}{lowered}", slice.watchdog)));

@@ -42,6 +42,8 @@ pub const SLICE: &str = r#"{"id":"SLICE-1","name":"a","owner":{"uid":0,"name":"r
     "mode":"strict","priority":"production","burst_ms":50,"paused":false,
     "engine":"spatial","engine_reason":"it was asked for","trust_domain":"team",
     "host_limit_bytes":null,"host_used_bytes":0,"processes":[],"denied_total":2,"launches_total":1234,
+    "classes":{"latency":{"launches":700,"device_ns":24000000000},"throughput":{"launches":400,"device_ns":33000000000},
+    "collective":{"launches":30,"device_ns":null},"other":{"launches":null,"device_ns":3000000000}},
     "overcommitted":false,"on_missing":"refuse","ephemeral":false}"#;
 
 impl Fake {

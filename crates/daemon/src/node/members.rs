@@ -251,6 +251,7 @@ impl Node {
         let peak = member.peak_bytes.max(total(live, slot, &reading));
         live.record.denied_total = live.record.denied_total.saturating_add(reading.denied);
         live.record.launches_total = live.record.launches_total.saturating_add(reading.launches);
+        live.record.classes = live.record.classes.plus(&reading.classes);
         for (index, device) in live.record.devices.iter_mut().enumerate() {
             device.time = device.time.plus(&reading.work(index), now);
         }

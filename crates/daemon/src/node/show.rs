@@ -2,10 +2,10 @@
 use super::{Caller, Inner, Live, Member, Node, Reply, store_fault};
 use crate::files::{Reading, Work};
 use crate::process;
-use crate::slice::{self, Record, RecordTime};
+use crate::slice::{self, Classes, Record, RecordTime};
 use crate::turns::{HORIZON, Standing, clock};
-use cleave_api::{DeviceTime, Driver, Event, Given, Gpu, Owner, Process, Slice, SliceDevice, Status};
-use cleave_ledger::{HOST, Kind};
+use cleave_api::{ClassUse, DeviceTime, Driver, Event, Given, Gpu, Owner, Process, Slice, SliceDevice, Status};
+use cleave_ledger::{HOST, KernelClass, Kind};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::Ordering::SeqCst;
 
@@ -82,6 +82,7 @@ impl Node {
             processes: Vec::new(),
             denied_total: record.denied_total,
             launches_total: record.launches_total,
+            classes: show_classes(&record.classes),
             overcommitted: record.devices.iter().any(|d| {
                 let card =
                     self.place(&d.uuid).and_then(|p| self.nvml.gpus().get(p)).map_or(u64::MAX, |g| g.memory_bytes);
@@ -123,6 +124,8 @@ impl Node {
             device.peak_bytes = device.peak_bytes.max(device.used_bytes);
         }
         shown.host_used_bytes = picture.held(HOST);
+        let classes = picture.readings.iter().fold(live.record.classes, |sum, reading| sum.plus(&reading.classes));
+        shown.classes = show_classes(&classes);
         for reading in &picture.readings {
             shown.denied_total = shown.denied_total.saturating_add(reading.denied);
             shown.launches_total = shown.launches_total.saturating_add(reading.launches);
@@ -271,6 +274,18 @@ fn show_time(
     (shown.last_10ms, shown.last_1s, shown.last_1min) = (ten, second, minute);
 }
 
+/// What operations did by class, as far as it is known.
+pub(super) fn show_classes(classes: &Classes) -> BTreeMap<String, ClassUse> {
+    let used = KernelClass::ALL.into_iter().zip(classes.launches).zip(classes.device_ns);
+    let did = used.filter(|((_, launches), device_ns)| *launches > 0 || *device_ns > 0);
+    did.map(|((class, launches), device_ns)| {
+        let launches = (class != KernelClass::Other).then_some(launches);
+        let device_ns = (class != KernelClass::Collective).then_some(device_ns);
+        (class.name().to_owned(), ClassUse { launches, device_ns })
+    })
+    .collect()
+}
+
 fn show_member(live: &Live, slot: usize, member: &Member, reading: &Reading) -> Process {
     let stat = process::stat(member.pid).filter(|s| s.start_time == member.start_time);
     Process {
@@ -285,6 +300,7 @@ fn show_member(live: &Live, slot: usize, member: &Member, reading: &Reading) -> 
             .collect(),
         launches: reading.launches,
         denied: reading.denied,
+        classes: show_classes(&reading.classes),
         state: match stat {
             _ if member.dead.is_some() => "exiting",
             None => "exiting",

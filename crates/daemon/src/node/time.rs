@@ -118,7 +118,10 @@ impl Node {
                     .collect(),
             }
         });
-        Ok(Explanation { slice: record.name.clone(), devices: devices.collect() })
+        let picture = live.files.picture(live.processes.keys().copied());
+        let classes = picture.readings.iter().fold(record.classes, |sum, reading| sum.plus(&reading.classes));
+        let classes = super::show::show_classes(&classes);
+        Ok(Explanation { slice: record.name.clone(), classes, devices: devices.collect() })
     }
 }
 
