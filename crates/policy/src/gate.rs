@@ -91,8 +91,11 @@ impl Grant {
     }
 
     /// What an operation of unknown length is taken to cost, in ns: all that may be queued, so that two of them are in
-    /// flight at most.
-    pub const fn unknown_cost(&self) -> u32 {
+    /// flight at most. One that is `long` by its name is the only one, while a higher class may come.
+    pub const fn unknown_cost(&self, long: bool) -> u32 {
+        if long && self.flags & YIELD != 0 && self.ahead < LONG {
+            return LONG;
+        }
         let window = self.until.saturating_sub(self.from);
         if matches!(self.mode, Mode::Window) && window < self.ahead as u64 { window as u32 } else { self.ahead }
     }
@@ -203,6 +206,8 @@ pub struct Track {
     grace: u64,
     /// When the oldest mark that isn't there was expected, before it was found to be late; 0 = it isn't late.
     late: u64,
+    /// The mark after the last operation whose length was only guessed.
+    guessed: Option<u32>,
 }
 
 impl Track {
@@ -257,6 +262,26 @@ impl Track {
     #[inline]
     pub const fn doubt(&mut self) {
         self.work = self.work.saturating_add(MARK_MOST as u64);
+    }
+
+    /// The length of what was sent last is only a guess. Below a higher class, which must not wait for two such, it is doubted
+    /// and looked at often.
+    #[inline]
+    pub const fn guessed(&mut self, grant: &Grant) {
+        if grant.flags & YIELD != 0 {
+            self.doubt();
+            self.guessed = Some(self.head);
+        }
+    }
+
+    /// When to look again, for one that is to wait until `time`: soon while a guess is under way, for it may be far too long.
+    #[inline]
+    pub const fn again(&self, now: u64, time: u64) -> u64 {
+        let soon = now.saturating_add(MARK_LATENCY);
+        match self.guessed {
+            Some(mark) if !self.done_with(mark) && soon < time => soon,
+            _ => time,
+        }
     }
 
     /// Is there room for a mark?
@@ -441,7 +466,13 @@ impl Cost {
     /// The expected device time in ns; before the second sample no less than `unknown` ([`Grant::unknown_cost`]).
     #[inline]
     pub const fn estimate(&self, unknown: u32) -> u64 {
-        if self.samples < 2 && self.mean < unknown { unknown as u64 } else { self.mean as u64 }
+        if self.unknown() && self.mean < unknown { unknown as u64 } else { self.mean as u64 }
+    }
+
+    /// Is its length a guess, since no two samples say it?
+    #[inline]
+    pub const fn unknown(&self) -> bool {
+        self.samples < 2
     }
 
     /// Is it known so well, and so short, that the next launch need only be counted?
@@ -662,6 +693,26 @@ mod tests {
         }
         track.poll(NOW, |mark| mark < 3);
         assert!(track.mark_due());
+    }
+
+    #[test]
+    fn a_guess_below_a_higher_class_is_looked_at_soon() {
+        for (flags, long, cost) in [(YIELD, true, LONG), (YIELD, false, 15_000), (0, true, 15_000)] {
+            let grant = lease(flags);
+            assert_eq!(grant.unknown_cost(long), cost, "{flags} {long}");
+            let mut track = Track::default();
+            track.sent(NOW, u64::from(cost), &grant);
+            track.mark();
+            track.sent(NOW, u64::from(cost), &grant);
+            track.guessed(&grant);
+            let (soon, late) = (NOW + MARK_LATENCY, NOW + 500 * US);
+            assert_eq!(track.mark_due(), flags == YIELD);
+            assert_eq!(track.again(NOW, late), if flags == YIELD { soon } else { late });
+            assert_eq!(track.again(NOW, NOW + US), NOW + US);
+            let last = track.mark();
+            track.poll(NOW, |mark| mark <= last);
+            assert_eq!(track.again(NOW, late), late, "it is done");
+        }
     }
 
     #[test]

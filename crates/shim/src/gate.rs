@@ -231,8 +231,7 @@ fn admitted(
         state.look(p, now, &grant, quiet || grant.mode == Mode::Paused);
         state.publish(p, device, 0, now);
         // After the look, which may just have learned it.
-        let cost = Cost::from_word(known.cost.load(Ordering::Relaxed)).estimate(grant.unknown_cost());
-        let cost = if counted { 0 } else { cost };
+        let cost = if counted { 0 } else { expected(&Cost::from_word(known.cost.load(Ordering::Relaxed)), &grant) };
         let urgent = if grant.flags & YIELD != 0 { urgent(p, device, turn) } else { 0 };
         match admit(now, &grant, state.track.busy_until(), cost, urgent) {
             _ if operation.passes => break (now, grant, state),
@@ -251,6 +250,10 @@ fn admitted(
                     state.forget(None);
                     break (now, grant, state);
                 }
+                let verdict = match verdict {
+                    Verdict::WaitUntil(time) => Verdict::WaitUntil(state.track.again(now, time)),
+                    verdict => verdict,
+                };
                 drop(state);
                 wait.some(p, device, turn, &grant, verdict, now);
             }
@@ -265,13 +268,15 @@ fn admitted(
     }
     let sample = launches > 0 || now.saturating_sub(state.timed) > TIMING;
     known.cost.store(cost.to_word(), Ordering::Relaxed);
-    let varies = cost.varies();
-    let cost = cost.estimate(grant.unknown_cost());
+    let (unknown, varies) = (cost.unknown(), cost.varies());
+    let cost = expected(&cost, &grant);
     let back = comes_back(now, &grant, state.track.last_launch());
     if !counted {
         state.track.sent(now, cost, &grant);
     }
-    if varies {
+    if unknown {
+        state.track.guessed(&grant);
+    } else if varies {
         state.track.doubt();
     }
     let begins = if counted { state.track.busy_until() } else { state.track.busy_until().saturating_sub(cost) };
@@ -436,6 +441,11 @@ fn class(p: &Process, kernel: u64) -> KernelClass {
 /// Whether `kernel` is a part of a collective operation, which must not be held back while others' parts run.
 pub fn collective(p: &Process, kernel: u64) -> bool {
     class(p, kernel) == KernelClass::Collective
+}
+
+/// What an operation is expected to cost.
+fn expected(cost: &Cost, grant: &Grant) -> u64 {
+    cost.estimate(grant.unknown_cost(cost.class() == KernelClass::Throughput as u8))
 }
 
 /// Enters so many launches of `each` ns into the accounts of a class.

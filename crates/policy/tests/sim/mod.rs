@@ -58,6 +58,8 @@ pub enum Load {
     Loop { kernel: u64, gap: u64 },
     /// Each `period` sends `count` kernels one after the other, waiting for each: a request.
     Serve { period: u64, count: u32, kernel: u64 },
+    /// Saturates with a kernel that is never known, because each launch has another shape; long by its name or not.
+    Fresh { kernel: u64, long: bool },
     /// Saturates for `on`, sleeps for `off`.
     Bursts { on: u64, off: u64, kernel: u64 },
 }
@@ -173,7 +175,10 @@ impl Sim {
         self.arbiter.set(id, tenant);
         let kinds = match &load {
             Load::Saturate(kinds) | Load::Varies(kinds) => kinds.clone(),
-            Load::Loop { kernel, .. } | Load::Serve { kernel, .. } | Load::Bursts { kernel, .. } => vec![*kernel],
+            Load::Fresh { kernel, .. }
+            | Load::Loop { kernel, .. }
+            | Load::Serve { kernel, .. }
+            | Load::Bursts { kernel, .. } => vec![*kernel],
         };
         let begins = self.now + after;
         self.processes.push(Process {
@@ -438,9 +443,14 @@ impl Sim {
         if process.asked == 0 {
             process.asked = now;
         }
-        let cost = process.costs[kind].estimate(process.grant.unknown_cost());
+        let long = matches!(process.load, Load::Fresh { long: true, .. });
+        if matches!(process.load, Load::Fresh { .. }) {
+            process.costs[kind] = Cost::default();
+        }
+        let cost = process.costs[kind].estimate(process.grant.unknown_cost(long));
         match admit(now, &process.grant, process.track.busy_until(), cost, urgent.unwrap_or(0)) {
             Verdict::WaitUntil(time) => {
+                let time = process.track.again(now, time);
                 process.waiting = true;
                 self.host(at, time.max(now + 100));
             }
@@ -461,7 +471,9 @@ impl Sim {
                 }
                 let back = gate::comes_back(now, &process.grant, process.track.last_launch());
                 process.track.sent(now, cost, &process.grant);
-                if process.costs[kind].varies() {
+                if process.costs[kind].unknown() {
+                    process.track.guessed(&process.grant);
+                } else if process.costs[kind].varies() {
                     process.track.doubt();
                 }
                 let begins = process.track.busy_until() - cost;
