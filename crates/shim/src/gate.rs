@@ -276,7 +276,8 @@ fn admitted(
     }
     if unknown {
         state.track.guessed(&grant);
-    } else if varies {
+    }
+    if varies {
         state.track.doubt();
     }
     let begins = if counted { state.track.busy_until() } else { state.track.busy_until().saturating_sub(cost) };

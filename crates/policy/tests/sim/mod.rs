@@ -473,7 +473,8 @@ impl Sim {
                 process.track.sent(now, cost, &process.grant);
                 if process.costs[kind].unknown() {
                     process.track.guessed(&process.grant);
-                } else if process.costs[kind].varies() {
+                }
+                if process.costs[kind].varies() {
                     process.track.doubt();
                 }
                 let begins = process.track.busy_until() - cost;
