@@ -316,8 +316,14 @@ static const char *real_library(char *path, size_t size) {
             p99_[which_] = percentile(side[which_], kept[which_], 0.99) - clock_ns;                                 \
         }                                                                                                           \
         printf("{\"name\":\"%s\",\"native_ns\":%.1f,\"slice_ns\":%.1f,\"added_ns\":%.1f,\"native_p99_ns\":%.1f,"       \
-               "\"slice_p99_ns\":%.1f,\"samples\":%zu}\n",                                                          \
+               "\"slice_p99_ns\":%.1f,\"samples\":%zu,\"tail_ns\":[",                                               \
                name, p50_[0], p50_[1], p50_[1] - p50_[0], p99_[0], p99_[1], kept[0]);                               \
+        for (int tail_ = 0; tail_ < 5; tail_++) { /* native and slice at 90, 95, 98, 99.5 and 99.9 percent */        \
+            static const double at_[] = {0.9, 0.95, 0.98, 0.995, 0.999};                                            \
+            printf("%s[%.0f,%.0f]", tail_ ? "," : "", percentile(side[0], kept[0], at_[tail_]) - clock_ns,          \
+                   percentile(side[1], kept[1], at_[tail_]) - clock_ns);                                            \
+        }                                                                                                           \
+        printf("]}\n");                                                                                             \
         fflush(stdout);                                                                                             \
     } while (0)
 

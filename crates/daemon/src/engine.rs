@@ -160,21 +160,30 @@ impl DomainKey<'_> {
 /// Part of the multiprocessors for the next program of `me`, in percent, and why it is not all. `others` share its server.
 ///
 /// A running program keeps what it started with. So multiprocessors that a higher class has reserved are kept free of a
-/// lower one from its start, until its operations are known to be short: those the gate can hold back.
+/// lower one from its start, until its operations are known to be short: those the gate can hold back. And those of an
+/// adaptive one are kept free of everybody, which leaves the same to others as soon as it is not alone.
 pub fn processors<'a>(me: &Record, others: impl Iterator<Item = &'a Record>) -> (f64, Option<String>) {
+    let shared: Vec<&Record> = others.filter(|one| one.compute_percent.is_some()).collect();
+    let sum = |of: &dyn Fn(&Record) -> bool| -> f64 {
+        shared.iter().filter(|one| of(one)).filter_map(|one| one.compute_percent).sum()
+    };
     let mut part = (100.0, None);
-    if let Some(share) = me.compute_percent.filter(|share| me.mode == Mode::Strict && *share < 100.0) {
-        part = (share, Some("its mode is strict".into()));
+    match (me.mode, me.compute_percent) {
+        (Mode::Strict, Some(share)) if share < 100.0 => part = (share, Some("its mode is strict".into())),
+        (Mode::Adaptive, Some(share)) if share < 100.0 && !shared.is_empty() => {
+            part = (share, Some("its mode is adaptive, and others share its server".into()));
+        }
+        _ => {}
+    }
+    let kept = sum(&|one| one.mode == Mode::Adaptive && one.priority <= me.priority);
+    let rest = (100.0 - kept).max(LEAST);
+    if kept > 0.0 && rest < part.0 {
+        part = (rest, Some(format!("{kept} % are kept free for adaptive slices")));
     }
     let short = (1..LONG).contains(&me.longest_op_ns);
-    let higher: Vec<&Record> =
-        others.filter(|one| one.priority > me.priority && one.compute_percent.is_some()).collect();
-    if short || higher.is_empty() {
-        return part;
-    }
-    let reserved: f64 = higher.iter().filter_map(|one| one.compute_percent).sum();
-    let rest = (100.0 - reserved).max(LEAST);
-    if rest >= part.0 {
+    let reserved = sum(&|one| one.priority > me.priority);
+    let rest = (100.0 - reserved - kept).max(LEAST);
+    if short || reserved == 0.0 || rest >= part.0 {
         return part;
     }
     let what = match me.longest_op_ns {
@@ -295,6 +304,7 @@ mod tests {
         let serve = slice("production", Some(40.0), Mode::Balanced, 0);
         let (equal, free) =
             (slice("staging", Some(30.0), Mode::Balanced, 0), slice("production", None, Mode::Balanced, 0));
+        let calm = slice("staging", Some(30.0), Mode::Adaptive, 0);
         let burn = |share, mode, longest| slice("staging", share, mode, longest);
         for (me, others, expected) in [
             (burn(None, Mode::Balanced, 0), vec![], 100.0),
@@ -309,6 +319,12 @@ mod tests {
             (burn(Some(75.0), Mode::Strict, LONG), vec![&serve], 60.0),
             (burn(Some(75.0), Mode::Balanced, 1), vec![&serve], 100.0),
             (serve.clone(), vec![&equal, &serve], 100.0),
+            (burn(Some(25.0), Mode::Adaptive, 0), vec![], 100.0),
+            (burn(Some(25.0), Mode::Adaptive, 0), vec![&equal], 25.0),
+            (burn(None, Mode::Balanced, 0), vec![&calm, &equal], 70.0),
+            (burn(None, Mode::Balanced, 1), vec![&calm, &serve], 70.0),
+            (burn(None, Mode::Balanced, 0), vec![&calm, &serve], 30.0),
+            (burn(Some(20.0), Mode::Strict, 0), vec![&calm], 20.0),
         ] {
             let (part, why) = processors(&me, others.into_iter());
             assert_eq!((part, why.is_some()), (expected, expected < 100.0), "{me:?}");

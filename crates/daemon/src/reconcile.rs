@@ -3,7 +3,6 @@ use crate::engine;
 use crate::files::{Reading, SliceFiles};
 use crate::node::{Live, Node, difference, note_use, total};
 use crate::process;
-use crate::turns::HORIZON;
 use cleave_api::{OnBypass, format_bytes};
 use cleave_ledger::{DEVICES, wire};
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -165,12 +164,6 @@ impl Reconciler {
         for id in slices {
             if let Some(live) = inner.slices.get_mut(id) {
                 note_use(live);
-            }
-        }
-        for one in &watched {
-            if let Some(live) = inner.slices.get_mut(&one.slice) {
-                let longest = (0..one.gpus.len()).map(|device| one.after.work(device).op_ns).max().unwrap_or(0);
-                live.record.longest_op_ns = live.record.longest_op_ns.max(longest.min(HORIZON));
             }
         }
         ended

@@ -5,7 +5,7 @@
 use crate::files::{SliceFiles, Work};
 use cleave_ledger::{CLASSES, Turn};
 use cleave_policy::account::{Account, Sum};
-use cleave_policy::arbiter::{Arbiter, Config, Observation, Tenant, TenantId};
+use cleave_policy::arbiter::{Arbiter, Config, GLANCE, Observation, Tenant, TenantId};
 use cleave_policy::gate::{Grant, Mode, QUIET, done};
 use rustix::thread::futex;
 use std::collections::HashMap;
@@ -23,6 +23,9 @@ const FRESH: u64 = 10_000_000;
 const MEMORY: u64 = 60_000_000_000;
 /// Work that lasts longer than expected is taken to last so much longer, in ns; then it is looked at again.
 const WORKING: u64 = 1_000_000;
+/// Work that is waited for although it should have been done so long ago is still there, and uses the GPU: its process,
+/// which waits, can't say so. In ns.
+const STUCK: u64 = 20_000_000;
 /// What a process says of the future isn't believed beyond this, in ns.
 pub const HORIZON: u64 = 10_000_000_000;
 
@@ -80,8 +83,9 @@ struct State {
     buffer: Vec<u8>,
     /// When it looked last.
     looked: u64,
-    /// When to look again.
+    /// When to look again, and when to see in between whether who has the turn has work.
     wake: Option<u64>,
+    glance: Option<u64>,
     rung: bool,
     /// Its thread is there.
     runs: bool,
@@ -107,6 +111,7 @@ impl State {
             buffer: Vec::new(),
             looked: 0,
             wake: None,
+            glance: None,
             rung: false,
             runs: false,
         }
@@ -119,7 +124,12 @@ fn observation(tenant: TenantId, base: u64, works: impl Iterator<Item = Work>, n
     for work in works {
         let busy_until = work.busy_until.min(now + HORIZON);
         let last_launch = work.last_launch.min(now);
-        all.device_ns = all.device_ns.saturating_add(done(work.charged, busy_until, now));
+        let stuck = match work.overdue {
+            0 => 0,
+            _ if work.syncing == 0 => 0,
+            overdue => now.saturating_sub(overdue.saturating_add(STUCK)),
+        };
+        all.device_ns = all.device_ns.saturating_add(done(work.charged, busy_until, now)).saturating_add(stuck);
         all.waiting |= work.waiting > 0;
         // Who waits for the device has work there, even if it should have been done by now.
         let sure = if work.syncing > 0 { now + WORKING } else { 0 };
@@ -200,6 +210,19 @@ impl State {
         }
         (self.looked, self.rung) = (now, false);
         self.wake = decision.next_wake.into_iter().chain(watched.then_some(now + BEAT)).min();
+        self.glance = decision.contended.then_some(now + GLANCE);
+    }
+
+    /// Looks if it is time to, or if somebody keeps a turn for nothing.
+    fn step(&mut self, now: u64) {
+        if self.due().is_none_or(|due| due > now) {
+            self.observe(now);
+            if !self.arbiter.abandoned(now, &self.seen) {
+                self.glance = Some(now + GLANCE);
+                return;
+            }
+        }
+        self.look(now);
     }
 
     /// Reads what the processes do.
@@ -227,8 +250,13 @@ impl State {
         self.seats.iter().zip(&self.seen).map(standing).collect()
     }
 
-    /// When to look next; `None`: when somebody rings.
+    /// When to do something next; `None`: when somebody rings.
     fn next(&self) -> Option<u64> {
+        self.due().into_iter().chain(self.glance).min()
+    }
+
+    /// When to look next.
+    fn due(&self) -> Option<u64> {
         if self.rung { Some(self.looked + PACE) } else { self.wake.map(|wake| wake.max(self.looked + PACE)) }
     }
 }
@@ -288,7 +316,7 @@ impl Desk {
             let now = clock();
             let next = state.next();
             if next.is_some_and(|next| next <= now) {
-                state.look(now);
+                state.step(now);
                 continue;
             }
             state = match next {
@@ -361,6 +389,8 @@ mod tests {
                 (offset_of!(Activity, last_launch), work.last_launch),
                 (offset_of!(Activity, op_ns), work.op_ns),
                 (offset_of!(Activity, waiting), work.waiting),
+                (offset_of!(Activity, syncing), work.syncing),
+                (offset_of!(Activity, overdue), work.overdue),
             ] {
                 file.write_all_at(&value.to_ne_bytes(), at + offset as u64).unwrap();
             }
@@ -496,10 +526,11 @@ mod tests {
                 world.say(at, 0, Work { waiting: 1, ..Work::default() });
             }
             let mut now = START + MS;
+            world.state.rung = true;
             let mut turns = [0; 2];
             let mut began = [0; 2];
             while now < START + 2000 * MS {
-                world.state.look(now);
+                world.state.step(now);
                 for at in 0..2 {
                     let grant = world.grant(at);
                     if grant.mode == Mode::Window && grant.from != began[at] {
@@ -510,6 +541,56 @@ mod tests {
             }
             assert!(turns.iter().all(|turns| *turns > 20), "{turns:?} with wakes late by {late} ns");
         }
+    }
+
+    #[test]
+    fn who_leaves_in_its_turn_is_soon_noticed() {
+        let mut world = World::new(&[50, 50], 1);
+        // When the first one's last work was done; until then it always has some.
+        let leaves = START + 1000 * MS;
+        let (mut now, mut looks) = (START + MS, 0);
+        world.state.rung = true;
+        let reached = loop {
+            let works = now < leaves;
+            assert!(now < leaves + 100 * MS);
+            let charged = (now - START) / 2;
+            for at in 0..=1 {
+                let busy = Work { charged, busy_until: now + MS, last_launch: now, waiting: 1, ..Work::default() };
+                let left = Work { charged: 500 * MS, busy_until: leaves, last_launch: leaves, ..Work::default() };
+                world.say(at, 0, if at == 1 || works { busy } else { left });
+            }
+            let before = world.state.looked;
+            world.state.step(now);
+            looks += usize::from(world.state.looked > before);
+            let grant = world.grant(1);
+            if !works && matches!(grant.mode, Mode::Window | Mode::Lease) && grant.from <= now {
+                break now - leaves;
+            }
+            now = world.state.next().unwrap().max(now + 1);
+        };
+        assert!(reached < 7 * MS, "{reached}");
+        assert!(looks < 200, "{looks}: it doesn't look more often for that");
+    }
+
+    /// The GPU's hardware gives a kernel that never ends its part beside whoever runs: more turns for its slice would only
+    /// keep the others out.
+    #[test]
+    fn a_kernel_that_never_ends_gets_no_turns() {
+        let mut world = World::new(&[50, 50], 1);
+        let mut turns = [0; 2];
+        for step in 0..400 {
+            let now = START + step * 5 * MS;
+            let overdue = START + MS;
+            world.say(0, 0, Work { charged: MS, busy_until: START + MS, overdue, syncing: 1, ..Work::default() });
+            let charged = step * 5 * MS / 2;
+            world.say(1, 0, Work { charged, busy_until: now + MS, last_launch: now, waiting: 1, ..Work::default() });
+            world.state.look(now);
+            for (at, turns) in turns.iter_mut().enumerate() {
+                let grant = world.grant(at);
+                *turns += usize::from(matches!(grant.mode, Mode::Window | Mode::Lease) && grant.from <= now);
+            }
+        }
+        assert!(turns[0] < 20 && turns[1] > 200, "{turns:?}");
     }
 
     #[test]

@@ -248,7 +248,7 @@ pub struct Activity {
     pub busy_until: Counter,
     /// When something was sent last.
     pub last_launch: Counter,
-    /// Expected device time of the last operation sent; 0 = not known.
+    /// Expected device time of the last operation sent whose length is known; 0 = none was.
     pub op_ns: Counter,
     /// Threads that wait at the gate now.
     pub waiting: Counter,

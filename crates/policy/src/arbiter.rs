@@ -77,6 +77,8 @@ pub struct Config {
     pub least: u64,
     /// Turns are this long on average, at least: with many tenants the cycle grows.
     pub mean: u64,
+    /// The same among tenants of equal shares: they take turns evenly, so longer ones, which cost fewer switches, leave the shares exact.
+    pub even: u64,
     /// The next turn opens this much before the present one ends, so that the GPU doesn't idle.
     pub lead: u64,
     /// What a switch from one tenant's work to another's costs the GPU.
@@ -103,6 +105,7 @@ impl Default for Config {
             cycle: 20_000_000,
             least: 1_000_000,
             mean: 7_000_000,
+            even: 12_000_000,
             lead: 100_000,
             switch: 100_000,
             slack: 150_000,
@@ -121,7 +124,7 @@ impl Config {
     /// least 2 ms, at most 200 ms.
     pub fn windows(length: u64) -> Config {
         let mean = length.clamp(2_000_000, 200_000_000);
-        Config { cycle: 2 * mean, mean, ..Config::default() }
+        Config { cycle: 2 * mean, mean, even: mean, ..Config::default() }
     }
 }
 
@@ -132,8 +135,12 @@ pub struct Decision {
     pub grants: Vec<(TenantId, Grant)>,
     /// When to observe and decide again, if nobody rings before. `None`: not until somebody does.
     pub next_wake: Option<u64>,
+    /// Others wait for a turn: until then see every [`GLANCE`] whether it is [`abandoned`](Arbiter::abandoned), and if so decide.
+    pub contended: bool,
 }
 
+/// How often to see whether who has a turn has work, while others wait for it, in ns.
+pub const GLANCE: u64 = 5_000_000;
 /// How long a tenant that sent something counts as at work for its neighbours' `ahead`, in ns.
 const RECENT: u64 = 1_000_000_000;
 /// How often the arbiter looks whether a higher class is at work, while a lower one runs, in ns.
@@ -357,7 +364,8 @@ impl Arbiter {
     }
 
     /// Who runs beside whom? Where the caps of a domain are more than the GPU has, its tenants take turns like any others. The
-    /// one of the highest class counts with its share: the others leave that free for it, and it may have more.
+    /// one of the highest class and adaptive ones count with their share: the others leave that free for them, and they may have
+    /// more.
     fn arrange(&mut self) {
         self.rounds.retain(|round| self.members.iter().any(|member| member.tenant.class == round.class));
         for at in 0..self.members.len() {
@@ -367,7 +375,8 @@ impl Arbiter {
             let first = self.members.iter().filter(of).filter(|member| Some(member.tenant.class) == top).count() == 1;
             let part = |member: &Member| {
                 let cap = member.tenant.domain.map_or(0, |domain| domain.cap);
-                u32::from(if first && Some(member.tenant.class) == top { cap.min(member.tenant.share) } else { cap })
+                let free = first && Some(member.tenant.class) == top || member.tenant.isolation == Isolation::Adaptive;
+                u32::from(if free { cap.min(member.tenant.share) } else { cap })
             };
             let parts: u32 = self.members.iter().filter(of).map(part).sum();
             self.members[at].beside = domain.filter(|_| parts <= 1000);
@@ -517,6 +526,26 @@ impl Arbiter {
         }
     }
 
+    /// Is somebody ready who has not this round's turn?
+    fn kept_waiting(&self, round: &Round) -> bool {
+        let other = |member: &Member| !round.turn.is_some_and(|turn| turn.is_of(member));
+        self.members.iter().any(|member| member.ready && member.tenant.class == round.class && other(member))
+    }
+
+    /// Has somebody nothing to do in its turn, for which others wait? As [`observe`](Self::observe) is told it, but nothing is
+    /// charged: what is charged by halves of a turn is less exact.
+    pub fn abandoned(&self, now: u64, observations: &[Observation]) -> bool {
+        let busy = |turn: &Turn, seen: &Observation| {
+            let sign = seen.busy_until.max(seen.last_launch).max(turn.from);
+            let of = self.member(seen.tenant).is_some_and(|member| turn.is_of(member));
+            of && (seen.waiting || now < sign.saturating_add(self.config.idle))
+        };
+        self.rounds.iter().any(|round| {
+            let turn = round.turn.filter(|turn| !round.lease && now < turn.until && self.kept_waiting(round));
+            turn.is_some_and(|turn| !observations.iter().any(|seen| busy(&turn, seen)))
+        })
+    }
+
     /// Decides who may run. Publish the grants of those that lose first, then the others'.
     pub fn decide(&mut self, now: u64) -> Decision {
         self.wishes(now);
@@ -529,7 +558,9 @@ impl Arbiter {
         }
         let grants: Vec<_> =
             (0..self.members.len()).map(|at| (self.members[at].id, self.grant(at, &mut wake))).collect();
-        Decision { grants, next_wake: wake.at }
+        let contended =
+            self.rounds.iter().any(|round| round.turn.is_some() && !round.lease && self.kept_waiting(round));
+        Decision { grants, next_wake: wake.at, contended }
     }
 
     /// Advances one class.
@@ -633,8 +664,10 @@ impl Arbiter {
         };
         let total: u64 = ready.iter().map(|&at| self.members[at].weight).sum();
         let count = ready.len() as u64;
-        let cycle = cycle.max(mean * count);
         let member = &self.members[next];
+        let even = ready.iter().all(|&at| self.members[at].weight == member.weight);
+        let mean = if even { self.config.even } else { mean };
+        let cycle = cycle.max(mean * count);
         // Unlike shares are more a matter of how often than of how long: long turns make shares coarse, short ones cost
         // switches.
         let mut length = (cycle * member.weight / total).clamp(mean * 2 / 3, cycle / count.max(2));

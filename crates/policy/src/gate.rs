@@ -284,6 +284,12 @@ impl Track {
         }
     }
 
+    /// The oldest mark that was not found to be there.
+    #[inline]
+    pub const fn oldest(&self) -> Option<u32> {
+        if self.head == self.tail { None } else { Some(self.tail) }
+    }
+
     /// Is there room for a mark?
     #[inline]
     pub const fn room(&self) -> bool {
@@ -412,7 +418,7 @@ pub const SAMPLE_EVERY: u16 = 128;
 /// Until it is known, the first two launches and then one of this many.
 const LEARN_EVERY: u16 = 16;
 /// So many launches may only be counted: then one is to be looked at, so that the accounts by class are not far behind.
-const COUNTED: u16 = 512;
+const COUNTED: u16 = 2048;
 /// An operation that lasts so long (ns) is timed each time: next to it the timing costs nothing.
 const LONG: u32 = 1_000_000;
 /// A cost is known after this many samples.

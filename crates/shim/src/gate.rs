@@ -2,8 +2,8 @@
 //! it has sent (`cleave_policy::gate` decides; this carries it out).
 //!
 //! While nobody else wants the GPU, a launch costs one look into the table of costs and one addition. Otherwise it takes
-//! the gate's lock, looks at the clock and at the marks that the GPU has written, and goes or waits. Marks are words of
-//! this process's memory that a stream writes when it gets there, so that looking at them needs no call.
+//! the gate's lock, looks at the clock and at the marks that the GPU has passed, and goes or waits. Marks are events without
+//! times: they cost the GPU nothing (measured), where a word that the stream writes costs 2 µs.
 use crate::generated::KERNELS;
 use crate::hooks::{captured, context_of};
 use crate::process::Process;
@@ -22,14 +22,12 @@ const COSTS: usize = 4096;
 /// Stands for the cost of an operation that passes always: half a collective must not be held back.
 const PASSES: u64 = u64::MAX;
 /// Under a lease, this many launches or this much expected work (ns) go by a count alone. So less than one launch in a
-/// hundred does more than count.
-const BATCH: u64 = 512;
-const BATCH_NS: u64 = 1_000_000;
+/// thousand of the shortest does more than count. Never more work than half of what the grant lets be queued.
+const BATCH: u64 = 2048;
+const BATCH_NS: u64 = 2_000_000;
 const BATCH_SHIFT: u32 = 48;
 /// Streams that one mark can wait for.
 const STREAMS: usize = 4;
-/// Contexts of a device that can have marks.
-const CONTEXTS: usize = 4;
 /// Launches that are timed at the same time.
 const TIMERS: usize = 8;
 const STARTED: u32 = u32::MAX;
@@ -57,6 +55,8 @@ struct Gate {
     lock: Lock,
     /// What was sent under a lease and is not in the track yet: launches above [`BATCH_SHIFT`], ns of work below.
     batch: AtomicU64,
+    /// For each mark on its way its number plus one, once its events are recorded: until then they tell of an earlier one.
+    recorded: [AtomicU32; MARKS],
     state: UnsafeCell<State>,
 }
 
@@ -68,14 +68,12 @@ struct State {
     /// What follows was made; it is all zeros before.
     made: bool,
     track: Track,
-    /// The GPU can't write marks here.
-    blind: bool,
     /// Streams that got work since the last mark.
     streams: [u64; STREAMS],
     stream_count: usize,
-    /// How many words each mark on its way waits for, and on which page.
-    marks: [(u8, u8); MARKS],
-    pages: [Page; CONTEXTS],
+    marks: [Marked; MARKS],
+    /// When the driver was asked for a mark last.
+    asked: u64,
     timers: [Timer; TIMERS],
     /// What this process claimed last in its class's word.
     claim: u64,
@@ -85,12 +83,14 @@ struct State {
     deaf: u64,
 }
 
-/// Memory of this process into which the streams of one context write marks: `STREAMS` words a mark.
+/// The events of a mark, made as they are needed.
 #[derive(Clone, Copy)]
-struct Page {
+struct Marked {
+    /// Whose they are.
     context: u64,
-    host: u64,
-    device: u64,
+    events: [u64; STREAMS],
+    /// How many of them the mark on its way waits for; 0: it counts as passed.
+    count: usize,
 }
 
 /// A launch between two events.
@@ -156,9 +156,9 @@ pub fn shape(grid: [u32; 3], block: [u32; 3], shared: u32) -> u64 {
 pub fn send(p: &'static Process, device: usize, operation: Operation, call: impl Fn() -> CUresult) -> CUresult {
     const FREE: u64 = Mode::Lease as u64;
     let (Some(turn), Some(gate)) = (p.policy().turns.get(device), p.gates.devices.get(device)) else { return call() };
-    let word = turn.words[0].load(Ordering::Relaxed);
+    let grant = turn.words[0].load(Ordering::Relaxed);
     let held_back = ((YIELD | URGENT) as u64) << 8;
-    if word & (0xff | held_back) == FREE {
+    if grant & (0xff | held_back) == FREE {
         let key = operation.key();
         let known = p.gates.place(key);
         if known.key.load(Ordering::Relaxed) == key {
@@ -166,8 +166,9 @@ pub fn send(p: &'static Process, device: usize, operation: Operation, call: impl
             let mut cost = Cost::from_word(word);
             if word != PASSES && cost.settled() {
                 let work = cost.estimate(0).min(BATCH_NS);
+                let most = (grant >> 33).min(BATCH_NS);
                 let batch = gate.batch.fetch_add(1 << BATCH_SHIFT | work, Ordering::Relaxed);
-                if batch >> BATCH_SHIFT < BATCH - 1 && (batch & ((1 << BATCH_SHIFT) - 1)) + work < BATCH_NS {
+                if batch >> BATCH_SHIFT < BATCH - 1 && (batch & ((1 << BATCH_SHIFT) - 1)) + work < most {
                     cost.counted();
                     known.cost.store(cost.to_word(), Ordering::Relaxed);
                     return call();
@@ -228,7 +229,7 @@ fn admitted(
         if batch > 0 {
             state.track.sent(now, batch, &grant);
         }
-        state.look(p, now, &grant, quiet || grant.mode == Mode::Paused);
+        state.look(p, gate, now, &grant, quiet || grant.mode == Mode::Paused);
         state.publish(p, device, 0, now);
         // After the look, which may just have learned it.
         let cost = if counted { 0 } else { expected(&Cost::from_word(known.cost.load(Ordering::Relaxed)), &grant) };
@@ -280,9 +281,14 @@ fn admitted(
     if varies {
         state.track.doubt();
     }
+    let said = if unknown { 0 } else { cost };
     let begins = if counted { state.track.busy_until() } else { state.track.busy_until().saturating_sub(cost) };
     let timer = if sample && !quiet && context != 0 { state.timer(now, context) } else { None };
-    state.publish(p, device, cost, now);
+    state.publish(p, device, said, now);
+    // Before the call, which takes some µs: in that time a lower class could send one more.
+    if grant.flags & URGENT != 0 {
+        state.claim(p, device, turn, now);
+    }
     // Behind work that does not end the driver's queue fills up, and the calls wait for the GPU: never with the lock held.
     let behind = p.slot().activity.get(device).filter(|_| state.track.late() != 0);
     drop(state);
@@ -307,9 +313,6 @@ fn admitted(
     }
     let full = state.touched(context, operation.stream);
     let mark = if state.track.mark_due() { state.mark(context) } else { None };
-    if grant.flags & URGENT != 0 {
-        state.claim(p, device, turn, now);
-    }
     drop(state);
     for mark in full.into_iter().chain(mark) {
         mark.send(gate);
@@ -358,7 +361,6 @@ pub fn waiting(p: &'static Process, device: usize, call: impl Fn() -> CUresult) 
     }
     activity.syncing.fetch_add(1, Ordering::Relaxed);
     let began = system::nanoseconds();
-    state.look(p, began, &granted(turn), true);
     state.publish(p, device, 0, began);
     drop(state);
     let status = call();
@@ -368,9 +370,9 @@ pub fn waiting(p: &'static Process, device: usize, call: impl Fn() -> CUresult) 
     // A wait that found nothing to wait for says nothing of when the work was done.
     const WAITED: u64 = 10_000;
     if now.saturating_sub(began) > WAITED {
-        state.waited(now);
+        state.waited(gate, now);
     }
-    state.look(p, now, &granted(turn), false);
+    state.look(p, gate, now, &granted(turn), false);
     if urgent {
         state.claim(p, device, turn, now);
     }
@@ -384,7 +386,7 @@ pub fn context_gone(p: &Process, context: u64) {
         let mut state = gate.state();
         state.forget(Some(context));
         let now = system::nanoseconds();
-        state.look(p, now, &Grant::CLOSED, true);
+        state.look(p, gate, now, &Grant::CLOSED, true);
         state.publish(p, device, 0, now);
     }
 }
@@ -527,10 +529,15 @@ impl Gate {
 }
 
 impl State {
-    /// Looks what the GPU has done.
-    fn look(&mut self, p: &Process, now: u64, grant: &Grant, quiet: bool) {
-        let State { track, marks, pages, .. } = self;
-        track.poll(now, |mark| written(marks, pages, mark));
+    /// Looks what the GPU has done. `quiet`: without asking the driver.
+    fn look(&mut self, p: &Process, gate: &Gate, now: u64, grant: &Grant, quiet: bool) {
+        let State { track, marks, asked, .. } = self;
+        let oldest = track.oldest().map(|mark| marks.get(mark as usize % MARKS).is_some_and(|mark| mark.count == 0));
+        // What was forgotten is over; of the rest the driver tells, not more often than is of use.
+        if oldest == Some(true) || oldest.is_some() && !quiet && now.saturating_sub(*asked) >= ASK {
+            *asked = now;
+            track.poll(now, |mark| passed(marks, gate, mark, quiet));
+        }
         if quiet {
             return;
         }
@@ -558,9 +565,9 @@ impl State {
     }
 
     /// As [`State::look`], right after a wait for the GPU.
-    fn waited(&mut self, now: u64) {
-        let State { track, marks, pages, .. } = self;
-        track.waited(now, |mark| written(marks, pages, mark));
+    fn waited(&mut self, gate: &Gate, now: u64) {
+        let State { track, marks, .. } = self;
+        track.waited(now, |mark| passed(marks, gate, mark, false));
     }
 
     /// Notes that work went to `stream`; the mark that has to be sent because there are too many of them.
@@ -584,63 +591,31 @@ impl State {
         mark
     }
 
-    /// Takes the next mark, which each stream that got work since the last one is to write. It must be sent.
+    /// Takes the next mark, for which each stream that got work since the last one is to record an event. It must be sent.
     fn mark(&mut self, context: u64) -> Option<Mark> {
         let count = core::mem::take(&mut self.stream_count);
-        let page = self.page(context).filter(|_| !self.blind)?;
-        let number = self.track.mark();
-        let at = number as usize % MARKS;
-        if let Some(mark) = self.marks.get_mut(at) {
-            *mark = (count as u8, page as u8);
+        let marked = self.marks.get_mut(self.track.next_mark() as usize % MARKS)?;
+        if marked.context != context {
+            marked.release();
+            marked.context = context;
         }
-        let Page { host, device, .. } = *self.pages.get(page)?;
-        Some(Mark { number, streams: self.streams, count, host, device })
-    }
-
-    /// The place of the context's page, made if need be; `None` if it can have none.
-    fn page(&mut self, context: u64) -> Option<usize> {
-        if let Some(there) = self.pages.iter().position(|page| page.context == context) {
-            return Some(there);
+        for event in marked.events.iter_mut().take(count).filter(|event| **event == 0) {
+            *event = event_of(UNTIMED)?;
         }
-        let free = self.pages.iter().position(|page| page.context == 0)?;
-        let page = self.pages.get_mut(free)?;
-        const SIZE: usize = 4096;
-        if page.host == 0 {
-            page.host = system::map(SIZE, system::PROT_READ_WRITE, system::MAP_PRIVATE_ANONYMOUS, -1)? as u64;
-        }
-        const PORTABLE_AND_MAPPED: u32 = 3;
-        let status = driver!(cuMemHostRegister_v2(
-            page.host => u64, SIZE => usize, PORTABLE_AND_MAPPED => u32));
-        let mut device = 0;
-        if status != error::SUCCESS
-            || driver!(cuMemHostGetDevicePointer_v2(&raw mut device => *mut u64, page.host => u64, 0 => u32))
-                != error::SUCCESS
-        {
-            self.blind = true;
-            return None;
-        }
-        (page.context, page.device) = (context, device);
-        Some(free)
+        marked.count = count;
+        Some(Mark { number: self.track.mark(), streams: self.streams, events: marked.events, count })
     }
 
     /// Takes two events for what comes next.
     fn timer(&mut self, now: u64, context: u64) -> Option<Events> {
-        if self.blind {
-            return None;
-        }
         let number = self
             .timers
             .iter()
             .position(|timer| timer.place == 0 && (timer.context == 0 || timer.context == context))?;
         let timer = self.timers.get_mut(number)?;
         if timer.context == 0 {
-            let (mut start, mut end): (Handle, Handle) = (null_mut(), null_mut());
-            for event in [&raw mut start, &raw mut end] {
-                if driver!(cuEventCreate(event => *mut Handle, 0 => u32)) != error::SUCCESS {
-                    return None;
-                }
-            }
-            (timer.context, timer.start, timer.end) = (context, start as u64, end as u64);
+            (timer.start, timer.end) = (event_of(TIMED)?, event_of(TIMED)?);
+            timer.context = context;
         }
         timer.place = STARTED;
         self.timed = now;
@@ -686,19 +661,12 @@ impl State {
         }
     }
 
-    /// Takes all marks for written that are on their way in `context` (`None`: in any).
+    /// Takes all marks for passed that are on their way in `context`, which is gone with its events (`None`: in any).
     fn forget(&mut self, context: Option<u64>) {
-        for (place, page) in self.pages.iter_mut().enumerate() {
-            if context.is_some_and(|context| page.context != context) {
-                continue;
-            }
-            for mark in &mut self.marks {
-                if usize::from(mark.1) == place {
-                    mark.0 = 0;
-                }
-            }
+        for mark in self.marks.iter_mut().filter(|mark| context.is_none_or(|context| mark.context == context)) {
+            mark.count = 0;
             if context.is_some() {
-                page.context = 0;
+                (mark.context, mark.events) = (0, [0; STREAMS]);
             }
         }
         self.stream_count = 0;
@@ -726,47 +694,58 @@ fn record(event: u64, stream: CUstream) -> bool {
     driver!(cuEventRecord(event as Handle => Handle, stream => CUstream)) == error::SUCCESS
 }
 
-/// A mark that was taken and is to be sent.
-struct Mark {
-    number: u32,
-    streams: [u64; STREAMS],
-    count: usize,
-    host: u64,
-    device: u64,
-}
-
-impl Mark {
-    /// Has the streams write it. Where one can't it counts as written: it is gone, with its work done.
-    fn send(self, gate: &Gate) {
-        let value = self.number.wrapping_add(1);
-        let first = self.number as usize % MARKS * STREAMS;
-        for (word, stream) in self.streams.iter().take(self.count).enumerate() {
-            let at = self.device.wrapping_add((first + word) as u64 * 4);
-            let status = driver!(cuStreamWriteValue32_v2(
-                *stream as CUstream => CUstream, at => u64, value => u32, 0 => u32));
-            if status != error::SUCCESS {
-                let at = (self.host as *const AtomicU32).wrapping_add(first + word);
-                // SAFETY: within the page, which stays mapped for good.
-                unsafe { (*at).store(value, Ordering::Release) };
-            }
-            if status == error::NOT_SUPPORTED {
-                gate.state().blind = true;
-            }
+impl Marked {
+    /// Gives its events back to a context that is there still.
+    fn release(&mut self) {
+        for event in core::mem::take(&mut self.events).into_iter().filter(|event| *event != 0) {
+            driver!(cuEventDestroy_v2(event as Handle => Handle));
         }
     }
 }
 
-/// Whether every stream that `mark` waits for has written it.
-fn written(marks: &[(u8, u8); MARKS], pages: &[Page; CONTEXTS], mark: u32) -> bool {
-    let place = mark as usize % MARKS;
-    let (words, page) = marks.get(place).copied().unwrap_or((0, 0));
-    let Some(page) = pages.get(usize::from(page)) else { return true };
-    (0..usize::from(words).min(STREAMS)).all(|word| {
-        let at = (page.host as *const AtomicU32).wrapping_add(place * STREAMS + word);
-        // SAFETY: within the page, which stays mapped for good.
-        unsafe { (*at).load(Ordering::Acquire) == mark.wrapping_add(1) }
-    })
+/// The flags of an event, as the driver has them.
+const TIMED: u32 = 0;
+const UNTIMED: u32 = 2;
+
+/// A new event of the current context.
+fn event_of(flags: u32) -> Option<u64> {
+    let mut event: Handle = null_mut();
+    (driver!(cuEventCreate(&raw mut event => *mut Handle, flags => u32)) == error::SUCCESS).then_some(event as u64)
 }
+
+/// A mark that was taken and is to be sent.
+struct Mark {
+    number: u32,
+    streams: [u64; STREAMS],
+    events: [u64; STREAMS],
+    count: usize,
+}
+
+impl Mark {
+    /// Has the streams record it. One that can't is gone, with its work done: its event tells of something that is over.
+    fn send(self, gate: &Gate) {
+        for (event, stream) in self.events.iter().zip(self.streams).take(self.count) {
+            record(*event, stream as CUstream);
+        }
+        if let Some(recorded) = gate.recorded.get(self.number as usize % MARKS) {
+            recorded.store(self.number.wrapping_add(1), Ordering::Release);
+        }
+    }
+}
+
+/// Whether every stream that `mark` waits for has come to it. `quiet`: the driver isn't asked, and it has not.
+fn passed(marks: &[Marked; MARKS], gate: &Gate, mark: u32, quiet: bool) -> bool {
+    let place = mark as usize % MARKS;
+    let (Some(marked), Some(recorded)) = (marks.get(place), gate.recorded.get(place)) else { return true };
+    let over = |event: &u64| driver!(cuEventQuery(*event as Handle => Handle)) != error::NOT_READY;
+    marked.count == 0
+        || !quiet
+            && recorded.load(Ordering::Acquire) == mark.wrapping_add(1)
+            && marked.events.iter().take(marked.count).all(over)
+}
+
+/// Between two questions to the driver about a mark, in ns; each costs about a tenth of that.
+const ASK: u64 = 5_000;
 
 /// What two events around nothing are apart, in ns (measured on an H100).
 const EVENTS: u64 = 1_500;
@@ -863,4 +842,4 @@ impl Wait {
     }
 }
 
-const _: () = assert!(MARKS * STREAMS * 4 <= 4096 && GPUS >= DEVICES && CLASSES > 0);
+const _: () = assert!(GPUS >= DEVICES && CLASSES > 0);

@@ -8,7 +8,6 @@ pub const SOCK_CLOEXEC: usize = 0o2000000;
 pub const PROT_READ: usize = 1;
 pub const PROT_READ_WRITE: usize = 3;
 pub const MAP_SHARED: usize = 1;
-pub const MAP_PRIVATE_ANONYMOUS: usize = 0x02 | 0x20;
 pub const MAP_PRIVATE_ANONYMOUS_NORESERVE: usize = 0x02 | 0x20 | 0x4000;
 
 /// Error numbers that decisions depend on.

@@ -5,6 +5,7 @@ use crate::gpu::GpuInfo;
 use crate::probe;
 use crate::slice::Record;
 use crate::store::{ContextCost, Store};
+use crate::turns::HORIZON;
 use cleave_api::format_bytes;
 use cleave_ledger::wire;
 use std::sync::Arc;
@@ -117,5 +118,8 @@ pub fn note_use(live: &mut Live) {
     for (index, device) in live.record.devices.iter_mut().enumerate() {
         let adjust = live.processes.keys().fold(0i64, |sum, s| sum.saturating_add(live.files.adjust(*s, index)));
         device.peak_bytes = device.peak_bytes.max(picture.held(index).saturating_add_signed(adjust));
+        let operations = live.processes.keys().map(|slot| live.files.read(*slot).work(index).op_ns);
+        let longest = operations.max().unwrap_or(0).min(HORIZON);
+        live.record.longest_op_ns = live.record.longest_op_ns.max(longest);
     }
 }

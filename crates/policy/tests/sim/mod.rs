@@ -6,7 +6,7 @@
 //! 5 to 15 µs. Each kind of kernel is launched once to warm up, where it does little, and a process waits for its oldest
 //! kernel when it has 8 ms of work under way. All of it follows from the seed.
 
-use cleave_policy::arbiter::{Arbiter, Config, Observation, Tenant};
+use cleave_policy::arbiter::{Arbiter, Config, GLANCE, Observation, Tenant};
 use cleave_policy::gate::{self, Cost, Grant, MARKS, Mode, Track, Verdict, admit};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -80,6 +80,8 @@ enum Event {
     Arrive(usize),
     Host(usize, u64),
     Daemon(u64),
+    /// The daemon sees whether a turn is left unused, while nothing was decided since.
+    Glance(u64),
     Tick,
 }
 
@@ -274,6 +276,13 @@ impl Sim {
                 Event::Host(..) => {}
                 Event::Daemon(turn) if turn == self.daemon => self.decide(),
                 Event::Daemon(_) => {}
+                Event::Glance(decisions) if decisions == self.decisions => {
+                    match self.arbiter.abandoned(self.now, &self.observations()) {
+                        true => self.decide(),
+                        false => self.at(self.now + GLANCE, event),
+                    }
+                }
+                Event::Glance(_) => {}
                 Event::Tick => {
                     self.settle();
                     self.schedule();
@@ -464,7 +473,9 @@ impl Sim {
             Verdict::Go => {
                 process.waiting = false;
                 process.longest_wait = process.longest_wait.max(now - std::mem::take(&mut process.asked));
-                process.last_op = cost;
+                if !process.costs[kind].unknown() {
+                    process.last_op = cost;
+                }
                 let samples = process.costs[kind].launched() > 0 || now > process.timed + TIMING;
                 if samples {
                     process.timed = now;
@@ -522,11 +533,9 @@ impl Sim {
         }
     }
 
-    fn decide(&mut self) {
+    fn observations(&self) -> Vec<Observation> {
         let now = self.now;
-        self.daemon_at = None;
-        self.decisions += 1;
-        let observations: Vec<_> = (self.processes.iter())
+        (self.processes.iter())
             .filter(|process| process.alive)
             .map(|process| {
                 let track = &process.track;
@@ -539,8 +548,14 @@ impl Sim {
                     op_ns: process.last_op,
                 }
             })
-            .collect();
-        self.arbiter.observe(now, &observations);
+            .collect()
+    }
+
+    fn decide(&mut self) {
+        let now = self.now;
+        self.daemon_at = None;
+        self.decisions += 1;
+        self.arbiter.observe(now, &self.observations());
         let decision = self.arbiter.decide(now);
         assert!(decision.next_wake.is_none_or(|wake| wake > now), "a wake lies in the future");
         for (id, grant) in decision.grants {
@@ -559,6 +574,9 @@ impl Sim {
         if let Some(wake) = decision.next_wake {
             let late = self.random.within(50 * US, 100 * US);
             self.wake(wake + late);
+        }
+        if decision.contended {
+            self.at(now + GLANCE, Event::Glance(self.decisions));
         }
     }
 
