@@ -3,12 +3,14 @@
 //! Every quantity names its unit in its field. A number that can't be measured is absent, and a field beside it says
 //! why; it is never 0. Field names are stable within one [`API_VERSION`]; new fields may come.
 mod amount;
+mod drain;
 mod error;
 mod inventory;
 mod sharing;
 mod watchdog;
 
 pub use amount::{Fraction, MemoryAmount, Percent, format_bytes};
+pub use drain::{Drain, SliceMove};
 pub use error::{ErrorBody, ErrorCode};
 pub use inventory::{
     Device, Inventory, LinkPath, MemoryFrom, Mig, MigProfile, Nic, NumaNode, Pair, PcieLink, Problem, Vendor,
@@ -273,6 +275,8 @@ pub struct Gpu {
     pub busy_percent: Option<u32>,
     /// Names of the slices on it.
     pub slices: Vec<String>,
+    /// It is being drained: nothing new goes there.
+    pub draining: bool,
     /// It is simulated.
     pub simulated: bool,
 }

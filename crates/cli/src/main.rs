@@ -110,6 +110,22 @@ enum Command {
     Topo(Topo),
     /// List the engines that each GPU can run, and why not the others
     Modes,
+    /// Take a GPU out of use: its slices go to others at once, or when their programs end
+    Drain {
+        /// Its index or UUID
+        gpu: String,
+        /// Only show which slices would go where
+        #[arg(long)]
+        plan: bool,
+        /// End the programs that would keep slices there
+        #[arg(long, conflicts_with = "plan")]
+        force: bool,
+    },
+    /// Take a drained GPU back into use: its slices come back
+    Undrain {
+        /// Its index or UUID
+        gpu: String,
+    },
     /// Show the daemon and its driver
     Status,
     /// Show the slices, again and again
@@ -544,7 +560,7 @@ fn early_color(arguments: &[OsString]) -> Color {
 }
 
 fn dispatch(context: Context, command: Command) -> client::Result<i32> {
-    use commands::{daemon, inventory, program, show, slice, system};
+    use commands::{daemon, drain, inventory, program, show, slice, system};
     match command {
         Command::Run(run) => match run.existing {
             Some(slice) => program::exec(&context, &slice, &run.run),
@@ -561,6 +577,8 @@ fn dispatch(context: Context, command: Command) -> client::Result<i32> {
         Command::Slice(SliceCommand::Delete { slices, force }) => slice::delete(&context, &slices, force),
         Command::Pause { slice } => slice::pause(&context, &slice, true),
         Command::Resume { slice } => slice::pause(&context, &slice, false),
+        Command::Drain { gpu, plan, force } => drain::drain(&context, &gpu, plan, force),
+        Command::Undrain { gpu } => drain::undrain(&context, &gpu),
         Command::Suspend { slice } => slice::suspend(&context, &slice, true),
         Command::Wake { slice } => slice::suspend(&context, &slice, false),
         Command::Ps { slice } => show::ps(&context, slice.as_deref()),

@@ -8,8 +8,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, delete, get, patch, post};
 use axum::{Json, Router};
 use cleave_api::{
-    ErrorBody, ErrorCode, Event, Explanation, Gpu, GpuModes, Inventory, LaunchPlan, List, Process, Slice, SliceChange,
-    SliceSpec, Status,
+    Drain, ErrorBody, ErrorCode, Event, Explanation, Gpu, GpuModes, Inventory, LaunchPlan, List, Process, Slice,
+    SliceChange, SliceSpec, Status,
 };
 use schemars::{JsonSchema, SchemaGenerator};
 use serde::de::DeserializeOwned;
@@ -253,6 +253,16 @@ async fn wake(State(node): State<App>, caller: Caller, Key(key): Key) -> Answer<
     Ok(Json(node.suspend(&caller, &key, false).await?))
 }
 
+async fn drain(State(node): State<App>, caller: Caller, Key(key): Key, RawQuery(query): RawQuery) -> Answer<Drain> {
+    let query = Query::read(query, &["dry_run", "force"])?;
+    let flag = |name| Ok::<bool, Failure>(query.parse(name, "true or false")?.unwrap_or(false));
+    Ok(Json(node.drain(&caller, &key, flag("dry_run")?, flag("force")?)?))
+}
+
+async fn undrain(State(node): State<App>, caller: Caller, Key(key): Key) -> Answer<Drain> {
+    Ok(Json(node.undrain(&caller, &key)?))
+}
+
 async fn explain(State(node): State<App>, caller: Caller, Key(key): Key) -> Answer<Explanation> {
     Ok(Json(node.explain(&caller, &key)?))
 }
@@ -402,6 +412,26 @@ const OPERATIONS: &[Operation] = &[
         success: ("204", None),
         errors: &[Invalid, Forbidden, NotFound, Conflict, Internal],
         route: || delete(remove),
+    },
+    Operation {
+        path: "/v1/gpus/{gpu}/drain",
+        method: "post",
+        summary: "Take a GPU out of use: its slices go to others",
+        query: &[("dry_run", "boolean", "Only say which would go where"), ("force", "boolean", "End their programs")],
+        body: None,
+        success: ("200", Some(schema::<Drain>)),
+        errors: &[Invalid, Forbidden, NotFound, Refused, Internal, Unavailable],
+        route: || post(drain),
+    },
+    Operation {
+        path: "/v1/gpus/{gpu}/undrain",
+        method: "post",
+        summary: "Take a drained GPU back into use: its slices come back",
+        query: &[],
+        body: None,
+        success: ("200", Some(schema::<Drain>)),
+        errors: &[Invalid, Forbidden, NotFound, Internal, Unavailable],
+        route: || post(undrain),
     },
     Operation {
         path: "/v1/slices/{slice}/pause",

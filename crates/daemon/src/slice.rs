@@ -104,6 +104,12 @@ pub struct RecordDevice {
     pub limit_bytes: u64,
     /// Most memory in use at any reading.
     pub peak_bytes: u64,
+    /// The GPU to which it goes when nothing runs in it; its room there is taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moves_to: Option<String>,
+    /// The GPU that it was on before that was drained.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub home: Option<String>,
     /// What processes that have ended did with its time.
     #[serde(default)]
     pub time: RecordTime,
@@ -158,6 +164,8 @@ pub struct Card<'a> {
     pub context_bytes: Option<u64>,
     /// It can run the engine that was asked for.
     pub can: bool,
+    /// Nothing new goes there.
+    pub draining: bool,
 }
 
 /// What a new slice gets.
@@ -226,7 +234,7 @@ pub fn check_name(name: &str) -> Result<(), ErrorBody> {
 pub fn reserved<'a>(records: impl IntoIterator<Item = &'a Record>, uuid: &str) -> Reserved {
     let mut sum = Reserved::default();
     for record in records {
-        for device in record.devices.iter().filter(|d| d.uuid == uuid) {
+        for device in record.devices.iter().filter(|d| d.uuid == uuid || d.moves_to.as_deref() == Some(uuid)) {
             sum.bytes = sum.bytes.saturating_add(device.limit_bytes);
             sum.compute += record.compute_percent.unwrap_or(0.0);
         }
@@ -279,7 +287,7 @@ fn list_of(cards: &[Card<'_>]) -> String {
 }
 
 /// The cards that `text` names: `None` = any.
-fn choose(text: &str, cards: &[Card<'_>]) -> Result<Option<Vec<usize>>, ErrorBody> {
+pub fn choose(text: &str, cards: &[Card<'_>]) -> Result<Option<Vec<usize>>, ErrorBody> {
     let text = text.trim();
     if cards.is_empty() {
         return Err(ErrorBody::new(ErrorCode::Unavailable, "this machine has no GPU", "--sim 1xH100 simulates one"));
@@ -460,6 +468,12 @@ pub fn admit(
 
     let decide = |place: usize| -> Result<(usize, u64), ErrorBody> {
         let card = cards.get(place).ok_or_else(|| invalid("no such GPU", ""))?;
+        if card.draining {
+            return Err(refused(
+                format!("GPU {} is being drained", card.info.index),
+                format!("choose another, or take it back into use with `cleave undrain {}`", card.info.index),
+            ));
+        }
         let others = reserved(records.iter().copied(), &card.info.uuid);
         let left = card.info.memory_bytes.saturating_sub(others.bytes);
         let asked = ask.bytes(card.info.memory_bytes, left);
@@ -492,7 +506,7 @@ pub fn admit(
             };
             let mut places: Vec<(u64, usize)> = (0..cards.len()).map(|p| (left(p), p)).collect();
             // Those that can first; of them the one with most left; among equals the first.
-            let can = |place: usize| cards.get(place).is_some_and(|c| c.can);
+            let can = |place: usize| cards.get(place).is_some_and(|c| c.can && !c.draining);
             places.sort_by(|a, b| can(b.1).cmp(&can(a.1)).then(b.0.cmp(&a.0)).then(a.1.cmp(&b.1)));
             let mut first_error = None;
             let fits = places.into_iter().find_map(|(_, place)| match decide(place) {
@@ -614,7 +628,7 @@ mod tests {
     fn try_admit(spec: &SliceSpec, records: &[Record]) -> Result<Admitted, ErrorBody> {
         let gpus = gpus();
         let cards: Vec<Card<'_>> =
-            gpus.iter().map(|info| Card { info, context_bytes: Some(GIB / 2), can: true }).collect();
+            gpus.iter().map(|info| Card { info, context_bytes: Some(GIB / 2), can: true, draining: false }).collect();
         let records: Vec<&Record> = records.iter().collect();
         admit(spec, &cards, &records, Some(64 * GIB), "chosen".into(), |n| records.iter().any(|r| r.name == n))
     }
@@ -709,7 +723,7 @@ mod tests {
     fn try_change(record: &Record, what: &SliceChange, all: &[Record]) -> Result<Changed, ErrorBody> {
         let gpus = gpus();
         let cards: Vec<Card<'_>> =
-            gpus.iter().map(|info| Card { info, context_bytes: Some(GIB / 2), can: true }).collect();
+            gpus.iter().map(|info| Card { info, context_bytes: Some(GIB / 2), can: true, draining: false }).collect();
         change(record, what, &cards, &all.iter().collect::<Vec<_>>(), Some(64 * GIB))
     }
 

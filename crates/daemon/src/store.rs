@@ -9,7 +9,7 @@ use std::path::Path;
 pub const SCHEMA: i64 = STEPS.len() as i64;
 /// How a database of each schema becomes one of the next, from an empty one on. A record's fields that it has not are
 /// defaults; but one that has them must not be read by a cleave that would ignore them, and so each needs a step.
-const STEPS: [&str; 5] = [
+const STEPS: [&str; 6] = [
     "CREATE TABLE slices (id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, record TEXT NOT NULL) STRICT;
      CREATE TABLE events (id INTEGER PRIMARY KEY AUTOINCREMENT, at TEXT NOT NULL, kind TEXT NOT NULL,
                           slice TEXT, owner INTEGER, message TEXT NOT NULL) STRICT;
@@ -24,6 +24,8 @@ const STEPS: [&str; 5] = [
     "",
     // Records say what was done by class.
     "",
+    // GPUs may be drained, and records say where they go and came from.
+    "CREATE TABLE draining (uuid TEXT PRIMARY KEY) STRICT;",
 ];
 /// Most events kept.
 const EVENTS: i64 = 20_000;
@@ -160,6 +162,28 @@ impl Store {
             })
         })?;
         rows.map(|row| row.map_err(StoreError::from)).collect()
+    }
+
+    /// UUIDs of the GPUs that are being drained.
+    pub fn draining(&self) -> Result<std::collections::HashSet<String>> {
+        let mut query = self.connection.prepare("SELECT uuid FROM draining")?;
+        query.query_map([], |row| row.get(0))?.map(|row| row.map_err(StoreError::from)).collect()
+    }
+
+    /// Writes down whether a GPU is being drained, and the slices that go elsewhere: all or nothing.
+    pub fn drain(&mut self, uuid: &str, draining: bool, records: &[Record]) -> Result<()> {
+        let transaction = self.connection.transaction()?;
+        let sql = if draining {
+            "INSERT OR IGNORE INTO draining VALUES (?1)"
+        } else {
+            "DELETE FROM draining WHERE uuid = ?1"
+        };
+        transaction.execute(sql, [uuid])?;
+        for record in records {
+            let text = serde_json::to_string(record).map_err(|e| StoreError::Record(record.id.clone(), e))?;
+            transaction.execute("UPDATE slices SET record = ?2 WHERE id = ?1", params![record.id, text])?;
+        }
+        Ok(transaction.commit()?)
     }
 
     /// What a context costs, if it was measured.

@@ -55,6 +55,60 @@ fn leftover(left: &Amount, whole: &Amount) -> u64 {
     memory + compute + memory.abs_diff(compute)
 }
 
+/// Tries after which the search of [`place`] takes what it has for the answer.
+const STEPS_OF_PLACE: u32 = 100_000;
+
+/// A GPU for each of `needs` among those of which so much is `left`, where `may` says whether a workload can go to a GPU;
+/// each where it leaves least. Or the workload that is in the way: on the way that went furthest it found no place.
+pub fn place(needs: &[Amount], left: &[Amount], may: impl Fn(usize, usize) -> bool) -> Result<Vec<usize>, usize> {
+    let most = left.iter().fold(Amount::default(), |most, one| Amount {
+        memory: most.memory.max(one.memory),
+        compute: most.compute.max(one.compute),
+        bandwidth: 0,
+    });
+    let mut order: Vec<usize> = (0..needs.len()).collect();
+    order.sort_by_key(|&at| core::cmp::Reverse(size(&needs[at], &most)));
+    let mut search = Placing { needs, left: left.to_vec(), may, order, found: vec![0; needs.len()], far: 0, tries: 0 };
+    if search.go(0) { Ok(search.found) } else { Err(search.order[search.far]) }
+}
+
+struct Placing<'a, F> {
+    needs: &'a [Amount],
+    left: Vec<Amount>,
+    may: F,
+    /// The largest first.
+    order: Vec<usize>,
+    found: Vec<usize>,
+    /// How many were placed at a time.
+    far: usize,
+    tries: u32,
+}
+
+impl<F: Fn(usize, usize) -> bool> Placing<'_, F> {
+    fn go(&mut self, from: usize) -> bool {
+        let Some(&item) = self.order.get(from) else { return true };
+        self.far = self.far.max(from);
+        let need = self.needs[item];
+        let mut places: Vec<usize> =
+            (0..self.left.len()).filter(|&gpu| self.left[gpu].holds(&need) && (self.may)(item, gpu)).collect();
+        places.sort_by_key(|&gpu| (leftover(&self.left[gpu].less(&need), &self.left[gpu]), gpu));
+        for gpu in places {
+            self.tries += 1;
+            if self.tries > STEPS_OF_PLACE {
+                return false;
+            }
+            let before = self.left[gpu];
+            self.left[gpu] = before.less(&need);
+            self.found[item] = gpu;
+            if self.go(from + 1) {
+                return true;
+            }
+            self.left[gpu] = before;
+        }
+        false
+    }
+}
+
 /// GPUs of one kind that are shared in software, each with what is left of it, kept so that one look-up finds the place
 /// for a workload: for each amount of time left, the GPUs in the order of the memory that is left.
 #[derive(Clone, Debug)]

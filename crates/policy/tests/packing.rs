@@ -1,7 +1,7 @@
 //! How well workloads are packed: against every packing there is, against bounds, and against simpler ways.
 
 use cleave_policy::mig::{Geometry, Instance, Mask, Profile};
-use cleave_policy::pack::{Amount, MigPool, Pool, WHOLE, lower_bound, pack};
+use cleave_policy::pack::{Amount, MigPool, Pool, WHOLE, lower_bound, pack, place};
 use std::collections::BTreeMap;
 
 /// A small generator, so that every run sees the same.
@@ -50,6 +50,41 @@ fn fewest(needs: &[Amount], bins: &mut Vec<Amount>, best: &mut usize) {
     bins.push(H100.less(first));
     fewest(rest, bins, best);
     bins.pop();
+}
+
+/// Whether there is any way to put the items into what is left.
+fn fits(needs: &[Amount], left: &[Amount], may: &dyn Fn(usize, usize) -> bool) -> bool {
+    let Some((first, rest)) = needs.split_last() else { return true };
+    (0..left.len()).any(|gpu| {
+        let mut after = left.to_vec();
+        after[gpu] = left[gpu].less(first);
+        may(rest.len(), gpu) && left[gpu].holds(first) && fits(rest, &after, may)
+    })
+}
+
+#[test]
+fn a_place_is_found_where_there_is_one() {
+    let mut random = Random(11);
+    let mut found = 0;
+    for _ in 0..3000 {
+        let needs: Vec<Amount> = (0..1 + random.below(6)).map(|_| random_need(&mut random, 60)).collect();
+        let left: Vec<Amount> = (0..1 + random.below(4)).map(|_| random_need(&mut random, 100)).collect();
+        let barred = random.below(8) as usize;
+        let may = |item: usize, gpu: usize| item + gpu != barred;
+        match place(&needs, &left, may) {
+            Err(item) => assert!(item < needs.len() && !fits(&needs, &left, &may), "{needs:?} {left:?}"),
+            Ok(places) => {
+                found += 1;
+                assert!(places.iter().enumerate().all(|(item, gpu)| may(item, *gpu)));
+                for (gpu, left) in left.iter().enumerate() {
+                    let on = places.iter().zip(&needs).filter(|(place, _)| **place == gpu);
+                    let sum = on.fold(Amount::default(), |sum, (_, need)| sum.plus(need));
+                    assert!(left.holds(&sum), "{needs:?} {left:?} {places:?}");
+                }
+            }
+        }
+    }
+    assert!((300..2700).contains(&found), "{found}: both must be tried");
 }
 
 fn assert_valid(needs: &[Amount], bins: &[Vec<usize>]) {

@@ -1,5 +1,6 @@
 //! The commands, and what they have in common: which daemon they talk to.
 pub(crate) mod daemon;
+pub(crate) mod drain;
 pub(crate) mod inventory;
 pub(crate) mod licenses;
 pub(crate) mod program;

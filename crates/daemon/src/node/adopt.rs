@@ -18,7 +18,11 @@ impl Node {
     /// Brings back what the database holds, adopts the processes that are still there, and removes what belongs to
     /// nobody.
     pub fn adopt(self: &Arc<Self>) -> anyhow::Result<()> {
-        let records = self.lock().store.slices()?;
+        let records = {
+            let mut inner = self.lock();
+            inner.draining = inner.store.draining()?;
+            inner.store.slices()?
+        };
         let ids: HashSet<&str> = records.iter().map(|r| r.id.as_str()).collect();
         let names: HashSet<&str> = records.iter().map(|r| r.name.as_str()).collect();
         for id in self.run.slice_ids()? {

@@ -4,6 +4,7 @@
 //! One lock guards the slices. It is never held over a call that may block for long (NVML, a probe, waiting for a
 //! process to die), and the ledgers themselves need no lock.
 mod adopt;
+mod drain;
 mod launch;
 mod measure;
 mod members;
@@ -27,7 +28,7 @@ use crate::slice::{Holder, Record};
 use crate::store::{Store, StoreError};
 use crate::turns::Desk;
 use cleave_api::{ErrorBody, ErrorCode};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -82,6 +83,8 @@ pub struct Inner {
     pub store: Store,
     /// Programs that asked for a launch plan: they, and what they start, belong to a slice.
     pub launchers: HashMap<u32, Launcher>,
+    /// UUIDs of the GPUs that are being drained.
+    pub draining: HashSet<String>,
     /// When the last slice went; `None` while there is one.
     idle_since: Option<Instant>,
     had_slice: bool,
@@ -213,6 +216,7 @@ impl Node {
             wake: Notify::new(),
             stop: watch::Sender::new(false),
             inner: Mutex::new(Inner {
+                draining: HashSet::new(),
                 slices: HashMap::new(),
                 names: HashMap::new(),
                 store,

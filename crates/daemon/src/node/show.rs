@@ -206,6 +206,7 @@ impl Node {
                     context_bytes: self.cost(&inner.store, gpu).map(|c| c.context_bytes),
                     busy_percent,
                     slices,
+                    draining: inner.draining.contains(&gpu.uuid),
                     simulated: self.config.sim.is_some(),
                 }
             })

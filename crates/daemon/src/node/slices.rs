@@ -21,7 +21,12 @@ const KILL: Duration = Duration::from_secs(10);
 
 impl Node {
     /// Runs `f` with the cards, as a slice of this engine sees them, and the slices' records.
-    fn with_cards<T>(&self, inner: &Inner, engine: Engine, f: impl FnOnce(&[Card<'_>], &[&Record]) -> T) -> T {
+    pub(super) fn with_cards<T>(
+        &self,
+        inner: &Inner,
+        engine: Engine,
+        f: impl FnOnce(&[Card<'_>], &[&Record]) -> T,
+    ) -> T {
         let cards: Vec<Card<'_>> = self
             .nvml
             .gpus()
@@ -30,6 +35,7 @@ impl Node {
                 info,
                 context_bytes: self.cost(&inner.store, info).map(|c| c.context_bytes),
                 can: engine::obstacle(info, engine, self.means()).is_none(),
+                draining: inner.draining.contains(&info.uuid),
             })
             .collect();
         f(&cards, &inner.records())
@@ -376,6 +382,9 @@ impl Node {
     pub(super) fn end_if_over(self: &Arc<Self>, inner: &mut Inner, id: &str) {
         let Some(live) = inner.slices.get(id) else { return };
         let nobody_comes = || live.record.holder.is_some_and(|h| !process::is_alive(h.pid, h.start_time));
+        if live.processes.is_empty() && !live.record.ephemeral {
+            return self.go(inner, id);
+        }
         let over = live.record.ephemeral
             && live.processes.is_empty()
             && !inner.launchers.values().any(|l| l.slice == id)
@@ -387,7 +396,7 @@ impl Node {
     }
 }
 
-fn file_fault(what: &str, error: &io::Error) -> ErrorBody {
+pub(super) fn file_fault(what: &str, error: &io::Error) -> ErrorBody {
     let full = matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT));
     let hint = match error.raw_os_error() {
         _ if full => "make room in the run directory, or start the daemon with another --run-dir",
