@@ -195,6 +195,10 @@ pub mod nvml_error {
     pub const LIBRARY_NOT_FOUND: nvmlReturn_t = 12;
     /// The library has no such function.
     pub const FUNCTION_NOT_FOUND: nvmlReturn_t = 13;
+    /// Somebody uses it.
+    pub const IN_USE: nvmlReturn_t = 19;
+    /// There is no room for another one.
+    pub const INSUFFICIENT_RESOURCES: nvmlReturn_t = 23;
     /// A versioned struct has a version that is not known.
     pub const ARGUMENT_VERSION_MISMATCH: nvmlReturn_t = 25;
     /// An unknown internal error.

@@ -11,6 +11,7 @@
 //! | [`model`] | the models of GPUs and the inventory |
 //! | [`alloc`] | the driver's allocation rules, as pure arithmetic |
 //! | [`clock`] | the virtual clock of a device, as pure arithmetic |
+//! | [`mig`] | the instances of a divided device, as pure arithmetic |
 //! | [`slices`] | how contexts share a device's time, as pure arithmetic |
 //! | [`mps`] | the MPS control and server, and how a process becomes a client |
 //! | [`shared`] | what the processes share |
@@ -27,6 +28,7 @@ pub mod clock;
 pub mod driver;
 pub mod install;
 pub mod machine;
+pub mod mig;
 pub mod model;
 pub mod mps;
 pub mod nvml;

@@ -4,6 +4,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::mig::Ids;
+
 include!(concat!(env!("OUT_DIR"), "/models.rs"));
 
 /// Most devices that one installation can have.
@@ -89,6 +91,9 @@ pub struct Model {
     pub sm_clock_mhz: u32,
     /// Memory clock.
     pub memory_clock_mhz: u32,
+    /// Whether MIG divides it when it starts.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub mig_enabled: bool,
     /// MIG geometry, where known.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mig_profiles: Vec<MigProfile>,
@@ -135,7 +140,7 @@ fn cuda_version() -> i32 {
 pub enum SpecError {
     /// A part of the spec is empty.
     #[error(
-        "{spec:?}: empty part; a spec is MODEL or COUNTxMODEL, joined by '+', such as 2xT4+L40S, or a path ending in .toml"
+        "{spec:?}: empty part; a spec is MODEL or COUNTxMODEL, each with ,mig for MIG mode, joined by '+', such as 2xT4+L40S, or a path ending in .toml"
     )]
     Empty {
         /// The whole spec.
@@ -154,6 +159,12 @@ pub enum SpecError {
         model: String,
         /// What exists.
         known: String,
+    },
+    /// MIG was asked of a model that can't.
+    #[error("{model}: MIG can't divide it, or its profiles are not known")]
+    Mig {
+        /// The model.
+        model: String,
     },
     /// A file could not be read.
     #[error("{path}: {source}")]
@@ -182,7 +193,7 @@ pub fn models() -> Vec<Model> {
 
 impl Inventory {
     /// Understands `H100`, `8xH100`, `2xT4+L40S`, or the path of a `.toml` file that holds one model or an inventory;
-    /// with `@real` behind it, time passes as the machine's does.
+    /// with `,mig` behind a model MIG divides it, and with `@real` behind it all time passes as the machine's does.
     pub fn parse(spec: &str) -> Result<Inventory, SpecError> {
         if let Some(spec) = spec.strip_suffix("@real") {
             return Ok(Inventory { pace: Pace::Real, ..Inventory::parse(spec)? });
@@ -197,6 +208,7 @@ impl Inventory {
             if part.is_empty() {
                 return Err(SpecError::Empty { spec: spec.into() });
             }
+            let (part, mig) = part.strip_suffix(",mig").map_or((part, false), |part| (part, true));
             let (count, model) = match part.split_once(['x', 'X']) {
                 Some((count, model)) if count.bytes().all(|b| b.is_ascii_digit()) => {
                     (count.parse::<usize>().unwrap_or(0), model)
@@ -210,7 +222,11 @@ impl Inventory {
                 let known: Vec<&str> = known.iter().map(|m| m.id.as_str()).collect();
                 return Err(SpecError::Model { model: model.into(), known: known.join(", ") });
             };
-            devices.extend(std::iter::repeat_n(model.clone(), count));
+            if mig && model.mig_profiles.is_empty() {
+                return Err(SpecError::Mig { model: model.id.clone() });
+            }
+            let model = Model { mig_enabled: mig, ..model.clone() };
+            devices.extend(std::iter::repeat_n(model, count));
         }
         if devices.len() > MAX_DEVICES {
             return Err(SpecError::Count { part: spec.into() });
@@ -240,9 +256,18 @@ impl Inventory {
 
     /// The UUID of a device: derived from the model's seed and its place, so that it is the same at every run.
     pub fn uuid(&self, device: usize) -> [u8; 16] {
+        self.identity(device, 0)
+    }
+
+    /// The UUID of a MIG device: the same whenever one with these ids is made.
+    pub fn mig_uuid(&self, device: usize, (instance, compute): Ids) -> [u8; 16] {
+        self.identity(device, (instance * 16 + compute + 1) as u64)
+    }
+
+    fn identity(&self, device: usize, part: u64) -> [u8; 16] {
         let seed = self.devices.get(device).map_or("", |model| model.uuid_seed.as_str());
         let half = |salt: u64| {
-            let mut hash = 0xcbf2_9ce4_8422_2325_u64 ^ salt;
+            let mut hash = 0xcbf2_9ce4_8422_2325_u64 ^ salt ^ part << 32;
             for byte in seed.bytes().chain((device as u64).to_le_bytes()) {
                 hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
             }
@@ -261,8 +286,12 @@ impl Inventory {
 
     /// `GPU-` and the UUID's digits.
     pub fn uuid_text(&self, device: usize) -> String {
-        let hex: String = self.uuid(device).iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("GPU-{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+        format!("GPU-{}", digits(self.uuid(device)))
+    }
+
+    /// `MIG-` and the digits of a MIG device's UUID.
+    pub fn mig_uuid_text(&self, device: usize, ids: Ids) -> String {
+        format!("MIG-{}", digits(self.mig_uuid(device, ids)))
     }
 
     /// The PCI bus number of a device.
@@ -276,6 +305,11 @@ impl Inventory {
         let pattern = self.devices.get(device).map_or("", |model| model.pci_bus_pattern.as_str());
         pattern.replace("{bus:02X}", &format!("{:02X}", self.bus(device)))
     }
+}
+
+fn digits(uuid: [u8; 16]) -> String {
+    let hex: String = uuid.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
 }
 
 /// The devices that `CUDA_VISIBLE_DEVICES` selects: indices or beginnings of UUIDs, up to the first that names none.
@@ -322,6 +356,8 @@ mod tests {
         };
         assert_eq!(names("H100"), ["H100"]);
         assert_eq!(names("2xT4+l40s"), ["T4", "T4", "L40S"]);
+        let divided = Inventory::parse("2xH100,mig+A30").expect("spec");
+        assert_eq!(divided.devices.iter().map(|model| model.mig_enabled).collect::<Vec<_>>(), [true, true, false]);
     }
 
     #[test]
@@ -340,6 +376,7 @@ mod tests {
             ("9xH100+9xT4", "1 to 16"),
             ("T4++T4", "2xT4+L40S"),
             ("/nowhere.toml", "No such file"),
+            ("T4,mig", "can't divide"),
         ] {
             let error = Inventory::parse(spec).expect_err(spec).to_string();
             assert!(error.contains(said), "{error}");

@@ -14,7 +14,8 @@ use core::ffi::{c_char, c_int, c_uint, c_ulong, c_void};
 
 use crate::driver::{get, get_text, put, put_optional, put_text};
 use crate::machine;
-use crate::model::{Inventory, MigProfile, Model};
+use crate::mig::Ids;
+use crate::model::{Inventory, Model};
 use crate::shared::Shared;
 
 /// What an entry point gives: nothing, or the code to return.
@@ -24,6 +25,8 @@ type Outcome<T = ()> = Result<T, nvmlReturn_t>;
 const MIB: u64 = 1 << 20;
 /// A device's handle is this and its index: never null, and recognised when it comes back.
 const HANDLE: usize = 0x6e76_0000_0000;
+/// That of a MIG device is this, its parent's index in the middle and the compute instance's serial number.
+const MIG_HANDLE: usize = 0x6e75 << 48;
 /// The handle of every event set.
 const EVENT_SET: usize = 0x6e76_e000_0000;
 
@@ -80,24 +83,46 @@ fn started() -> Outcome<Arc<Nvml>> {
 struct Device {
     nvml: Arc<Nvml>,
     index: usize,
+    /// The MIG device, and what it looks like, if it is one.
+    mig: Option<(Ids, Model)>,
+}
+
+/// The parent's index and the serial number in a handle that was made from `kind`.
+fn parts(nvml: &Nvml, handle: usize, kind: usize) -> Option<(usize, u32)> {
+    let rest = handle.checked_sub(kind).filter(|rest| *rest < 1 << 40)?;
+    let index = rest >> 32;
+    (index < nvml.inventory.devices.len()).then_some((index, rest as u32))
 }
 
 impl Device {
     fn of(handle: nvmlDevice_t) -> Outcome<Device> {
         let nvml = started()?;
+        if let Some((index, serial)) = parts(&nvml, handle as usize, MIG_HANDLE) {
+            let mig = *nvml.shared.lock().mig(index);
+            let ids = mig.compute_by_serial(serial).ok_or(error::INVALID_ARGUMENT)?;
+            let model = mig.model(&nvml.inventory.devices[index], ids).ok_or(error::INVALID_ARGUMENT)?;
+            return Ok(Device { nvml, index, mig: Some((ids, model)) });
+        }
         let index = (handle as usize).checked_sub(HANDLE).ok_or(error::INVALID_ARGUMENT)?;
         if index >= nvml.inventory.devices.len() {
             return Err(error::INVALID_ARGUMENT);
         }
-        Ok(Device { nvml, index })
+        Ok(Device { nvml, index, mig: None })
+    }
+
+    /// Not a MIG device.
+    fn whole(handle: nvmlDevice_t) -> Outcome<Device> {
+        Device::of(handle)
+            .and_then(|device| if device.mig.is_some() { Err(error::INVALID_ARGUMENT) } else { Ok(device) })
     }
 
     fn model(&self) -> &Model {
-        &self.nvml.inventory.devices[self.index]
+        self.mig.as_ref().map_or(&self.nvml.inventory.devices[self.index], |(_, model)| model)
     }
 
     fn uuid(&self) -> String {
-        self.nvml.inventory.uuid_text(self.index)
+        let whole = || self.nvml.inventory.uuid_text(self.index);
+        self.mig.as_ref().map_or_else(whole, |(ids, _)| self.nvml.inventory.mig_uuid_text(self.index, *ids))
     }
 
     fn bus_id(&self) -> String {
@@ -118,7 +143,10 @@ impl Device {
     fn used(&self) -> u64 {
         let mut shared = self.nvml.shared.lock();
         shared.collect();
-        shared.used(self.index)
+        match &self.mig {
+            Some(((instance, _), _)) => shared.used_in(self.index, *instance as u32 + 1),
+            None => shared.used(self.index),
+        }
     }
 
     fn utilisation(&self) -> u32 {
@@ -208,53 +236,16 @@ impl Device {
             .map(|user| nvmlProcessInfo_t {
                 pid: user.pid,
                 used_gpu_memory: user.usage.visible,
-                gpu_instance_id: u32::MAX,
-                compute_instance_id: u32::MAX,
+                // All ones outside of instances.
+                gpu_instance_id: user.usage.instance.wrapping_sub(1),
+                compute_instance_id: user.usage.compute.wrapping_sub(1),
+            })
+            .filter(|process| {
+                let ids = (process.gpu_instance_id as usize, process.compute_instance_id as usize);
+                self.mig.as_ref().is_none_or(|(mine, _)| *mine == ids)
             })
             .collect()
     }
-
-    fn profile(&self, wanted: impl Fn(&MigProfile) -> bool) -> Outcome<&MigProfile> {
-        if !self.model().mig {
-            return Err(error::NOT_SUPPORTED);
-        }
-        self.model().mig_profiles.iter().find(|profile| wanted(profile)).ok_or(error::NOT_SUPPORTED)
-    }
-}
-
-/// A `nvmlGpuInstanceProfileInfo_t`, its first form.
-#[repr(C)]
-pub struct Profile {
-    id: c_uint,
-    p2p: c_uint,
-    slices: c_uint,
-    instances: c_uint,
-    sms: c_uint,
-    copy_engines: c_uint,
-    decoders: c_uint,
-    encoders: c_uint,
-    jpegs: c_uint,
-    ofas: c_uint,
-    memory_mib: u64,
-}
-
-/// Its second form.
-#[repr(C)]
-pub struct ProfileV2 {
-    version: c_uint,
-    first: [c_uint; 10],
-    memory_mib: u64,
-    name: [u8; 96],
-}
-
-/// Its third form: no peer access, but capabilities.
-#[repr(C)]
-pub struct ProfileV3 {
-    version: c_uint,
-    first: [c_uint; 9],
-    memory_mib: u64,
-    name: [u8; 96],
-    capabilities: c_uint,
 }
 
 /// One value asked of `nvmlDeviceGetFieldValues`.
@@ -306,6 +297,8 @@ macro_rules! one_nvml {
     };
 }
 
+mod mig;
+
 fn init() -> Outcome {
     open()?;
     USERS.fetch_add(1, Ordering::Relaxed);
@@ -315,9 +308,16 @@ fn init() -> Outcome {
 fn handle_where(to: *mut nvmlDevice_t, wanted: impl Fn(&Device) -> bool) -> Outcome {
     let nvml = started()?;
     for index in 0..nvml.inventory.devices.len() {
-        let device = Device { nvml: nvml.clone(), index };
+        let device = Device { nvml: nvml.clone(), index, mig: None };
         if wanted(&device) {
             return write(to, (HANDLE + index) as nvmlDevice_t);
+        }
+        let divided = *nvml.shared.lock().mig(index);
+        for ids in divided.devices() {
+            let handle = mig::handle(index, &divided, ids);
+            if wanted(&Device::of(handle)?) {
+                return write(to, handle);
+            }
         }
     }
     Err(error::NOT_FOUND)
@@ -342,7 +342,9 @@ fn explain(result: nvmlReturn_t) -> &'static std::ffi::CStr {
         15 => c"GPU is lost",
         17 => c"GPU access blocked by the operating system",
         18 => c"RM has detected an NVML/RM version mismatch.",
+        19 => c"In use by another client",
         21 => c"No Data",
+        23 => c"Insufficient Resources",
         25 => c"Argument version mismatch",
         _ => c"Unknown Error",
     }
@@ -401,13 +403,13 @@ nvml! {
     }
     fn nvmlDeviceGetHandleBySerial(serial: *const c_char, device: *mut nvmlDevice_t) {
         let wanted = argument(get_text(serial))?;
-        handle_where(device, |d| d.serial() == wanted)
+        handle_where(device, |d| d.mig.is_none() && d.serial() == wanted)
     }
     fn nvmlDeviceGetHandleByPciBusId | nvmlDeviceGetHandleByPciBusId_v2(bus_id: *const c_char, device: *mut nvmlDevice_t) {
         let wanted = argument(get_text(bus_id))?.to_ascii_uppercase();
         handle_where(device, |d| {
             let full = d.bus_id();
-            [&full[..], &full[4..], &full[9..]].iter().any(|form| *form == wanted)
+            d.mig.is_none() && [&full[..], &full[4..], &full[9..]].iter().any(|form| *form == wanted)
         })
     }
     fn nvmlDeviceGetIndex | nvmlDeviceGetMinorNumber(device: nvmlDevice_t, index: *mut c_uint) {
@@ -472,7 +474,11 @@ nvml! {
         list(Device::of(device)?.processes(true), count, to)
     }
     fn nvmlDeviceGetUtilizationRates(device: nvmlDevice_t, to: *mut nvmlUtilization_t) {
-        let gpu = Device::of(device)?.utilisation();
+        let gpu = Device::of(device)?;
+        if gpu.mig.is_some() {
+            return Err(error::NOT_SUPPORTED);
+        }
+        let gpu = gpu.utilisation();
         write(to, nvmlUtilization_t { gpu, memory: gpu / 4 })
     }
     fn nvmlDeviceGetProcessUtilization(device: nvmlDevice_t, to: *mut nvmlProcessUtilizationSample_t, count: *mut c_uint, last_seen: u64) {
@@ -668,62 +674,6 @@ nvml! {
     }
     fn nvmlDeviceSetCpuAffinity | nvmlDeviceClearCpuAffinity(device: nvmlDevice_t) {
         Device::of(device).map(|_| ())
-    }
-    fn nvmlDeviceGetMigMode(device: nvmlDevice_t, current: *mut c_uint, pending: *mut c_uint) {
-        if !Device::of(device)?.model().mig {
-            return Err(error::NOT_SUPPORTED);
-        }
-        write(current, 0)?;
-        write(pending, 0)
-    }
-    fn nvmlDeviceIsMigDeviceHandle(device: nvmlDevice_t, is: *mut c_uint) {
-        Device::of(device)?;
-        write(is, 0)
-    }
-    fn nvmlDeviceGetMaxMigDeviceCount(device: nvmlDevice_t, count: *mut c_uint) {
-        let device = Device::of(device)?;
-        let most = device.model().mig_profiles.iter().map(|profile| profile.instances).max();
-        write(count, if device.model().mig { most.unwrap_or(7) } else { 0 })
-    }
-    fn nvmlDeviceGetGpuInstanceProfileInfo(device: nvmlDevice_t, index: c_uint, to: *mut Profile) {
-        let device = Device::of(device)?;
-        let p = device.profile(|profile| profile.index == index)?;
-        write(to, Profile {
-            id: p.id, p2p: 0, slices: p.slices, instances: p.instances, sms: p.sms, copy_engines: p.copy_engines,
-            decoders: p.decoders, encoders: 0, jpegs: p.jpegs, ofas: p.ofas, memory_mib: p.memory_mib,
-        })
-    }
-    fn nvmlDeviceGetGpuInstanceProfileInfoV(device: nvmlDevice_t, index: c_uint, to: *mut c_uint) {
-        let device = Device::of(device)?;
-        let version = argument(get(to))?;
-        let p = device.profile(|profile| profile.index == index)?;
-        let name = fixed(&format!("MIG {}", p.name));
-        let engines = [p.slices, p.instances, p.sms, p.copy_engines, p.decoders, 0, p.jpegs, p.ofas];
-        let [a, b, c, d, e, f, g, h] = engines;
-        if version == size_of::<ProfileV2>() as c_uint | 2 << 24 {
-            let first = [p.id, 0, a, b, c, d, e, f, g, h];
-            return write(to.cast(), ProfileV2 { version, first, memory_mib: p.memory_mib, name });
-        }
-        if version == size_of::<ProfileV3>() as c_uint | 3 << 24 {
-            let first = [p.id, a, b, c, d, e, f, g, h];
-            return write(to.cast(), ProfileV3 { version, first, memory_mib: p.memory_mib, name, capabilities: 0 });
-        }
-        Err(error::ARGUMENT_VERSION_MISMATCH)
-    }
-    fn nvmlDeviceGetGpuInstancePossiblePlacements | nvmlDeviceGetGpuInstancePossiblePlacements_v2(device: nvmlDevice_t, id: c_uint, to: *mut [c_uint; 2], count: *mut c_uint) {
-        let device = Device::of(device)?;
-        let p = device.profile(|profile| profile.id == id)?;
-        let places: Vec<[c_uint; 2]> = p.starts.iter().map(|start| [*start, p.size]).collect();
-        if to.is_null() {
-            return write(count, places.len() as c_uint);
-        }
-        list(places, count, to)
-    }
-    fn nvmlDeviceGetGpuInstanceRemainingCapacity(device: nvmlDevice_t, id: c_uint, count: *mut c_uint) {
-        let device = Device::of(device)?;
-        device.profile(|profile| profile.id == id)?;
-        // MIG is off.
-        write(count, 0)
     }
     fn nvmlDeviceGetNvLinkState(device: nvmlDevice_t, link: c_uint, active: *mut c_uint) {
         let device = Device::of(device)?;

@@ -18,6 +18,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::clock::{Clock, Meter, Nanos, Span};
+use crate::mig::{Ids, Mig};
 use crate::model::MAX_DEVICES;
 use crate::slices::Schedule;
 
@@ -27,7 +28,7 @@ const MAX_PROCESSES: usize = 256;
 const MEMORY: &str = "memory.";
 /// Where time is real, the work of a process that died goes on for so long at most.
 const COLLECT: Nanos = 5_000_000;
-const MAGIC: u64 = 0x636c_6561_7665_0004;
+const MAGIC: u64 = 0x636c_6561_7665_0005;
 
 /// Size of the state file.
 pub const STATE_BYTES: usize = WORDS_AT + std::mem::size_of::<Words>();
@@ -61,6 +62,10 @@ pub struct Usage {
     pub contexts: u32,
     /// Whether it is a client of an MPS server.
     pub client: u32,
+    /// One more than the ids of the GPU instance and the compute instance that it is in; 0 where it has the whole device.
+    pub instance: u32,
+    /// See `instance`.
+    pub compute: u32,
     /// When it kept the device busy.
     pub meter: Meter,
 }
@@ -112,6 +117,7 @@ struct Layout {
     processes: [Process; MAX_PROCESSES],
     /// In use where time is real.
     schedules: [Schedule; MAX_DEVICES],
+    migs: [Mig; MAX_DEVICES],
 }
 
 /// The shared state, as one process sees it.
@@ -360,12 +366,39 @@ impl Locked<'_> {
         self.live().map(|(_, process)| process.devices[device].physical).sum()
     }
 
+    /// Bytes in use of the same instance of a device, or of the whole one, as the process in `slot` has.
+    pub fn used_beside(&self, slot: usize, device: usize) -> u64 {
+        self.used_in(device, self.layout.processes[slot].devices[device].instance)
+    }
+
+    /// Bytes in use of an instance of a device, by one more than its id.
+    pub fn used_in(&self, device: usize, instance: u32) -> u64 {
+        let usages = self.live().map(|(_, process)| &process.devices[device]);
+        usages.filter(|usage| usage.instance == instance).map(|usage| usage.physical).sum()
+    }
+
+    /// The MIG state of a device.
+    pub fn mig(&mut self, device: usize) -> &mut Mig {
+        &mut self.layout.migs[device]
+    }
+
+    /// The MIG states of all devices.
+    pub fn migs(&self) -> [Mig; MAX_DEVICES] {
+        self.layout.migs
+    }
+
+    /// Puts the process in `slot` into a MIG device.
+    pub fn enter(&mut self, slot: usize, device: usize, (instance, compute): Ids) {
+        let usage = &mut self.layout.processes[slot].devices[device];
+        (usage.instance, usage.compute) = (instance as u32 + 1, compute as u32 + 1);
+    }
+
     /// Takes `bytes` for the process in `slot` if the device's `total` allows; `visible` where NVML shows them.
     pub fn charge(&mut self, slot: usize, device: usize, bytes: u64, visible: bool, total: u64) -> bool {
         let fits = |used: u64| used.checked_add(bytes).is_some_and(|sum| sum <= total);
-        if !fits(self.used(device)) {
+        if !fits(self.used_beside(slot, device)) {
             self.collect();
-            if !fits(self.used(device)) {
+            if !fits(self.used_beside(slot, device)) {
                 return false;
             }
         }

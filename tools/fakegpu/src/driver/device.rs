@@ -226,9 +226,14 @@ entry! {
         let device = d.device(dev)?;
         put_text(name, usize::try_from(length).unwrap_or(0), &d.model(device).name)
     }
-    fn cuDeviceGetUuid | cuDeviceGetUuid_v2(d, uuid: *mut CUuuid, dev: c_int) {
+    fn cuDeviceGetUuid(d, uuid: *mut CUuuid, dev: c_int) {
         let device = d.device(dev)?;
         put(uuid, CUuuid { bytes: d.inventory.uuid(device) })
+    }
+    fn cuDeviceGetUuid_v2(d, uuid: *mut CUuuid, dev: c_int) {
+        let device = d.device(dev)?;
+        // Unlike the first form it names a MIG device itself.
+        put(uuid, CUuuid { bytes: d.mig.map_or(d.inventory.uuid(device), |ids| d.inventory.mig_uuid(device, ids)) })
     }
     fn cuDeviceGetLuid(d, _luid: *mut c_char, _mask: *mut c_uint, dev: c_int) {
         d.device(dev)?;

@@ -301,7 +301,7 @@ entry! {
         let all = d.model(device).total_bytes;
         let mut shared = d.shared.lock();
         shared.collect();
-        let (used, own) = (shared.used(device), shared.own(d.slot, device));
+        let (used, own) = (shared.used_beside(d.slot, device), shared.own(d.slot, device));
         drop(shared);
         put(free, all.saturating_sub(used).min(d.limit(device).saturating_sub(own)) as usize)?;
         put(total, all as usize)

@@ -12,7 +12,8 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use cleave_cuda::types::{CUresult, error};
 
 use crate::clock::Nanos;
-use crate::model::{Inventory, Model, Pace, visible};
+use crate::mig::{Ids, visible};
+use crate::model::{Inventory, Model, Pace};
 use crate::mps::{self, Client};
 use crate::shared::{SERVER_GONE, Shared, standing};
 use crate::slices::WHOLE;
@@ -140,6 +141,8 @@ pub(crate) struct Driver {
     devices: Vec<Device>,
     /// Those that the program sees, in its order.
     visible: Vec<usize>,
+    /// The MIG device that the one device is, if it is one.
+    mig: Option<Ids>,
     contexts: HashMap<u64, context::Context>,
     streams: BTreeMap<u64, engine::Stream>,
     events: HashMap<u64, engine::Event>,
@@ -272,12 +275,17 @@ fn start() -> Outcome {
     if guard.is_some() {
         return Ok(());
     }
-    let (inventory, shared) = crate::place::open().ok_or(error::NO_DEVICE)?;
-    let visible = visible(&inventory, std::env::var("CUDA_VISIBLE_DEVICES").ok().as_deref());
+    let (mut inventory, shared) = crate::place::open().ok_or(error::NO_DEVICE)?;
+    let migs = shared.lock().migs();
+    let (visible, mig) = visible(&inventory, &migs, std::env::var("CUDA_VISIBLE_DEVICES").ok().as_deref());
     if visible.is_empty() {
         return Err(error::NO_DEVICE);
     }
     let slot = shared.lock().attach().ok_or(error::UNKNOWN)?;
+    if let Some((device, ids)) = mig {
+        shared.lock().enter(slot, device, ids);
+        inventory.devices[device] = migs[device].model(&inventory.devices[device], ids).ok_or(error::NO_DEVICE)?;
+    }
     let client = mps::join(&inventory, &shared, slot, &visible)?;
     let served = |device: &usize| client.as_ref().is_none_or(|client| client.devices.contains(device));
     let visible: Vec<usize> = visible.into_iter().filter(served).collect();
@@ -293,6 +301,7 @@ fn start() -> Outcome {
         next: 0x5a00_0000_0000,
         devices,
         visible,
+        mig: mig.map(|(_, ids)| ids),
         contexts: HashMap::new(),
         streams: BTreeMap::new(),
         events: HashMap::new(),

@@ -314,6 +314,22 @@ pub fn obey() {
                 call!(gpu, cuCtxGetExecAffinity, &mut got, 0);
                 vec![code.into(), got[1].into()]
             }
+            // Devices, and of the first multiprocessors and MiB.
+            "seen" => {
+                let (mut devices, mut value, mut bytes) = (0_i32, 0_i32, 0_u64);
+                ok!(gpu, cuDeviceGetCount, &mut devices);
+                ok!(gpu, cuDeviceGetAttribute, &mut value, 16, 0);
+                ok!(gpu, cuDeviceTotalMem_v2, &mut bytes, 0);
+                vec![devices.into(), value.into(), (bytes / MIB) as i64]
+            }
+            // NVML's MIG mode of the first card, the one that is and the one that is wanted.
+            "mig" => {
+                let (mut card, mut current, mut pending) = (0_u64, 9_u32, 9_u32);
+                ok!(gpu, nvmlInit_v2);
+                ok!(gpu, nvmlDeviceGetHandleByIndex_v2, 0, &mut card);
+                ok!(gpu, nvmlDeviceGetMigMode, card, &mut current, &mut pending);
+                vec![current.into(), pending.into()]
+            }
             "free" => vec![gpu.free() as i64],
             "alloc" => {
                 let code = call!(gpu, cuMemAlloc_v2, &mut pointer, number());
