@@ -4,6 +4,7 @@
 //! * [`arbiter`] decides in the daemon, a few hundred times a second at most, who may run when.
 //! * [`watchdog`] decides what is done about a process whose work does not end.
 //! * [`account`] tells what each slice was given of what it was owed.
+//! * [`layout`] finds the way from the hardware instances that are there to those that are wanted.
 //! * [`mig`] knows which hardware instances fit on a GPU beside which.
 //! * [`pack`] finds the GPU for a workload, or the fewest GPUs for many.
 //! * [`topology`] knows which devices are close to each other, and the best groups of them.
@@ -21,6 +22,8 @@ pub mod account;
 #[cfg(feature = "arbiter")]
 pub mod arbiter;
 pub mod gate;
+#[cfg(feature = "arbiter")]
+pub mod layout;
 #[cfg(feature = "arbiter")]
 pub mod mig;
 #[cfg(feature = "arbiter")]

@@ -93,6 +93,16 @@ impl Geometry {
         count
     }
 
+    /// What a GPU with these slices taken is still worth: the instances of each profile that it has room for, each by how
+    /// often it is asked for and by the square of its size, because room for a large one is what runs out.
+    pub fn worth(&self, taken: Mask, weights: &[u32]) -> u64 {
+        let profiles = self.profiles.iter().enumerate().zip(weights);
+        let each = profiles.map(|((at, kind), weight)| {
+            u64::from(self.room(taken, at)) * u64::from(kind.size).pow(2) * u64::from(*weight)
+        });
+        each.sum()
+    }
+
     /// Every layout to which nothing can be added, of the profiles that `with` accepts, each in the order of its starts.
     pub fn maximal(&self, with: impl Fn(&Profile) -> bool) -> Vec<Vec<Instance>> {
         let mut all: Vec<Instance> = Vec::new();
@@ -160,7 +170,7 @@ pub(crate) mod tests {
         ])
     }
 
-    fn a30() -> Geometry {
+    pub(crate) fn a30() -> Geometry {
         geometry(&[
             ("1g.6gb", &[0, 1, 2, 3], 1, 14, 5836),
             ("1g.6gb+me", &[0, 1, 2, 3], 1, 14, 5836),

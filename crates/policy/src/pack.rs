@@ -484,25 +484,15 @@ impl MigPool {
         Self { geometry, taken, rows, weights }
     }
 
-    /// What a GPU with these slices taken is still worth: the instances of each profile that it has room for, each by how
-    /// often it is asked for and by the square of its size, because room for a large one is what runs out.
-    fn worth(&self, taken: Mask) -> u64 {
-        let profiles = self.geometry.profiles.iter().enumerate().zip(&self.weights);
-        let each = profiles.map(|((at, kind), weight)| {
-            u64::from(self.geometry.room(taken, at)) * u64::from(kind.size).pow(2) * u64::from(*weight)
-        });
-        each.sum()
-    }
-
     /// Where an instance of `profile` costs least of what the GPUs are still worth; among equals on the fullest GPU.
     pub fn find(&self, profile: usize) -> Option<(u32, Instance)> {
         let mut best: Option<((u64, u32, Mask), u32, Instance)> = None;
         for (taken, gpus) in &self.rows {
             let Some(gpu) = gpus.first() else { continue };
-            let now = self.worth(*taken);
+            let now = self.geometry.worth(*taken, &self.weights);
             for instance in self.geometry.fits(*taken, profile) {
                 let after = taken | self.geometry.mask(instance);
-                let key = (now - self.worth(after), 16 - taken.count_ones(), after);
+                let key = (now - self.geometry.worth(after, &self.weights), 16 - taken.count_ones(), after);
                 if best.is_none_or(|(least, ..)| key < least) {
                     best = Some((key, *gpu, instance));
                 }
