@@ -6,6 +6,7 @@ mod amount;
 mod drain;
 mod error;
 mod inventory;
+mod mig;
 mod sharing;
 mod watchdog;
 
@@ -15,6 +16,7 @@ pub use error::{ErrorBody, ErrorCode};
 pub use inventory::{
     Device, Inventory, LinkPath, MemoryFrom, Mig, MigProfile, Nic, NumaNode, Pair, PcieLink, Problem, Vendor,
 };
+pub use mig::{MigAction, MigGpu, MigInstance, MigLayout, MigOutcome, MigPlace, MigRequest, MigStep, MigWish};
 pub use sharing::{
     ClassUse, DeviceExplanation, DeviceTime, Engine, EngineAbility, Explanation, Given, GpuModes, Mode, Neighbour,
     Priority, Reason, ReasonKind, TurnKind,

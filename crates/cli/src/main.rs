@@ -5,6 +5,7 @@ mod demo;
 mod launch;
 mod output;
 mod tenant;
+mod yaml;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use cleave_api::{Engine, Fraction, MemoryAmount, Mode, OnBypass, OnMissing, Percent, Priority, SliceSpec, Watchdog};
@@ -108,6 +109,9 @@ enum Command {
     },
     /// Show how GPUs and RDMA devices are linked, as `nvidia-smi topo -m` does; needs no daemon
     Topo(Topo),
+    /// Divide GPUs by MIG: list, plan, apply and check layouts
+    #[command(subcommand)]
+    Mig(commands::mig::MigCommand),
     /// List the engines that each GPU can run, and why not the others
     Modes,
     /// Take a GPU out of use: its slices go to others at once, or when their programs end
@@ -584,6 +588,7 @@ fn dispatch(context: Context, command: Command) -> client::Result<i32> {
         Command::Ps { slice } => show::ps(&context, slice.as_deref()),
         Command::Gpus { of, save } => inventory::gpus(&context, &of, save.as_deref()),
         Command::Topo(topo) => inventory::topo(&context, &topo),
+        Command::Mig(command) => commands::mig::run(&context, command),
         Command::Modes => show::modes(&context),
         Command::Status => show::status(&context),
         Command::Top { interval, once } => show::top(&context, interval, once),

@@ -1,4 +1,5 @@
 //! The GPUs and their driver: what the daemon asks of NVML, and where the driver's libraries are.
+use cleave_api::MigProfile;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -67,6 +68,34 @@ pub struct MemoryState {
     pub used: u64,
 }
 
+/// MIG on a GPU as it is now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MigNow {
+    /// MIG divides it.
+    pub enabled: bool,
+    /// MIG divides it after the next reset.
+    pub pending: bool,
+    /// PCI vendor and device: `10de:2330`.
+    pub pci_id: Option<String>,
+    /// What instances there can be.
+    pub profiles: Vec<MigProfile>,
+    /// What instances there are, in the order of their places.
+    pub instances: Vec<MigFound>,
+}
+
+/// A GPU instance that is there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MigFound {
+    /// NVML's id.
+    pub id: u32,
+    /// The id of its profile.
+    pub profile: u32,
+    /// Its first memory slice.
+    pub start: u32,
+    /// `MIG-…`, of its first compute instance; `None` where it has none.
+    pub uuid: Option<String>,
+}
+
 /// Why NVML did not answer.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum NvmlError {
@@ -98,6 +127,30 @@ pub trait Nvml: Send + Sync {
     fn busy(&self, gpu: usize, since: u64) -> Option<Vec<(u32, u64, u32)>>;
     /// Percent of the last sample in which any kernel ran.
     fn utilization(&self, gpu: usize) -> Option<u32>;
+    /// Whether MIG divides the GPU now; `None` where it can't, or the driver does not say.
+    fn mig_mode(&self, gpu: usize) -> Option<bool> {
+        self.gpus().get(gpu)?.mig
+    }
+    /// MIG on the GPU; `None` where it has none.
+    fn mig(&self, _gpu: usize) -> Result<Option<MigNow>, NvmlError> {
+        Ok(None)
+    }
+    /// Switches MIG on or off; leaves it as it was where that does not come at once. Blocks for as long as a reset takes.
+    fn set_mig_mode(&self, _gpu: usize, _on: bool) -> Result<(), NvmlError> {
+        Err(NvmlError::TooOld("it has no MIG".into()))
+    }
+    /// Makes an instance with one compute instance of the whole of it.
+    fn create_instance(&self, _gpu: usize, _profile: &MigProfile, _start: u32) -> Result<(), NvmlError> {
+        Err(NvmlError::TooOld("it has no MIG".into()))
+    }
+    /// Destroys an instance with the compute instances in it; one that is in use is an error.
+    fn destroy_instance(&self, _gpu: usize, _id: u32) -> Result<(), NvmlError> {
+        Err(NvmlError::TooOld("it has no MIG".into()))
+    }
+    /// The processes that use the GPU, each with the id of the instance that it is in.
+    fn instance_users(&self, gpu: usize) -> Result<Vec<(u32, Option<u32>)>, NvmlError> {
+        Ok(self.processes(gpu)?.into_iter().map(|(pid, _)| (pid, None)).collect())
+    }
     /// All that it knows of the GPUs and their links, for an inventory.
     fn answers(&self) -> cleave_inventory::NvmlAnswers {
         cleave_inventory::NvmlAnswers::default()

@@ -8,8 +8,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, delete, get, patch, post};
 use axum::{Json, Router};
 use cleave_api::{
-    Drain, ErrorBody, ErrorCode, Event, Explanation, Gpu, GpuModes, Inventory, LaunchPlan, List, Process, Slice,
-    SliceChange, SliceSpec, Status,
+    Drain, ErrorBody, ErrorCode, Event, Explanation, Gpu, GpuModes, Inventory, LaunchPlan, List, MigGpu, MigOutcome,
+    MigRequest, Process, Slice, SliceChange, SliceSpec, Status,
 };
 use schemars::{JsonSchema, SchemaGenerator};
 use serde::de::DeserializeOwned;
@@ -197,6 +197,38 @@ async fn inventory(State(node): State<App>, _: Caller) -> Answer<Inventory> {
     read.map(Json).map_err(|e| ErrorBody::new(Internal, format!("the inventory was not read: {e}"), "").into())
 }
 
+/// Runs what asks NVML for much, or has it do something.
+async fn blocking<T: Send + 'static>(
+    run: impl FnOnce() -> Result<T, ErrorBody> + Send + 'static,
+) -> Result<T, Failure> {
+    match tokio::task::spawn_blocking(run).await {
+        Ok(done) => done.map_err(Failure),
+        Err(error) => {
+            Err(ErrorBody::new(Internal, format!("it ended half way: {error}"), "see the daemon's log").into())
+        }
+    }
+}
+
+async fn mig(State(node): State<App>, caller: Caller) -> Answer<List<MigGpu>> {
+    Ok(Json(List::new("mig", blocking(move || node.mig(&caller)).await?)))
+}
+
+async fn apply_mig(
+    State(node): State<App>,
+    caller: Caller,
+    RawQuery(query): RawQuery,
+    Raw(bytes): Raw,
+) -> Answer<MigOutcome> {
+    let dry_run = Query::read(query, &["dry_run"])?.parse("dry_run", "true or false")?.unwrap_or(false);
+    let request = body::<MigRequest>(&bytes)?;
+    Ok(Json(blocking(move || node.apply_mig(&caller, &request, dry_run)).await?))
+}
+
+async fn forget_mig(State(node): State<App>, caller: Caller, Key(uuid): Key) -> Result<StatusCode, Failure> {
+    blocking(move || node.forget_mig(&caller, &uuid)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
 async fn slices(State(node): State<App>, caller: Caller) -> Json<List<Slice>> {
     Json(List::new("slices", node.list(&caller)))
 }
@@ -362,6 +394,36 @@ const OPERATIONS: &[Operation] = &[
         success: ("200", Some(schema::<Inventory>)),
         errors: &[Forbidden, Internal],
         route: || get(inventory),
+    },
+    Operation {
+        path: "/v1/mig",
+        method: "get",
+        summary: "MIG on each GPU: its mode, profiles and instances, and who uses them",
+        query: &[],
+        body: None,
+        success: ("200", Some(schema::<List<MigGpu>>)),
+        errors: &[Forbidden, Internal, Unavailable],
+        route: || get(mig),
+    },
+    Operation {
+        path: "/v1/mig",
+        method: "post",
+        summary: "Divide GPUs as they shall be, all or none, and keep them so",
+        query: &[("dry_run", "boolean", "Only check, and say what would be done")],
+        body: Some(schema::<MigRequest>),
+        success: ("200", Some(schema::<MigOutcome>)),
+        errors: &[Invalid, Forbidden, NotFound, Conflict, Refused, Internal, Unavailable],
+        route: || post(apply_mig),
+    },
+    Operation {
+        path: "/v1/mig/{gpu}",
+        method: "delete",
+        summary: "Leave a GPU as it is from now on: its layout is forgotten",
+        query: &[],
+        body: None,
+        success: ("204", None),
+        errors: &[Forbidden, NotFound, Internal],
+        route: || delete(forget_mig),
     },
     Operation {
         path: "/v1/slices",
@@ -580,11 +642,12 @@ pub fn document() -> Value {
     let mut paths: BTreeMap<&str, Map<String, Value>> = BTreeMap::new();
     for operation in OPERATIONS {
         let mut parameters: Vec<Value> = Vec::new();
-        if operation.path.contains("{slice}") {
-            parameters.push(json!({
-                "name": "slice", "in": "path", "required": true, "description": "Name or id",
-                "schema": { "type": "string" },
-            }));
+        for (name, meaning) in [("slice", "Name or id"), ("gpu", "UUID")] {
+            if operation.path.contains(&format!("{{{name}}}")) {
+                parameters.push(json!({
+                    "name": name, "in": "path", "required": true, "description": meaning, "schema": { "type": "string" },
+                }));
+            }
         }
         parameters.extend(operation.query.iter().map(|(name, kind, meaning)| {
             json!({ "name": name, "in": "query", "required": false, "description": meaning, "schema": { "type": kind } })

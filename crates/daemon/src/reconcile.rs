@@ -23,10 +23,14 @@ const GRACE: Duration = Duration::from_secs(1);
 /// Between two readings of how busy the slices are, and between two reports of one slice's refusals.
 const SECOND: Duration = Duration::from_secs(1);
 
+/// Between two looks at what GPUs are divided into.
+const MIG: Duration = Duration::from_secs(2);
+
 /// What the loop remembers from round to round.
 #[derive(Default)]
 pub struct Reconciler {
     busy_at: Option<Instant>,
+    mig_at: Option<Instant>,
     /// Processes outside of slices.
     strangers: HashMap<u32, Stranger>,
 }
@@ -144,6 +148,10 @@ impl Reconciler {
             one.after = one.files.read(one.slot);
         }
         self.strangers(node, &lists);
+        if self.mig_at.is_none_or(|at| at.elapsed() >= MIG) {
+            self.mig_at = Some(Instant::now());
+            node.reconcile_mig();
+        }
         self.busy(node);
         report_cut(node, &cut);
 

@@ -147,6 +147,9 @@ pub fn run_with(config: Config, prepared: Prepared, nvml: Box<dyn Nvml>, driver:
         };
         let node = Node::new(config.clone(), nvml, driver, run, store);
         node.adopt()?;
+        // After a reboot slices find their instances again before anything can start in them.
+        let first = Arc::clone(&node);
+        let _ = tokio::task::spawn_blocking(move || first.reconcile_mig()).await;
         let listener = serve::bind_unix(&socket)?;
         let mut tasks = tokio::task::JoinSet::new();
         tasks.spawn(serve::unix(Arc::clone(&node), listener));

@@ -4,8 +4,8 @@ use crate::files::Work;
 use crate::gpu::GpuInfo;
 use crate::turns::HORIZON;
 use cleave_api::{
-    ErrorBody, ErrorCode, Fraction, MemoryAmount, Mode, OnBypass, OnMissing, Percent, Priority, SliceChange, SliceSpec,
-    Watchdog, format_bytes,
+    ErrorBody, ErrorCode, Fraction, MemoryAmount, MigPlace, Mode, OnBypass, OnMissing, Percent, Priority, SliceChange,
+    SliceSpec, Watchdog, format_bytes,
 };
 use cleave_ledger::{DEVICES, KernelClass, UNIT};
 use cleave_policy::gate::done;
@@ -53,6 +53,9 @@ pub struct Record {
     /// The longest operation of the programs that ran in it last, in ns; 0 before any did.
     #[serde(default)]
     pub longest_op_ns: u64,
+    /// The MIG instance that it has.
+    #[serde(default)]
+    pub mig: Option<Held>,
     /// Most host memory that it may pin.
     pub host_limit_bytes: Option<u64>,
     /// What its programs do while the daemon can't be reached.
@@ -73,6 +76,17 @@ pub struct Record {
     /// What their operations did, by class.
     #[serde(default)]
     pub classes: Classes,
+}
+
+/// A MIG instance that a slice has.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// Its profile and where it lies, on the slice's one GPU.
+    pub place: MigPlace,
+    /// `MIG-…`.
+    pub uuid: String,
+    /// It was made for the slice, and goes with it.
+    pub made: bool,
 }
 
 /// The process that an ephemeral slice waits for.

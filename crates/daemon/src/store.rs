@@ -1,15 +1,16 @@
 //! What is kept over restarts and reboots: slices, events, and what contexts cost. One SQLite file.
 use crate::process;
 use crate::slice::Record;
-use cleave_api::Event;
+use cleave_api::{Event, MigLayout};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Counts up with each change of the tables.
 pub const SCHEMA: i64 = STEPS.len() as i64;
 /// How a database of each schema becomes one of the next, from an empty one on. A record's fields that it has not are
 /// defaults; but one that has them must not be read by a cleave that would ignore them, and so each needs a step.
-const STEPS: [&str; 6] = [
+const STEPS: [&str; 7] = [
     "CREATE TABLE slices (id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, record TEXT NOT NULL) STRICT;
      CREATE TABLE events (id INTEGER PRIMARY KEY AUTOINCREMENT, at TEXT NOT NULL, kind TEXT NOT NULL,
                           slice TEXT, owner INTEGER, message TEXT NOT NULL) STRICT;
@@ -26,6 +27,8 @@ const STEPS: [&str; 6] = [
     "",
     // GPUs may be drained, and records say where they go and came from.
     "CREATE TABLE draining (uuid TEXT PRIMARY KEY) STRICT;",
+    // Records may have a MIG instance; GPUs may have a layout.
+    "CREATE TABLE mig (gpu TEXT PRIMARY KEY, layout TEXT NOT NULL) STRICT;",
 ];
 /// Most events kept.
 const EVENTS: i64 = 20_000;
@@ -52,6 +55,9 @@ pub enum StoreError {
     /// A record that is not one.
     #[error("database: slice {0} can't be read: {1}")]
     Record(String, serde_json::Error),
+    /// A layout that is none.
+    #[error("database: the MIG layout of {0} can't be read: {1}")]
+    Layout(String, serde_json::Error),
 }
 
 impl From<rusqlite::Error> for StoreError {
@@ -186,6 +192,32 @@ impl Store {
         Ok(transaction.commit()?)
     }
 
+    /// The MIG layouts that GPUs shall have, by UUID.
+    pub fn layouts(&self) -> Result<BTreeMap<String, MigLayout>> {
+        let mut query = self.connection.prepare_cached("SELECT gpu, layout FROM mig")?;
+        let rows = query.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
+        rows.map(|row| {
+            let (gpu, text) = row?;
+            let layout = serde_json::from_str(&text).map_err(|error| StoreError::Layout(gpu.clone(), error))?;
+            Ok((gpu, layout))
+        })
+        .collect()
+    }
+
+    /// Writes down what a GPU shall be.
+    pub fn put_layout(&self, gpu: &str, layout: &MigLayout) -> Result<()> {
+        let text = serde_json::to_string(layout).map_err(|error| StoreError::Layout(gpu.to_owned(), error))?;
+        self.connection
+            .prepare_cached("INSERT OR REPLACE INTO mig (gpu, layout) VALUES (?1, ?2)")?
+            .execute(params![gpu, text])?;
+        Ok(())
+    }
+
+    /// Forgets what a GPU shall be; whether there was anything.
+    pub fn remove_layout(&self, gpu: &str) -> Result<bool> {
+        Ok(self.connection.prepare_cached("DELETE FROM mig WHERE gpu = ?1")?.execute([gpu])? > 0)
+    }
+
     /// What a context costs, if it was measured.
     pub fn context(&self, model: &str, driver: &str) -> Result<Option<ContextCost>> {
         let row = self
@@ -243,6 +275,10 @@ mod tests {
             assert_eq!(store.context("H100", "581").unwrap(), None);
         }
         let store = Store::open(&path).unwrap();
+        let layout = MigLayout { enabled: true, ..MigLayout::default() };
+        store.put_layout("GPU-1", &layout).unwrap();
+        assert_eq!(store.layouts().unwrap().get("GPU-1"), Some(&layout));
+        assert_eq!([(); 2].map(|()| store.remove_layout("GPU-1").unwrap()), [true, false]);
         assert_eq!(store.slices().unwrap(), [record]);
         let all = store.events(0, None, None, 10).unwrap();
         assert_eq!(all.iter().map(|e| e.kind.as_str()).collect::<Vec<_>>(), ["slice-created", "warning"]);

@@ -2,13 +2,16 @@
 //!
 //! * [`survey()`] makes the inventory from `/sys` and `/proc` under a root, and NVML's answers.
 //! * [`matrix`] prints links as `nvidia-smi topo -m` does, reads them back, and finds the best groups of GPUs.
+//! * [`geometry()`] is what MIG instances fit on a GPU.
 //! * [`hwloc`] reads `lstopo --of xml`.
 //! * [`Table`] is what is known of models without asking them.
 pub mod drawing;
+mod geometry;
 pub mod hwloc;
 pub mod matrix;
 mod survey;
 mod table;
 
+pub use geometry::geometry;
 pub use survey::{NvLinkEnd, NvmlAnswers, NvmlGpu, pci_address, survey};
 pub use table::{Basis, Confidence, Geometry, Model, Profile, Table};

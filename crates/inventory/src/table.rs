@@ -161,6 +161,20 @@ impl Geometry {
     }
 }
 
+impl Geometry {
+    /// The same without the profiles of which not everything is known, and what is not known of those.
+    pub fn known_shape(&self) -> (Shape, Vec<String>) {
+        let (mut shape, mut unknown) = (Shape { profiles: Vec::new() }, Vec::new());
+        for profile in &self.profiles {
+            match (Geometry { profiles: vec![profile.clone()], ..self.clone() }).shape() {
+                Ok(one) => shape.profiles.extend(one.profiles),
+                Err(why) => unknown.push(why),
+            }
+        }
+        (shape, unknown)
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Models {

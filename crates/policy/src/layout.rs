@@ -1,6 +1,8 @@
 //! From the MIG instances that are on a GPU to those that are wanted: what to destroy and what to make, in which order, and
 //! where. What is busy is never touched. And the profile for a need, and what can be had instead of what can't.
 use crate::mig::{Geometry, Instance, Mask, Profile};
+use alloc::format;
+use alloc::string::{String, ToString};
 use alloc::vec;
 use alloc::vec::Vec;
 
@@ -187,6 +189,68 @@ impl Geometry {
             }
         }
         best
+    }
+
+    /// What keeps `wanted` from fitting on an empty GPU: the tightest rule, in words.
+    pub fn tightest(&self, wanted: &[usize]) -> String {
+        let count = |kind: usize| wanted.iter().filter(|one| **one == kind).count();
+        for (at, kind) in self.profiles.iter().enumerate() {
+            let room = self.room(0, at) as usize;
+            if count(at) > room {
+                let starts: Vec<String> = kind.starts.iter().map(u8::to_string).collect();
+                return format!(
+                    "{} {} of {} are asked, and a GPU holds {room}: it takes {} memory slice{}, from {} on",
+                    count(at),
+                    if count(at) == 1 { "instance" } else { "instances" },
+                    kind.name,
+                    kind.size,
+                    if kind.size == 1 { "" } else { "s" },
+                    starts.join(", ")
+                );
+            }
+        }
+        let kinds = || wanted.iter().filter_map(|at| self.profiles.get(*at));
+        if kinds().filter(|kind| kind.media).count() > 1 {
+            return "a GPU has one media extension, and several instances ask for it".into();
+        }
+        let slices: u32 = kinds().map(|kind| u32::from(kind.size)).sum();
+        let whole =
+            self.profiles.iter().flat_map(|kind| kind.starts.iter().map(|start| start.saturating_add(kind.size))).max();
+        let whole = u32::from(whole.unwrap_or(0));
+        let list = self.list(wanted);
+        match slices > whole {
+            true => format!("{list} take {slices} memory slices, and a GPU has {whole}"),
+            false => {
+                format!("{list} take {slices} of {whole} memory slices, and the places where they may start overlap")
+            }
+        }
+    }
+
+    /// `4g.40gb + 2 x 1g.10gb`, the largest first.
+    pub fn list(&self, profiles: &[usize]) -> String {
+        let mut order = self.by_size();
+        order.extend((0..self.profiles.len()).filter(|at| self.profiles.get(*at).is_some_and(|kind| kind.media)));
+        let words = order.into_iter().rev().filter_map(|at| {
+            let name = &self.profiles.get(at)?.name;
+            match profiles.iter().filter(|one| **one == at).count() {
+                0 => None,
+                1 => Some(name.clone()),
+                count => Some(format!("{count} x {name}")),
+            }
+        });
+        match words.collect::<Vec<_>>() {
+            words if words.is_empty() => "nothing".into(),
+            words => words.join(" + "),
+        }
+    }
+
+    /// The most that can still be given beside what is `taken`: memory in MiB, and multiprocessors.
+    pub fn most(&self, taken: Mask) -> (u64, u32) {
+        let kinds = |layout: &Vec<Instance>| {
+            let each = layout.iter().filter_map(|one| self.profiles.get(one.profile));
+            each.fold((0, 0), |(memory, sms), kind| (memory + kind.memory_mib, sms + kind.sms))
+        };
+        self.beside(taken, |kind| !kind.media).iter().map(kinds).max().unwrap_or_default()
     }
 
     /// The multiprocessors that MIG can give of a GPU.

@@ -105,13 +105,18 @@ impl Geometry {
 
     /// Every layout to which nothing can be added, of the profiles that `with` accepts, each in the order of its starts.
     pub fn maximal(&self, with: impl Fn(&Profile) -> bool) -> Vec<Vec<Instance>> {
+        self.beside(0, with)
+    }
+
+    /// The same of what fits beside the slices that are `taken`.
+    pub fn beside(&self, taken: Mask, with: impl Fn(&Profile) -> bool) -> Vec<Vec<Instance>> {
         let mut all: Vec<Instance> = Vec::new();
         for (profile, kind) in self.profiles.iter().enumerate().filter(|(_, kind)| with(kind)) {
             all.extend(kind.starts.iter().map(|start| Instance { profile, start: *start }));
         }
         all.sort_by_key(|instance| (instance.start, instance.profile));
         let (mut found, mut layout) = (Vec::new(), Vec::new());
-        self.extend(&all, 0, 0, &mut layout, &mut found);
+        self.extend(&all, 0, taken, &mut layout, &mut found);
         found
     }
 

@@ -28,7 +28,8 @@ fn find(context: &Context, of: &Where) -> Result<(Inventory, Vec<Gpu>)> {
     Ok((inventory, gpus))
 }
 
-fn text_of(file: &Path) -> Result<String> {
+/// The text of a file, or of stdin for `-`.
+pub(super) fn text_of(file: &Path) -> Result<String> {
     let mut text = String::new();
     let read = match file.as_os_str() == "-" {
         true => std::io::stdin().read_to_string(&mut text).map(|_| text),
@@ -37,7 +38,8 @@ fn text_of(file: &Path) -> Result<String> {
     read.map_err(|e| invalid(file, &e.to_string(), "name a file that can be read, or - for stdin"))
 }
 
-fn invalid(file: &Path, why: &str, hint: &str) -> ErrorBody {
+/// What is wrong with a file.
+pub(super) fn invalid(file: &Path, why: &str, hint: &str) -> ErrorBody {
     ErrorBody::new(ErrorCode::Invalid, format!("{}: {why}", file.display()), hint)
 }
 
@@ -65,6 +67,11 @@ fn save(inventory: &Inventory, file: &Path) -> Result<()> {
         true => serde_json::to_string_pretty(inventory).map_err(|e| e.to_string()),
         false => serde_saphyr::to_string(inventory).map_err(|e| e.to_string()),
     };
+    write_whole(file, text)
+}
+
+/// Writes a file whole or not at all.
+pub(super) fn write_whole(file: &Path, text: std::result::Result<String, String>) -> Result<()> {
     let mut name = file.as_os_str().to_owned();
     name.push(".new");
     let temporary = Path::new(&name);

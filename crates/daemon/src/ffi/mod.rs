@@ -7,6 +7,7 @@
 pub mod cuda;
 mod library;
 pub mod map;
+mod mig;
 pub mod nvml;
 pub mod os;
 mod survey;

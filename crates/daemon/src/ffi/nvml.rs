@@ -1,7 +1,8 @@
 //! NVML, loaded at run time: the few calls that the daemon makes.
 use super::library::Library;
-use crate::gpu::{GpuInfo, MemoryState, Nvml, NvmlError};
-use cleave_api::Problem;
+use super::mig::in_instance;
+use crate::gpu::{GpuInfo, MemoryState, MigNow, Nvml, NvmlError};
+use cleave_api::{MigProfile, Problem};
 use cleave_inventory::NvmlAnswers;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_ulonglong, c_void};
 use std::path::Path;
@@ -328,6 +329,13 @@ impl RealNvml {
     }
 }
 
+impl RealNvml {
+    /// An error for a call that failed.
+    pub(super) fn check(&self, name: &CStr, code: Return) -> Result<(), NvmlError> {
+        self.functions.check(&name.to_string_lossy(), code)
+    }
+}
+
 impl Nvml for RealNvml {
     fn driver_version(&self) -> String {
         self.driver.clone()
@@ -396,6 +404,38 @@ impl Nvml for RealNvml {
 
     fn answers(&self) -> NvmlAnswers {
         Self::answers(self)
+    }
+
+    fn mig_mode(&self, gpu: usize) -> Option<bool> {
+        self.mig_modes(self.handle(gpu).ok()?).ok()?.map(|(now, _)| now)
+    }
+
+    fn mig(&self, gpu: usize) -> Result<Option<MigNow>, NvmlError> {
+        self.mig_now(self.handle(gpu)?)
+    }
+
+    fn set_mig_mode(&self, gpu: usize, on: bool) -> Result<(), NvmlError> {
+        self.set_mode(self.handle(gpu)?, on)
+    }
+
+    fn create_instance(&self, gpu: usize, profile: &MigProfile, start: u32) -> Result<(), NvmlError> {
+        self.create(self.handle(gpu)?, profile, start)
+    }
+
+    fn destroy_instance(&self, gpu: usize, id: u32) -> Result<(), NvmlError> {
+        self.destroy(self.handle(gpu)?, id)
+    }
+
+    fn instance_users(&self, gpu: usize) -> Result<Vec<(u32, Option<u32>)>, NvmlError> {
+        let device = self.handle(gpu)?;
+        let mut found = Vec::new();
+        for list in [self.functions.compute, self.functions.graphics].into_iter().flatten() {
+            let processes = self.functions.list(list, device)?;
+            found.extend(processes.iter().map(|one| (one.pid, in_instance(one.gpu_instance))));
+        }
+        found.sort_unstable();
+        found.dedup();
+        Ok(found)
     }
 
     fn utilization(&self, gpu: usize) -> Option<u32> {

@@ -48,12 +48,22 @@ struct Placement {
     size: c_uint,
 }
 
-struct Asked<'a> {
+pub(super) struct Asked<'a> {
     library: &'a Library,
     problems: Vec<Problem>,
 }
 
-impl Asked<'_> {
+impl<'a> Asked<'a> {
+    /// Questions to this library.
+    pub(super) fn new(library: &'a Library) -> Self {
+        Self { library, problems: Vec::new() }
+    }
+
+    /// What was not answered.
+    pub(super) fn problems(&self) -> &[Problem] {
+        &self.problems
+    }
+
     /// A function of this name with the type that `nvml.h` declares for it.
     fn function<T: Copy>(&self, name: &CStr) -> Option<T> {
         // SAFETY: each caller in this module names the type that `nvml.h` declares for the name.
@@ -180,9 +190,15 @@ impl Asked<'_> {
     /// The MIG profiles with their placements; they are answered with MIG off, too.
     fn mig(&mut self, about: &str, device: Device) -> Option<Mig> {
         let (enabled, pending) = self.two(about, device, c"nvmlDeviceGetMigMode")?;
-        let mut mig = Mig { enabled: enabled == 1, pending: pending == 1, profiles: Vec::new() };
+        Some(Mig { enabled: enabled == 1, pending: pending == 1, profiles: self.profiles(about, device) })
+    }
+
+    /// The MIG profiles with their placements.
+    pub(super) fn profiles(&mut self, about: &str, device: Device) -> Vec<MigProfile> {
+        type Get = unsafe extern "C" fn(Device, c_uint, *mut ProfileInfo) -> Return;
         let name = c"nvmlDeviceGetGpuInstanceProfileInfoV";
-        let function: unsafe extern "C" fn(Device, c_uint, *mut ProfileInfo) -> Return = self.function(name)?;
+        let mut profiles = Vec::new();
+        let Some(function) = self.function::<Get>(name) else { return profiles };
         for index in 0..PROFILES {
             let mut info = ProfileInfo {
                 version: size_of::<ProfileInfo>() as c_uint | 2 << 24,
@@ -206,7 +222,7 @@ impl Asked<'_> {
             }
             let places = self.placements(about, device, info.id);
             let shown = text(&info.name);
-            mig.profiles.push(MigProfile {
+            profiles.push(MigProfile {
                 name: shown.strip_prefix("MIG ").unwrap_or(&shown).to_owned(),
                 id: info.id,
                 instances: info.instances,
@@ -221,7 +237,7 @@ impl Asked<'_> {
                 size: places.first().map_or(0, |place| place.size),
             });
         }
-        Some(mig)
+        profiles
     }
 
     fn placements(&mut self, about: &str, device: Device, profile: c_uint) -> Vec<Placement> {
@@ -320,7 +336,7 @@ fn lanes_of((major, minor): (c_int, c_int)) -> Option<u32> {
 impl RealNvml {
     /// Everything that NVML tells about its GPUs and their links. What it does not answer is among the problems.
     pub fn answers(&self) -> NvmlAnswers {
-        let mut asked = Asked { library: self.library(), problems: Vec::new() };
+        let mut asked = Asked::new(self.library());
         let mut gpus = Vec::new();
         for (index, (info, device)) in self.found().enumerate() {
             let about = format!("GPU{index}");

@@ -8,6 +8,7 @@ mod drain;
 mod launch;
 mod measure;
 mod members;
+mod mig;
 mod show;
 mod slices;
 mod suspend;
@@ -61,6 +62,8 @@ pub struct Node {
     pub run: RunDir,
     /// The MPS servers.
     pub mps: Domains,
+    /// What keeps changes of MIG apart.
+    pub mig: mig::MigDesk,
     /// Who shares out the time of each GPU, in NVML's order.
     pub desks: Vec<Arc<Desk>>,
     /// RFC 3339.
@@ -207,6 +210,7 @@ impl Node {
         let mps = Domains::new(&run.path, mps::find(&mps_dirs(&config, &run)));
         Arc::new(Self {
             mps,
+            mig: mig::MigDesk::default(),
             config,
             desks,
             nvml,
@@ -250,7 +254,7 @@ impl Node {
 
     /// Which engines each GPU can run.
     pub fn modes(&self) -> Vec<cleave_api::GpuModes> {
-        self.nvml.gpus().iter().map(|gpu| engine::modes(gpu, self.means())).collect()
+        self.gpus_now().iter().map(|gpu| engine::modes(gpu, self.means())).collect()
     }
 
     /// The GPU with this UUID.
