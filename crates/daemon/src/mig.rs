@@ -319,7 +319,7 @@ mod tests {
     }
 
     fn profile(name: &str, id: u32, starts: &[u32], size: u32) -> MigProfile {
-        MigProfile { name: name.into(), id, starts: starts.into(), size, memory_mib: 1, ..MigProfile::default() }
+        MigProfile { name: name.into(), id, starts: starts.into(), size, memory_mib: size.into(), ..MigProfile::default() }
     }
 
     fn divided(instances: &[(u32, u32)]) -> MigNow {
@@ -389,7 +389,7 @@ mod tests {
         assert!(crowded.contains("does not fit beside what is busy: 3g at 0 is used by slice train"), "{crowded}");
         let too_much = one.change(&layout(&["3g", "3g", "1g"])).unwrap_err();
         assert!(too_much.message.contains("take 9 memory slices, and a GPU has 8"), "{too_much}");
-        assert_eq!(too_much.hint.as_deref(), Some("nearest: 3g + 4 x 1g"));
+        assert_eq!(too_much.hint.as_deref(), Some("nearest: 2 x 3g"));
         let off = said(&one, &MigLayout::default());
         assert!(off.contains("only while it is idle") && off.contains("slice train, process 1"), "{off}");
         // Nothing that is kept is touched.
