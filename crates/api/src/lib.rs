@@ -206,6 +206,12 @@ pub struct SliceDevice {
     pub gpu: u32,
     /// The GPU's UUID.
     pub gpu_uuid: String,
+    /// The profile of the MIG instance that the slice has of the GPU; absent where it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mig_profile: Option<String>,
+    /// That instance's UUID, `MIG-…`; absent where it is not made yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mig_uuid: Option<String>,
     /// Memory quota in bytes.
     pub limit_bytes: u64,
     /// Memory in use, contexts and code included.

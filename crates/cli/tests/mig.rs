@@ -16,12 +16,22 @@ const OUTSIDER: &str = r#"
 int main(int count, char **arguments) {
     if (!strcmp(arguments[1], "hold")) {
         void *library = dlopen("libcuda.so.1", RTLD_NOW), *context = 0;
-        int codes[3] = {CALL("cuInit", 0), CALL("cuDevicePrimaryCtxRetain", &context, 0), 0};
+        int codes[3] = {CALL("cuInit", 0), CALL("cuDevicePrimaryCtxRetain", &context, 0), 0}, seen = 0, units = 0, mib;
         char name[99] = "";
+        size_t total = 0, where = 0;
         codes[2] = CALL("cuDeviceGetName", name, 99, 0);
-        printf("{\"codes\": [%d, %d, %d], \"name\": \"%s\"}\n", codes[0], codes[1], codes[2], name);
+        CALL("cuDeviceGetCount", &seen);
+        CALL("cuDeviceGetAttribute", &units, 16, 0);
+        CALL("cuDeviceTotalMem_v2", &total, 0);
+        CALL("cuCtxSetCurrent", context);
+        printf("{\"codes\": [%d, %d, %d], \"name\": \"%s\", ", codes[0], codes[1], codes[2], name);
+        printf("\"devices\": %d, \"multiprocessors\": %d, \"mib\": %zu}\n", seen, units, total >> 20);
         fflush(stdout);
-        return getchar() == 'x';
+        while (scanf("%d", &mib) == 1) {
+            printf("{\"code\": %d}\n", CALL("cuMemAlloc_v2", &where, (size_t)mib << 20));
+            fflush(stdout);
+        }
+        return 0;
     }
     void *library = dlopen("libnvidia-ml.so.1", RTLD_NOW), *gpu = 0;
     int gone = 0;
@@ -282,5 +292,144 @@ fn a_layout_comes_back_after_a_reboot_and_after_somebody_else_changed_it() {
     daemon.stop(&place);
     let daemon = Daemon::start(&place);
     assert_eq!(instances(&place, 0), []);
+    daemon.stop(&place);
+}
+
+fn create(place: &Place, name: &str, more: &[&str]) -> Value {
+    place.json(&[&["slice", "create", "--name", name], more].concat())
+}
+
+#[test]
+fn b11_a_slice_gets_the_smallest_instance_that_suffices_and_its_programs_see_that_alone() {
+    let place = Place::new("H200,mig");
+    let asked = ["--engine", "mig", "--memory", "18GiB", "--compute", "20"];
+    let dry = create(&place, "one", &[&asked[..], &["--dry-run"]].concat());
+    assert_eq!((dry["engine"].as_str(), dry["devices"][0]["mig_profile"].as_str()), (Some("mig"), Some("1g.35gb")));
+    let reason = dry["engine_reason"].as_str().unwrap();
+    assert!(reason.contains("1g.18gb has 16 GiB usable, less than 18 GiB; 1g.35gb has 32.25 GiB"), "{reason}");
+    assert_eq!(instances(&place, 0), []);
+    let made = create(&place, "one", &asked);
+    let uuid = made["devices"][0]["mig_uuid"].as_str().unwrap().to_owned();
+    assert!(uuid.starts_with("MIG-"), "{made}");
+    create(&place, "two", &["--memory", "10GiB"]);
+    let listed = place.json(&["mig", "list"]);
+    let users: Vec<&Value> =
+        listed["items"][0]["instances"].as_array().unwrap().iter().map(|one| &one["slices"][0]).collect();
+    assert_eq!(users, ["two", "one"]);
+    assert!(place.ok(&["env", "one"]).contains(&uuid));
+
+    // Its instance's multiprocessors, its quota of the instance's memory; and the neighbour's is the neighbour's.
+    let program = outsider(&place);
+    let program = program.to_str().unwrap();
+    let (mut one, mut two) = (place.start("one", &[program, "hold"]), place.start("two", &[program, "hold"]));
+    let said = one.line();
+    assert_eq!(said["codes"], serde_json::json!([0, 0, 0]), "{said}");
+    assert_eq!(said["name"], "NVIDIA H200 MIG 1g.35gb");
+    assert_eq!([&said["devices"], &said["multiprocessors"], &said["mib"]], [1, 26, 18 << 10]);
+    let said = two.line();
+    assert_eq!([&said["devices"], &said["multiprocessors"], &said["mib"]], [1, 16, 10 << 10]);
+    assert_eq!(
+        [one.ask("16384"), two.ask("8192")],
+        [serde_json::json!({ "code": 0 }), serde_json::json!({ "code": 0 })]
+    );
+    assert_eq!(one.ask("4096")["code"], 2, "beyond its quota, within its instance");
+    within(PATIENCE, "what NVML shows is charged", || place.used("one").0 > 16384 << 20);
+    let gpu = place.json(&["gpus"]);
+    assert_eq!(gpu["items"][0]["untracked_bytes"], 0, "{gpu}");
+    assert!(events(&place, "bypass").is_empty() && events(&place, "untracked").is_empty());
+    // Software on top: its quota moves within the instance, and it is paused and goes on.
+    assert!(place.fails(3, &["slice", "resize", "one", "--memory", "40GiB"]).contains("32.25 GiB"));
+    place.ok(&["slice", "resize", "one", "--memory", "30GiB"]);
+    assert_eq!(one.ask("4096")["code"], 0);
+    place.ok(&["pause", "one"]);
+    place.ok(&["resume", "one"]);
+    let explained = place.json(&["slice", "show", "one", "--explain"]);
+    assert_eq!(explained["devices"][0]["neighbours"], serde_json::json!([]), "{explained}");
+    assert_eq!(explained["devices"][0]["share_percent"], 100.0);
+
+    // What is promised is not touched, and the instance ends with its slice.
+    let refused = place.fails(5, &["mig", "apply", "-f", &layout(&place, "whole.yaml", "[0]", r#"{"7g.141gb": 1}"#)]);
+    assert!(refused.contains("slice one") && refused.contains("slice two"), "{refused}");
+    one.end();
+    within(PATIENCE, "its program is gone", || place.is_empty("one"));
+    place.ok(&["slice", "delete", "one"]);
+    assert_eq!(instances(&place, 0).len(), 1);
+    place.ok(&["slice", "delete", "two", "--force"]);
+    assert_eq!(instances(&place, 0), []);
+    let error = place.fails(3, &["slice", "create", "--engine", "mig", "--memory", "150GiB"]);
+    assert!(error.contains("no MIG instance has 150 GiB: the largest, 7g.141gb has 139.50 GiB usable"), "{error}");
+}
+
+#[test]
+fn a2_mig_is_chosen_where_it_is_on_and_whole_gpus_serve_the_rest() {
+    let place = Place::new("H100,mig+H100+T4");
+    let engine = |more: &[&str]| {
+        let made = create(&place, "x", &[more, &["--dry-run"]].concat());
+        (made["engine"].as_str().unwrap().to_owned(), made["devices"][0]["gpu"].as_u64().unwrap())
+    };
+    let expect = |engine: &str, gpu| (engine.to_owned(), gpu);
+    assert_eq!(engine(&["--gpu", "0", "--memory", "8GiB", "--compute", "25"]), expect("mig", 0));
+    assert_eq!(engine(&["--memory", "8GiB"]), expect("mig", 0));
+    assert_eq!(engine(&["--gpu", "1", "--memory", "8GiB"]), expect("temporal", 1));
+    assert_eq!(
+        engine(&["--gpu", "2", "--memory", "8GiB", "--compute", "25", "--trust-domain", "team"]),
+        expect("spatial", 2)
+    );
+    assert_eq!(engine(&["--engine", "temporal", "--memory", "8GiB"]), expect("temporal", 1));
+    for (arguments, words) in [
+        (vec!["--gpu", "0", "--engine", "temporal"], "MIG mode is on"),
+        (vec!["--gpu", "1", "--engine", "mig"], "MIG mode is off"),
+        (vec!["--gpu", "2", "--engine", "mig"], "this model has no MIG"),
+        (vec!["--gpu", "0,1", "--engine", "mig"], "an instance is of one"),
+    ] {
+        let said = place.fails(3, &[&["slice", "create", "--memory", "8GiB"], arguments.as_slice()].concat());
+        assert!(said.contains(words), "{arguments:?}: {said}");
+    }
+    let modes = place.json(&["modes"]);
+    let can = |gpu: usize| {
+        let engines = modes["items"][gpu]["engines"].as_array().unwrap().clone();
+        engines
+            .iter()
+            .filter(|one| one["available"] == true)
+            .map(|one| one["engine"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!((can(0), can(2)), (vec!["mig".to_owned()], vec!["spatial".to_owned(), "temporal".to_owned()]));
+    // When the instances are gone, whole GPUs serve; and what MIG has is not offered in software.
+    create(&place, "all", &["--engine", "mig", "--compute", "100"]);
+    assert_eq!(engine(&["--memory", "8GiB"]), expect("temporal", 1));
+    let full = place.fails(3, &["slice", "create", "--gpu", "0", "--memory", "8GiB"]);
+    assert!(full.contains("no MIG instance with 8 GiB is free, and none fits"), "{full}");
+    let whole = create(&place, "whole", &["--gpu", "1", "--memory", "8GiB"]);
+    assert_eq!(whole["devices"][0]["mig_profile"], Value::Null);
+    // And a GPU with slices of its own is not divided under them.
+    let both = layout(&place, "both.yaml", "[1]", "{}");
+    assert!(place.fails(5, &["mig", "apply", "-f", &both]).contains("slice whole"));
+}
+
+#[test]
+fn a_slice_takes_a_free_instance_of_the_layout_which_stays_and_comes_back_with_it_after_a_reboot() {
+    let place = Place::new("A30,mig");
+    let daemon = Daemon::start(&place);
+    place.ok(&["mig", "apply", "-f", &layout(&place, "two.yaml", "[0]", r#"{"2g.12gb": 1}"#)]);
+    let before = instances(&place, 0);
+    let taken = create(&place, "taken", &["--engine", "mig", "--memory", "8GiB"]);
+    assert!(taken["engine_reason"].as_str().unwrap().contains("a free one at memory slice 0"), "{taken}");
+    assert_eq!(instances(&place, 0), before);
+    let made = create(&place, "made", &["--memory", "4GiB"]);
+    assert_eq!(made["devices"][0]["mig_profile"], "1g.6gb");
+    let both = instances(&place, 0);
+    assert_eq!(both.len(), 2);
+    daemon.stop(&place);
+    std::fs::remove_file(place.run_dir().join("driver/state")).unwrap();
+    let daemon = Daemon::start(&place);
+    assert_eq!(instances(&place, 0), both);
+    let program = outsider(&place);
+    let mut held = place.start("made", &[program.to_str().unwrap(), "hold"]);
+    assert_eq!(held.line()["name"], "NVIDIA A30 MIG 1g.6gb");
+    held.end();
+    within(PATIENCE, "its program is gone", || place.is_empty("made"));
+    place.ok(&["slice", "delete", "made", "taken"]);
+    assert_eq!(instances(&place, 0), before);
     daemon.stop(&place);
 }

@@ -115,7 +115,7 @@ fn engines_follow_what_each_gpu_can() {
         all.push((gpu["compute_capability"].as_str().unwrap(), can.join(" "), why.join("; ")));
     }
     let expected = [
-        ("9.0", "spatial temporal", "comes with MIG support"),
+        ("9.0", "spatial temporal", "MIG mode is off"),
         ("8.9", "spatial temporal", "this model has no MIG"),
         ("3.7", "temporal", "this model has no MIG; its compute capability is 3.7"),
     ];
@@ -139,7 +139,7 @@ fn engines_follow_what_each_gpu_can() {
     }
     for (more, part) in [
         (&["--gpu", "2", "--engine", "spatial"][..], "compute capability is 3.7"),
-        (&["--gpu", "0", "--engine", "mig"], "MIG support"),
+        (&["--gpu", "0", "--engine", "mig"], "MIG mode is off"),
         (&["--gpu", "1", "--engine", "mig"], "no MIG"),
         (&["--gpu", "0,1", "--engine", "spatial"], "2 GPUs"),
     ] {

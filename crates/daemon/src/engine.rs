@@ -53,20 +53,23 @@ pub struct Wish<'a> {
 /// Why `gpu` can't run `engine`; `None` if it can.
 pub fn obstacle(gpu: &GpuInfo, engine: Engine, means: Means<'_>) -> Option<String> {
     match engine {
+        Engine::Auto | Engine::Temporal if gpu.mig == Some(true) => {
+            Some("MIG mode is on, and programs see its instances only".into())
+        }
         Engine::Auto | Engine::Temporal => None,
         Engine::Spatial => match gpu.capability {
             None => Some("its compute capability is not known, and MPS needs 7.0".into()),
             Some((major, minor)) if (major, minor) < SPATIAL_FROM => {
                 Some(format!("its compute capability is {major}.{minor}, and MPS with limits needs 7.0"))
             }
-            Some(_) if gpu.mig == Some(true) => Some("MIG is enabled on it".into()),
+            Some(_) if gpu.mig == Some(true) => Some("MIG mode is on, and programs see its instances only".into()),
             Some(_) => means.mps.err().map(str::to_owned),
         },
-        Engine::Mig => Some(match gpu.mig {
-            None => "this model has no MIG".into(),
-            Some(false) => "not available: MIG is off on it, and comes with MIG support".into(),
-            Some(true) => "not available: comes with MIG support".into(),
-        }),
+        Engine::Mig => match gpu.mig {
+            None => Some("this model has no MIG".into()),
+            Some(false) => Some("MIG mode is off; `cleave mig apply` turns it on".into()),
+            Some(true) => None,
+        },
     }
 }
 
@@ -85,7 +88,7 @@ pub fn modes(gpu: &GpuInfo, means: Means<'_>) -> GpuModes {
     }
 }
 
-/// The engine of a slice on `gpus`, and the trust domain that it is in then.
+/// The engine of a slice on whole `gpus`, and the trust domain that it is in then.
 pub fn choose(wish: Wish<'_>, gpus: &[&GpuInfo], means: Means<'_>) -> Result<(Choice, Option<String>), ErrorBody> {
     let obstacle = |engine| {
         let several = (engine == Engine::Spatial && gpus.len() > 1)
@@ -100,8 +103,8 @@ pub fn choose(wish: Wish<'_>, gpus: &[&GpuInfo], means: Means<'_>) -> Result<(Ch
     let domain = || named.clone().or_else(|| told.then(|| COMMON.to_owned()));
     let chosen = |engine, reason: String, domain| Ok((Choice { engine, reason }, domain));
     match wish.engine {
-        Engine::Temporal => chosen(Engine::Temporal, "it was asked for".into(), named),
-        pinned @ (Engine::Spatial | Engine::Mig) => match obstacle(pinned) {
+        pinned @ (Engine::Temporal | Engine::Spatial | Engine::Mig) => match obstacle(pinned) {
+            None if pinned == Engine::Temporal => chosen(pinned, "it was asked for".into(), named),
             None => chosen(pinned, "it was asked for".into(), domain()),
             Some(why) => Err(ErrorBody::new(
                 ErrorCode::Refused,
@@ -109,6 +112,11 @@ pub fn choose(wish: Wish<'_>, gpus: &[&GpuInfo], means: Means<'_>) -> Result<(Ch
                 "`cleave modes` lists what each GPU can; leave --engine out to have one chosen",
             )),
         },
+        Engine::Auto if let Some(why) = obstacle(Engine::Temporal) => Err(ErrorBody::new(
+            ErrorCode::Refused,
+            format!("{why}; and no instance suffices"),
+            "`cleave mig list` shows them; `cleave mig plan` says what can be had",
+        )),
         Engine::Auto if means.wish == Engine::Temporal => {
             chosen(Engine::Temporal, "the daemon was told so".into(), named)
         }
@@ -213,17 +221,17 @@ mod tests {
     #[test]
     fn each_card_can_what_it_can() {
         let can = |means| cards().map(|gpu| modes(&gpu, means).engines.iter().map(|e| e.available).collect::<Vec<_>>());
-        let (both, one) = (vec![false, true, true], vec![false, false, true]);
-        assert_eq!(can(CAN), [both.clone(), one.clone(), both, one.clone()]);
+        let (both, one, mig) = (vec![false, true, true], vec![false, false, true], vec![true, false, false]);
+        assert_eq!(can(CAN), [both.clone(), mig.clone(), both, one.clone()]);
         let without = Means { mps: Err("no program"), ..CAN };
-        assert_eq!(can(without), [one.clone(), one.clone(), one.clone(), one]);
+        assert_eq!(can(without), [one.clone(), mig, one.clone(), one]);
         let reasons = |gpu: &GpuInfo| {
             modes(gpu, without).engines.into_iter().map(|e| e.reason.unwrap_or_default()).collect::<Vec<_>>().join("; ")
         };
         let [h100, a100, rtx, k80] = cards();
         for (gpu, words) in [
-            (&h100, ["MIG is off", "no program"]),
-            (&a100, ["comes with MIG support", "MIG is enabled"]),
+            (&h100, ["MIG mode is off", "no program"]),
+            (&a100, ["MIG mode is on", "instances only"]),
             (&rtx, ["no MIG", "no program"]),
             (&k80, ["no MIG", "3.7"]),
             (&GpuInfo::default(), ["no MIG", "not known"]),
@@ -234,7 +242,7 @@ mod tests {
 
     #[test]
     fn spatial_must_be_asked_for() {
-        let [h100, _, _, k80] = cards();
+        let [h100, a100, _, k80] = cards();
         let choose = |engine, domain, share, gpus: &[&GpuInfo], means| {
             super::choose(Wish { engine, domain, share }, gpus, means).map(|(choice, domain)| (choice.engine, domain))
         };
@@ -257,7 +265,9 @@ mod tests {
             (Spatial, None, true, &[&k80], CAN, Err("3.7")),
             (Spatial, None, true, &[&h100, &h100], CAN, Err("2 GPUs")),
             (Spatial, None, true, one, Means { mps: Err("no program"), ..CAN }, Err("no program")),
-            (Mig, None, true, one, CAN, Err("MIG support")),
+            (Mig, None, true, one, CAN, Err("MIG mode is off")),
+            (Temporal, None, true, &[&a100], CAN, Err("MIG mode is on")),
+            (Auto, None, true, &[&a100], CAN, Err("MIG mode is on")),
         ] {
             let found = choose(engine, domain, share, gpus, means);
             match expected {

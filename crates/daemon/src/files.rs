@@ -12,7 +12,7 @@ use crate::store::ContextCost;
 use cleave_api::OnMissing;
 use cleave_ledger::{
     Account, Activity, DEVICES, HOST, KINDS, KernelClass, Kind, Policy, SLOTS, Slot, UNIT, UNLIMITED, Urgency, Usage,
-    between, owner, wire,
+    between, flags, owner, wire,
 };
 use rustix::fs::{AtFlags, FallocateFlags, MemfdFlags, Mode, OFlags, SealFlags};
 use std::fs::{self, File};
@@ -389,11 +389,15 @@ fn policy_of(record: &Record, facts: &[DeviceFacts], driver_dir: &Path) -> Polic
     policy.slice_id = parse_uuid(&record.id).unwrap_or_default();
     policy.name = copy_text(&record.name);
     policy.driver_dir = copy_text(&driver_dir.to_string_lossy());
+    if record.mig.is_some() {
+        policy.flags = flags::MIG.into();
+    }
     policy.device_count = record.devices.len().min(DEVICES) as u32;
     for (index, device) in record.devices.iter().take(DEVICES).enumerate() {
         let Some(entry) = policy.devices.get_mut(index) else { continue };
         let facts = facts.get(index).copied().unwrap_or_default();
-        entry.uuid = parse_uuid(&device.uuid).unwrap_or_default();
+        let uuid = record.mig.as_ref().map_or(&device.uuid, |held| &held.uuid);
+        entry.uuid = parse_uuid(uuid).unwrap_or_default();
         entry.limit = device.limit_bytes.into();
         entry.context_bytes = facts.cost.map_or(0, |c| c.context_bytes).into();
         entry.stack_factor = facts.cost.map_or(0, |c| c.stack_factor);

@@ -319,7 +319,14 @@ mod tests {
     }
 
     fn profile(name: &str, id: u32, starts: &[u32], size: u32) -> MigProfile {
-        MigProfile { name: name.into(), id, starts: starts.into(), size, memory_mib: size.into(), ..MigProfile::default() }
+        MigProfile {
+            name: name.into(),
+            id,
+            starts: starts.into(),
+            size,
+            memory_mib: size.into(),
+            ..MigProfile::default()
+        }
     }
 
     fn divided(instances: &[(u32, u32)]) -> MigNow {

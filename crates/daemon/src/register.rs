@@ -7,6 +7,7 @@ use crate::ffi::os;
 use crate::files::open_to_all;
 use crate::node::{Node, Peer, Registered};
 use crate::process::{self, open_pidfd};
+use crate::turns::Desk;
 use cleave_ledger::{ABI, MAGIC, wire};
 use rustix::io::Errno;
 use rustix::net::{
@@ -184,7 +185,7 @@ async fn serve(node: &Arc<Node>, id: &str, admits: Admits, connection: OwnedFd) 
         Admits::User(owner) => p.uid == 0 || p.uid == owner,
         Admits::Anyone => true,
     });
-    let mut registered: Option<Vec<Option<usize>>> = None;
+    let mut registered: Option<Vec<Option<Arc<Desk>>>> = None;
     loop {
         // Who has registered may be silent for as long as it lives.
         let message = match registered {
@@ -207,19 +208,19 @@ async fn serve(node: &Arc<Node>, id: &str, admits: Admits, connection: OwnedFd) 
                 .await
                 .and_then(|()| node.register(id, peer, u32::try_from(request.argument).unwrap_or(0)))
             {
-                Ok(Registered { slot, descriptors, gpus }) => {
+                Ok(Registered { slot, descriptors, desks }) => {
                     let sent = answer(&connection, reply(wire::status::OK, slot, 0), Some(&descriptors));
                     if sent.is_err() {
                         node.unregister(id, slot, peer);
                     }
                     sent?;
-                    registered = Some(gpus);
+                    registered = Some(desks);
                 }
                 Err(status) => answer(&connection, reply(status, 0, 0), None)?,
             },
             wire::op::RING => {
-                let gpu = registered.as_ref().and_then(|gpus| gpus.get(request.device as usize).copied().flatten());
-                if let Some(desk) = gpu.and_then(|place| node.desks.get(place)) {
+                let desk = registered.as_ref().and_then(|desks| desks.get(request.device as usize)?.as_ref());
+                if let Some(desk) = desk {
                     desk.ring();
                 }
             }

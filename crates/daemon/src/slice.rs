@@ -87,6 +87,8 @@ pub struct Held {
     pub uuid: String,
     /// It was made for the slice, and goes with it.
     pub made: bool,
+    /// Memory that programs can have in it.
+    pub memory_bytes: u64,
 }
 
 /// The process that an ephemeral slice waits for.
@@ -289,40 +291,45 @@ fn memory_holders(records: &[&Record], uuid: &str) -> String {
     holders(records, uuid, |_, bytes| Some((bytes as f64, format_bytes(bytes))))
 }
 
-fn list_of(cards: &[Card<'_>]) -> String {
-    match cards {
+fn list_of(gpus: &[&GpuInfo]) -> String {
+    match gpus {
         [] => "this machine has none".into(),
         _ => {
             let list: Vec<String> =
-                cards.iter().map(|c| format!("{}: {} ({})", c.info.index, c.info.name, c.info.uuid)).collect();
+                gpus.iter().map(|gpu| format!("{}: {} ({})", gpu.index, gpu.name, gpu.uuid)).collect();
             format!("there are {}", list.join(", "))
         }
     }
 }
 
-/// The cards that `text` names: `None` = any.
-pub fn choose(text: &str, cards: &[Card<'_>]) -> Result<Option<Vec<usize>>, ErrorBody> {
+fn infos<'a>(cards: &[Card<'a>]) -> Vec<&'a GpuInfo> {
+    cards.iter().map(|card| card.info).collect()
+}
+
+/// The places of the GPUs that `text` names: `None` = any.
+pub fn places<'a>(text: &str, gpus: impl IntoIterator<Item = &'a GpuInfo>) -> Result<Option<Vec<usize>>, ErrorBody> {
     let text = text.trim();
-    if cards.is_empty() {
+    let gpus: Vec<&GpuInfo> = gpus.into_iter().collect();
+    if gpus.is_empty() {
         return Err(ErrorBody::new(ErrorCode::Unavailable, "this machine has no GPU", "--sim 1xH100 simulates one"));
     }
     if text.is_empty() || text == "any" {
         return Ok(None);
     }
     if text == "all" {
-        return Ok(Some((0..cards.len()).collect()));
+        return Ok(Some((0..gpus.len()).collect()));
     }
     let mut chosen = Vec::new();
     for part in text.split(',').map(str::trim) {
         let index: Option<u32> = part.parse().ok();
-        let uuid = |c: &Card<'_>| part.len() >= 8 && c.info.uuid.to_lowercase().starts_with(&part.to_lowercase());
+        let uuid = |gpu: &GpuInfo| part.len() >= 8 && gpu.uuid.to_lowercase().starts_with(&part.to_lowercase());
         let mut matches =
-            cards.iter().enumerate().filter(|(_, c)| index.map_or_else(|| uuid(c), |i| c.info.index == i));
+            gpus.iter().enumerate().filter(|(_, gpu)| index.map_or_else(|| uuid(gpu), |i| gpu.index == i));
         let Some((place, _)) = matches.next() else {
-            return Err(ErrorBody::new(ErrorCode::NotFound, format!("there is no GPU \"{part}\""), list_of(cards)));
+            return Err(ErrorBody::new(ErrorCode::NotFound, format!("there is no GPU \"{part}\""), list_of(&gpus)));
         };
         if matches.next().is_some() {
-            return Err(invalid(format!("\"{part}\" names more than one GPU"), list_of(cards)));
+            return Err(invalid(format!("\"{part}\" names more than one GPU"), list_of(&gpus)));
         }
         if chosen.contains(&place) {
             return Err(invalid(format!("GPU \"{part}\" is named twice"), "name each GPU once"));
@@ -510,7 +517,7 @@ pub fn admit(
         Ok((place, asked))
     };
 
-    let devices = match choose(&spec.gpu, cards)? {
+    let devices = match places(&spec.gpu, infos(cards))? {
         Some(places) => places.into_iter().map(decide).collect::<Result<Vec<_>, _>>()?,
         None => {
             let left = |place: usize| {
@@ -567,7 +574,7 @@ pub fn change(
             return Err(ErrorBody::new(
                 ErrorCode::Unavailable,
                 format!("GPU {} of slice \"{}\" is not on this machine now", device.uuid, record.name),
-                list_of(cards),
+                list_of(&infos(cards)),
             ));
         };
         let taken = reserved(others.iter().copied(), &device.uuid);

@@ -129,6 +129,8 @@ impl KernelClass {
 pub mod flags {
     /// The shim says on stderr what it refuses and why.
     pub const VERBOSE: u32 = 1 << 0;
+    /// The slice's one device is a MIG device, and its UUID as `cuDeviceGetUuid_v2` gives it.
+    pub const MIG: u32 = 1 << 1;
 }
 
 /// Values of [`Book::state`].
@@ -422,6 +424,16 @@ impl Book {
 }
 
 impl Policy {
+    /// Whether the slice's one device is a MIG device.
+    pub fn is_mig(&self) -> bool {
+        self.flags.load(Ordering::Relaxed) & flags::MIG != 0
+    }
+
+    /// What the text of its devices' UUIDs begins with.
+    pub fn kind(&self) -> &'static [u8; 4] {
+        if self.is_mig() { b"MIG-" } else { b"GPU-" }
+    }
+
     /// A policy of no device, no limit on host memory and no owner.
     pub fn new() -> Self {
         Self {

@@ -220,7 +220,9 @@ fn show_text(slice: &Slice) -> String {
     for device in &slice.devices {
         let peak = format!("peak {}", format_bytes(device.peak_bytes));
         let line = show::memory_line(device.used_bytes, device.limit_bytes, &[peak], device.busy_percent);
-        text.push_str(&format!("\nGPU {} ({})\n  {line}\n", device.gpu, device.gpu_uuid));
+        let uuid = device.mig_uuid.as_ref().unwrap_or(&device.gpu_uuid);
+        let instance = device.mig_profile.as_ref().map_or(String::new(), |profile| format!(", {profile}"));
+        text.push_str(&format!("\nGPU {}{instance} ({uuid})\n  {line}\n", device.gpu));
         for (what, line) in time_lines(&device.time) {
             text.push_str(&format!("  {what:<12} {line}\n"));
         }

@@ -25,6 +25,13 @@ fn plan(from: usize, cards: &[Card<'_>], records: &[&Record]) -> Result<Vec<(Str
     let on = |record: &&&Record| record.devices.iter().any(|d| d.uuid == out.info.uuid && d.moves_to.is_none());
     let mut going: Vec<&Record> = records.iter().filter(on).copied().collect();
     going.sort_by(|a, b| a.name.cmp(&b.name));
+    if let Some(record) = going.iter().find(|record| record.mig.is_some()) {
+        return Err(ErrorBody::new(
+            ErrorCode::Refused,
+            format!("GPU {} can't be drained: slice \"{}\" has a MIG instance of it, which stays", out.info.index, record.name),
+            "delete that slice and make it on another GPU; nothing was changed",
+        ));
+    }
     let bytes = |record: &Record| record.devices.iter().find(|d| d.uuid == out.info.uuid).map_or(0, |d| d.limit_bytes);
     let needs: Vec<Amount> = going.iter().map(|record| need(record, bytes(record))).collect();
     let left: Vec<Amount> = cards
@@ -42,7 +49,8 @@ fn plan(from: usize, cards: &[Card<'_>], records: &[&Record]) -> Result<Vec<(Str
     let may = |item: usize, gpu: usize| {
         let (Some(record), Some(card)) = (going.get(item), cards.get(gpu)) else { return false };
         let has = record.devices.iter().any(|d| d.uuid == card.info.uuid);
-        gpu != from && !card.draining && !has && (card.can || record.choice.engine == Engine::Temporal)
+        let whole = card.info.mig != Some(true);
+        gpu != from && !card.draining && whole && !has && (card.can || record.choice.engine == Engine::Temporal)
     };
     let places = place(&needs, &left, may).map_err(|item| {
         let most = (left.iter().enumerate().filter(|(gpu, _)| may(item, *gpu)))
@@ -70,15 +78,15 @@ fn plan(from: usize, cards: &[Card<'_>], records: &[&Record]) -> Result<Vec<(Str
 }
 
 impl Node {
-    fn one_gpu(&self, inner: &Inner, text: &str) -> Reply<usize> {
-        self.with_cards(inner, Engine::Auto, |cards, _| match slice::choose(text, cards)?.as_deref() {
+    fn one_gpu(&self, text: &str) -> Reply<usize> {
+        match slice::places(text, self.nvml.gpus())?.as_deref() {
             Some([place]) => Ok(*place),
             _ => Err(ErrorBody::new(
                 ErrorCode::Invalid,
                 format!("\"{text}\" is not one GPU"),
                 "name one by its index or UUID",
             )),
-        })
+        }
     }
 
     /// Takes a GPU out of use, if there is room for its slices elsewhere. With `dry_run` only says who would go where; with
@@ -87,10 +95,11 @@ impl Node {
         if !caller.admin {
             return Err(forbidden("drain GPUs"));
         }
+        let from = self.one_gpu(gpu)?;
+        let now = self.gpus_now();
         let mut inner = self.lock();
-        let from = self.one_gpu(&inner, gpu)?;
         // A card that can't run the engine of a spatial slice is none for it.
-        let places = self.with_cards(&inner, Engine::Spatial, |cards, records| plan(from, cards, records))?;
+        let places = self.with_cards(&inner, &now, Engine::Spatial, |cards, records| plan(from, cards, records))?;
         let uuid = self.nvml.gpus().get(from).map(|info| info.uuid.clone()).unwrap_or_default();
         let mut records: Vec<Record> = Vec::new();
         for (id, to) in places {
@@ -127,7 +136,7 @@ impl Node {
             return Err(forbidden("undrain GPUs"));
         }
         let mut inner = self.lock();
-        let from = self.one_gpu(&inner, gpu)?;
+        let from = self.one_gpu(gpu)?;
         let uuid = self.nvml.gpus().get(from).map(|info| info.uuid.clone()).unwrap_or_default();
         let mut records = Vec::new();
         for live in inner.slices.values() {

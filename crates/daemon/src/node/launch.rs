@@ -98,6 +98,7 @@ impl Node {
         // which ones they are. A program that may run without the daemon has nobody to translate for it.
         let devices = &live.record.devices;
         let visible: Vec<String> = match live.record.on_missing {
+            _ if live.record.mig.is_some() => live.record.mig.iter().map(|held| held.uuid.clone()).collect(),
             OnMissing::Refuse => (0..devices.len()).map(|index| index.to_string()).collect(),
             OnMissing::Allow => devices.iter().map(|device| device.uuid.clone()).collect(),
         };

@@ -50,6 +50,8 @@ impl Node {
             .devices
             .iter()
             .map(|device| match self.place(&device.uuid).and_then(|p| self.nvml.gpus().get(p)) {
+                // What one takes depends on the multiprocessors, and was measured with all.
+                Some(gpu) if record.mig.is_some() => DeviceFacts { index: gpu.index, cost: None },
                 Some(gpu) => DeviceFacts { index: gpu.index, cost: self.cost(store, gpu) },
                 None => DeviceFacts { index: device.index, cost: None },
             })

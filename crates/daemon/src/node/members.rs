@@ -6,6 +6,7 @@ use crate::files::Reading;
 use crate::mps;
 use crate::process::{self, until_end};
 use crate::slice::{Record, thousandths};
+use crate::turns::Desk;
 use crate::turns::clock;
 use cleave_api::format_bytes;
 use cleave_ledger::{SLOTS, wire};
@@ -82,8 +83,8 @@ pub struct Registered {
     pub slot: u32,
     /// See [`crate::files::RunDir::descriptors`].
     pub descriptors: [OwnedFd; 3],
-    /// Place of each of the slice's devices among the GPUs.
-    pub gpus: Vec<Option<usize>>,
+    /// Who looks after its time on each of the slice's devices.
+    pub desks: Vec<Option<Arc<Desk>>>,
 }
 
 /// The part of the multiprocessors that a process was started with, if it was told of an MPS server.
@@ -182,10 +183,12 @@ impl Node {
         }
         inner.event("process-started", Some(&record), &message);
         self.arrange(&inner, &gpus);
+        let live = inner.slices.get(id);
+        let desks = gpus.iter().map(|place| self.desk(live?, *place)).collect();
         drop(inner);
         self.watch(id, slot, peer.pid, peer.stat.start_time, &peer.pidfd);
         self.wake.notify_one();
-        Ok(Registered { slot: slot as u32, descriptors, gpus })
+        Ok(Registered { slot: slot as u32, descriptors, desks })
     }
 
     /// Takes a slot back whose descriptors never reached the process.

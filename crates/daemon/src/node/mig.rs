@@ -47,7 +47,7 @@ impl Node {
     }
 
     /// The layouts that were applied, by GPU.
-    fn layouts(&self) -> Reply<BTreeMap<String, MigLayout>> {
+    pub(super) fn layouts(&self) -> Reply<BTreeMap<String, MigLayout>> {
         self.lock().store.layouts().map_err(store_fault)
     }
 

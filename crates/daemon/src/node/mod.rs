@@ -9,6 +9,7 @@ mod launch;
 mod measure;
 mod members;
 mod mig;
+mod mig_slices;
 mod show;
 mod slices;
 mod suspend;
@@ -105,6 +106,8 @@ pub struct Live {
     pub gpus: Vec<Option<usize>>,
     /// When a refusal was last reported.
     pub denied_at: Option<Instant>,
+    /// Who looks after its time where it shares no GPU: that of its MIG instance.
+    pub desk: Option<Arc<Desk>>,
     /// Its memory is being taken off its GPUs, or brought back.
     moving: bool,
     /// Its watchdog has put it into the lowest class.
@@ -255,6 +258,11 @@ impl Node {
     /// Which engines each GPU can run.
     pub fn modes(&self) -> Vec<cleave_api::GpuModes> {
         self.gpus_now().iter().map(|gpu| engine::modes(gpu, self.means())).collect()
+    }
+
+    /// Who looks after a slice's time on the GPU at a place.
+    pub fn desk(&self, live: &Live, place: Option<usize>) -> Option<Arc<Desk>> {
+        live.desk.clone().or_else(|| self.desks.get(place?).cloned())
     }
 
     /// The GPU with this UUID.

@@ -45,6 +45,8 @@ impl Node {
             SliceDevice {
                 gpu: gpu.map_or(d.index, |g| g.index),
                 gpu_uuid: d.uuid.clone(),
+                mig_profile: record.mig.as_ref().map(|held| held.place.profile.clone()),
+                mig_uuid: record.mig.as_ref().map(|held| held.uuid.clone()).filter(|uuid| !uuid.is_empty()),
                 limit_bytes: d.limit_bytes,
                 used_bytes: 0,
                 peak_bytes: d.peak_bytes,
@@ -115,7 +117,11 @@ impl Node {
                 }
             }
             let place = live.gpus.get(index).copied().flatten();
-            let standing = place.and_then(|place| around.standings.get(&place)?.get(&live.record.id));
+            let own = live.desk.as_ref().map(|desk| desk.standings());
+            let standing = match &own {
+                Some(own) => own.get(&live.record.id),
+                None => place.and_then(|place| around.standings.get(&place)?.get(&live.record.id)),
+            };
             let works = live.processes.values().zip(&picture.readings);
             let works = works.map(|(member, reading)| (reading.work(index), member.dead.unwrap_or(now)));
             let kept = live.record.devices.get(index).map(|d| d.time).unwrap_or_default();

@@ -8,6 +8,7 @@ use crate::mps;
 use crate::process;
 use crate::register::{self, Admits};
 use crate::slice::{self, Card, Record, RecordDevice};
+use crate::turns::Desk;
 use cleave_api::{Engine, ErrorBody, ErrorCode, Slice, SliceChange, SliceSpec, format_bytes};
 use cleave_ledger::HOST;
 use std::collections::BTreeMap;
@@ -24,12 +25,11 @@ impl Node {
     pub(super) fn with_cards<T>(
         &self,
         inner: &Inner,
+        gpus: &[GpuInfo],
         engine: Engine,
         f: impl FnOnce(&[Card<'_>], &[&Record]) -> T,
     ) -> T {
-        let cards: Vec<Card<'_>> = self
-            .nvml
-            .gpus()
+        let cards: Vec<Card<'_>> = gpus
             .iter()
             .map(|info| Card {
                 info,
@@ -58,25 +58,30 @@ impl Node {
                 ..e
             })?;
         }
+        if let Some(made) = self.try_mig(caller, &spec, owner, dry_run).await? {
+            return Ok(made);
+        }
+        let now = self.gpus_now();
         let admit = |inner: &Inner| {
             let mut bytes = [0; 3];
             let _ = rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::empty());
             let name = format!("slice-{:02x}{:02x}{:02x}", bytes[0], bytes[1], bytes[2]);
-            self.with_cards(inner, spec.engine, |cards, records| {
+            self.with_cards(inner, &now, spec.engine, |cards, records| {
                 let taken = |name: &str| inner.names.contains_key(name);
                 slice::admit(&spec, cards, records, process::machine_memory(), name, taken)
             })
         };
         let first = admit(&self.lock())?;
         if !dry_run {
-            for (place, _) in &first.devices {
+            for (place, _) in
+                first.devices.iter().filter(|(place, _)| now.get(*place).is_some_and(|gpu| gpu.mig != Some(true)))
+            {
                 self.measure_context(*place).await;
             }
         }
         let mut inner = self.lock();
         let admitted = admit(&inner)?;
-        let gpus: Vec<&GpuInfo> =
-            admitted.devices.iter().filter_map(|(place, _)| self.nvml.gpus().get(*place)).collect();
+        let gpus: Vec<&GpuInfo> = admitted.devices.iter().filter_map(|(place, _)| now.get(*place)).collect();
         let wish = engine::Wish {
             engine: spec.engine,
             domain: spec.trust_domain.as_deref(),
@@ -120,16 +125,21 @@ impl Node {
             let around = self.around(&inner, &record);
             return Ok(self.show_record(&record, &around));
         }
-        if let Some(key) = engine::domain(&record) {
+        self.make(&mut inner, &record)
+    }
+
+    /// Makes a slice that was decided on.
+    pub(super) fn make(self: &Arc<Self>, inner: &mut Inner, record: &Record) -> Reply<Slice> {
+        if let Some(key) = engine::domain(record) {
             // A container that is given the slice has its folder mounted, whenever it starts.
             let made = self.mps.get(&key.folder(), record.owner).prepare();
             made.map_err(|e| file_fault(&format!("slice \"{}\" can't be made", record.name), &e))?;
         }
         // First the row, then the files: a crash in between leaves a slice whose files are made at the next start.
-        inner.store.put(&record).map_err(store_fault)?;
-        let facts = self.facts(&inner.store, &record);
+        inner.store.put(record).map_err(store_fault)?;
+        let facts = self.facts(&inner.store, record);
         let made =
-            SliceFiles::create(&self.run, &record, &facts).and_then(|files| self.open_doors(record.clone(), files));
+            SliceFiles::create(&self.run, record, &facts).and_then(|files| self.open_doors(record.clone(), files));
         let live = match made {
             Ok(live) => live,
             Err(error) => {
@@ -141,16 +151,18 @@ impl Node {
         let shares: Vec<String> =
             record.devices.iter().map(|d| format!("{} of GPU {}", format_bytes(d.limit_bytes), d.index)).collect();
         let gpus = live.gpus.clone();
-        self.insert(&mut inner, live);
+        self.insert(inner, live);
         // What it is promised, those without a share of their own have no more.
-        self.arrange(&inner, &gpus);
-        inner.event("slice-created", Some(&record), &format!("slice {} has {}", record.name, shares.join(", ")));
-        self.write_cdi(&mut inner, &record);
-        self.write_domain(&mut inner, &record);
+        self.arrange(inner, &gpus);
+        let instance = record.mig.as_ref().map_or(String::new(), |held| format!(", in {}", held.place.profile));
+        let message = format!("slice {} has {}{instance}", record.name, shares.join(", "));
+        inner.event("slice-created", Some(record), &message);
+        self.write_cdi(inner, record);
+        self.write_domain(inner, record);
         if let Some(holder) = record.holder {
             self.watch_holder(holder, record.id.clone());
         }
-        let around = self.around(&inner, &record);
+        let around = self.around(inner, record);
         inner.slices.get(&record.id).map(|l| self.show(l, &around)).ok_or_else(|| unknown_slice(&record.name))
     }
 
@@ -167,11 +179,13 @@ impl Node {
         let guests = register::listen(self, &record.id, Admits::Anyone, &files.guest_socket())
             .inspect_err(|_| owners.abort())?;
         let gpus = record.devices.iter().map(|d| self.place(&d.uuid)).collect();
+        let desk = record.mig.is_some().then(|| Arc::new(Desk::new(self.config.window_ms)));
         Ok(Live {
             record,
             files: Arc::new(files),
             processes: BTreeMap::new(),
             gpus,
+            desk,
             denied_at: None,
             moving: false,
             lowered: false,
@@ -183,13 +197,20 @@ impl Node {
 
     /// Changes a slice. A lower limit is written first and use is read after, so that no grant slips in between.
     pub fn resize(&self, caller: &Caller, key: &str, change: SliceChange) -> Reply<Slice> {
+        let mut now = self.gpus_now();
         let mut inner = self.lock();
         let live = inner.seen(key, caller)?;
         if !caller.admin {
             return Err(forbidden("change slices"));
         }
         let id = live.record.id.clone();
-        let changed = self.with_cards(&inner, live.record.choice.engine, |cards, records| {
+        if let (Some(held), Some(device)) = (&live.record.mig, live.record.devices.first()) {
+            now.iter_mut().filter(|gpu| gpu.uuid == device.uuid).for_each(|gpu| gpu.memory_bytes = held.memory_bytes);
+        }
+        let changed = self.with_cards(&inner, &now, live.record.choice.engine, |cards, records| {
+            // Nobody else has anything of its instance.
+            let mine = [&live.record];
+            let records = if live.record.mig.is_some() { &mine[..] } else { records };
             slice::change(&live.record, &change, cards, records, process::machine_memory())
         })?;
         let mut record = live.record.clone();
@@ -292,7 +313,7 @@ impl Node {
 
     /// Deletes a slice; with `force` its processes are killed first.
     pub async fn delete(self: &Arc<Self>, caller: &Caller, key: &str, force: bool) -> Reply<()> {
-        let id = {
+        let record = {
             let mut inner = self.lock();
             let live = inner.seen(key, caller)?;
             let (id, count) = (live.record.id.clone(), live.processes.len());
@@ -309,10 +330,10 @@ impl Node {
                     "end them first, or delete with --force, which kills them",
                 ));
             }
+            let record = live.record.clone();
             if count == 0 {
-                return self.remove(&mut inner, &id, "deleted");
-            }
-            if let Some(live) = inner.slices.get_mut(&id) {
+                self.remove(&mut inner, &id, "deleted")?;
+            } else if let Some(live) = inner.slices.get_mut(&id) {
                 live.deleting = true;
                 for member in live.processes.values().filter(|m| m.dead.is_none()) {
                     let Some(pidfd) = &member.pidfd else { continue };
@@ -321,16 +342,26 @@ impl Node {
                     }
                 }
             }
-            id
+            record
         };
+        self.until_gone(&record.id).await?;
+        // With the answer its instance is gone, too.
+        if record.mig.is_some() {
+            let _ = self.ending_instance(&record).await;
+        }
+        Ok(())
+    }
+
+    /// Waits until a slice's processes, which were killed, have died, and removes it.
+    async fn until_gone(self: &Arc<Self>, id: &str) -> Reply<()> {
         let began = Instant::now();
         loop {
             {
                 let mut inner = self.lock();
-                match inner.slices.get_mut(&id) {
-                    // An ephemeral slice has gone with its last process by itself.
+                match inner.slices.get_mut(id) {
+                    // It was deleted at once, or, being ephemeral, has gone with its last process by itself.
                     None => return Ok(()),
-                    Some(live) if live.processes.is_empty() => return self.remove(&mut inner, &id, "deleted by force"),
+                    Some(live) if live.processes.is_empty() => return self.remove(&mut inner, id, "deleted by force"),
                     Some(live) if began.elapsed() > KILL => {
                         live.deleting = false;
                         let pids: Vec<String> = live.processes.values().map(|m| m.pid.to_string()).collect();
@@ -370,6 +401,9 @@ impl Node {
             cdi::remove(dir, &live.record.name);
         }
         self.write_domain(inner, &live.record);
+        if live.record.mig.is_some() {
+            self.ending_instance(&live.record);
+        }
         if inner.slices.is_empty() {
             inner.idle_since = Some(Instant::now());
             self.wake.notify_one();
@@ -408,7 +442,7 @@ pub(super) fn file_fault(what: &str, error: &io::Error) -> ErrorBody {
     ErrorBody::new(ErrorCode::Unavailable, format!("{what}: {words}; nothing was made"), hint)
 }
 
-fn new_uuid() -> Option<[u8; 16]> {
+pub(super) fn new_uuid() -> Option<[u8; 16]> {
     let mut bytes = [0; 16];
     rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::empty()).ok()?;
     bytes[6] = bytes[6] & 0x0f | 0x40;

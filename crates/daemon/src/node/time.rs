@@ -8,6 +8,7 @@ use crate::turns::{Party, Standing, clock};
 use cleave_api::{DeviceExplanation, Explanation, Mode, Neighbour, Slice, TurnKind};
 use cleave_policy::arbiter::{Domain, Isolation, Tenant};
 use cleave_policy::gate;
+use cleave_policy::pack::WHOLE;
 use std::sync::Arc;
 
 impl Node {
@@ -16,19 +17,21 @@ impl Node {
     pub fn arrange(&self, inner: &Inner, gpus: &[Option<usize>]) {
         for place in gpus.iter().copied().flatten() {
             let Some(desk) = self.desks.get(place) else { continue };
-            let on_it = || inner.slices.values().filter(move |live| live.gpus.contains(&Some(place)));
             let works = |live: &&Live| live.processes.values().any(|member| member.dead.is_none());
+            let all = || inner.slices.values().filter(move |live| live.gpus.contains(&Some(place)));
+            // A MIG instance has its slice alone, and all of its time.
+            for (live, desk) in all().filter_map(|live| Some((live, live.desk.as_ref()?))) {
+                let tenant = Tenant { share: WHOLE, ..tenant(live, WHOLE) };
+                let parties = Some(live).filter(works).map(|live| party(live, 0, tenant));
+                desk.arrange(parties.into_iter().collect(), |id| inner.slices.contains_key(id));
+            }
+            let on_it = || all().filter(|live| live.desk.is_none());
             let promised = on_it().filter_map(|live| live.record.compute_percent).sum();
             let without = on_it().filter(works).filter(|live| live.record.compute_percent.is_none()).count();
             let rest = rest(promised, without);
             let parties = on_it().filter(works).filter_map(|live| {
-                Some(Party {
-                    slice: live.record.id.clone(),
-                    files: Arc::clone(&live.files),
-                    device: live.gpus.iter().position(|gpu| *gpu == Some(place))?,
-                    slots: live.processes.iter().filter(|(_, m)| m.dead.is_none()).map(|(slot, _)| *slot).collect(),
-                    tenant: Tenant { domain: domain(live), ..tenant(live, rest) },
-                })
+                let device = live.gpus.iter().position(|gpu| *gpu == Some(place))?;
+                Some(party(live, device, Tenant { domain: domain(live), ..tenant(live, rest) }))
             });
             desk.arrange(parties.collect(), |id| inner.slices.contains_key(id));
         }
@@ -71,7 +74,7 @@ impl Node {
         let record = &live.record;
         let processors = inner.processors(record);
         let devices = record.devices.iter().zip(&live.gpus).map(|(device, place)| {
-            let desk = place.and_then(|place| self.desks.get(place));
+            let desk = self.desk(live, *place);
             let standings = desk.map(|desk| desk.standings()).unwrap_or_default();
             let now = clock();
             let me = standings.get(&record.id);
@@ -122,6 +125,17 @@ impl Node {
         let classes = picture.readings.iter().fold(record.classes, |sum, reading| sum.plus(&reading.classes));
         let classes = super::show::show_classes(&classes);
         Ok(Explanation { slice: record.name.clone(), classes, devices: devices.collect() })
+    }
+}
+
+/// A slice at the desk of its device.
+fn party(live: &Live, device: usize, tenant: Tenant) -> Party {
+    Party {
+        slice: live.record.id.clone(),
+        files: Arc::clone(&live.files),
+        device,
+        slots: live.processes.iter().filter(|(_, m)| m.dead.is_none()).map(|(slot, _)| *slot).collect(),
+        tenant,
     }
 }
 

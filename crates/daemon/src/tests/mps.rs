@@ -303,7 +303,7 @@ fn what_can_not_be_had_is_refused_with_the_reason() {
     };
     for (more, part) in [
         (json!({ "engine": "spatial" }), "nvidia-cuda-mps-control"),
-        (json!({ "engine": "mig" }), "MIG support"),
+        (json!({ "engine": "mig" }), "MIG"),
         (json!({ "engine": "spatial", "gpu": "0,1" }), "2 GPUs"),
         (json!({ "trust_domain": "No Domain" }), "trust domain's name"),
     ] {

@@ -30,12 +30,12 @@ impl Text {
         }
     }
 
-    fn uuid(&mut self, uuid: &[u8; 16]) {
+    fn uuid(&mut self, kind: &[u8; 4], uuid: &[u8; 16]) {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
         if self.length > 0 {
             self.add(b",");
         }
-        self.add(b"GPU-");
+        self.add(kind);
         for (place, byte) in uuid.iter().enumerate() {
             if matches!(place, 4 | 6 | 8 | 10) {
                 self.add(b"-");
@@ -53,10 +53,10 @@ fn number(text: &[u8]) -> Option<usize> {
 }
 
 /// Whether `token` is a device's UUID, or the start of it, as the driver allows.
-fn is_named(uuid: &[u8; 16], token: &[u8]) -> bool {
+fn is_named(kind: &[u8; 4], uuid: &[u8; 16], token: &[u8]) -> bool {
     let mut text = Text { bytes: [0; 2048], length: 0 };
-    text.uuid(uuid);
-    token.len() > b"GPU-".len() && text.bytes.starts_with(token)
+    text.uuid(kind, uuid);
+    token.len() > kind.len() && text.bytes.starts_with(token)
 }
 
 /// Makes the driver see the slice's devices only. What the user wrote in `CUDA_VISIBLE_DEVICES` counts within the
@@ -64,21 +64,22 @@ fn is_named(uuid: &[u8; 16], token: &[u8]) -> bool {
 fn choose_devices(p: &Process) {
     const NAME: &[u8] = b"CUDA_VISIBLE_DEVICES";
     let policy = p.policy();
+    let kind = policy.kind();
     let devices = policy.devices.get(..(policy.device_count as usize).min(cleave_ledger::DEVICES)).unwrap_or(&[]);
     let mut chosen = Text { bytes: [0; 2048], length: 0 };
     match environment(NAME) {
-        None => devices.iter().for_each(|device| chosen.uuid(&device.uuid)),
+        None => devices.iter().for_each(|device| chosen.uuid(kind, &device.uuid)),
         Some(wish) => {
             for token in wish.split(|&byte| byte == b',') {
                 let token = token.trim_ascii();
                 if token.starts_with(b"SLICE-") {
-                    devices.iter().for_each(|device| chosen.uuid(&device.uuid));
+                    devices.iter().for_each(|device| chosen.uuid(kind, &device.uuid));
                 } else if let Some(index) = number(token) {
                     // As the driver does: the list ends at the first device that is none.
                     let Some(device) = devices.get(index) else { break };
-                    chosen.uuid(&device.uuid);
-                } else if let Some(device) = devices.iter().find(|device| is_named(&device.uuid, token)) {
-                    chosen.uuid(&device.uuid);
+                    chosen.uuid(kind, &device.uuid);
+                } else if let Some(device) = devices.iter().find(|device| is_named(kind, &device.uuid, token)) {
+                    chosen.uuid(kind, &device.uuid);
                 } else {
                     // None of the slice's, or none at all ("-1"): the list ends here, as above.
                     break;
@@ -103,9 +104,15 @@ fn find_devices(p: &Process) {
     let policy = p.policy();
     for ordinal in 0..count {
         let (mut device, mut uuid) = (-1, CUuuid::default());
-        if driver!(cuDeviceGet(&raw mut device => *mut i32, ordinal => i32)) != error::SUCCESS
-            || driver!(cuDeviceGetUuid(&raw mut uuid => *mut CUuuid, device => i32)) != error::SUCCESS
-        {
+        if driver!(cuDeviceGet(&raw mut device => *mut i32, ordinal => i32)) != error::SUCCESS {
+            continue;
+        }
+        // Of a MIG device the first form gives the UUID of its GPU; drivers without the second have no such UUIDs.
+        let status = match policy.is_mig() {
+            true => driver!(cuDeviceGetUuid_v2(&raw mut uuid => *mut CUuuid, device => i32)),
+            false => driver!(cuDeviceGetUuid(&raw mut uuid => *mut CUuuid, device => i32)),
+        };
+        if status != error::SUCCESS {
             continue;
         }
         let devices = policy.devices.iter().take(policy.device_count as usize);

@@ -33,9 +33,10 @@ macro_rules! starting {
 starting!(nvmlInit(), nvmlInit_v2(), nvmlInitWithFlags(flags: u32));
 
 /// A device's UUID in NVML's text form, from its bytes.
-fn uuid_text(uuid: &[u8; 16]) -> [u8; 41] {
+fn uuid_text(kind: &[u8; 4], uuid: &[u8; 16]) -> [u8; 41] {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut text = *b"GPU-00000000-0000-0000-0000-000000000000\0";
+    text[..4].copy_from_slice(kind);
     let places = (4..40).filter(|place| !matches!(place, 12 | 17 | 22 | 27));
     for (place, nibble) in places.zip(uuid.iter().flat_map(|byte| [byte >> 4, byte & 15])) {
         if let (Some(to), Some(digit)) = (text.get_mut(place), DIGITS.get(usize::from(nibble))) {
@@ -55,7 +56,10 @@ fn device_of(p: &Process, handle: nvmlDevice_t) -> Option<usize> {
     }
     let policy = p.policy();
     let devices = policy.devices.iter().take(policy.device_count as usize);
-    devices.enumerate().find(|(_, device)| text.starts_with(&uuid_text(&device.uuid))).map(|(index, _)| index)
+    devices
+        .enumerate()
+        .find(|(_, device)| text.starts_with(&uuid_text(policy.kind(), &device.uuid)))
+        .map(|(index, _)| index)
 }
 
 macro_rules! counting {
@@ -82,7 +86,7 @@ macro_rules! by_index {
             let policy = p.policy();
             match policy.devices.iter().take(policy.device_count as usize).nth(number as usize) {
                 Some(device) => {
-                    let text = uuid_text(&device.uuid);
+                    let text = uuid_text(policy.kind(), &device.uuid);
                     let text: *const c_char = text.as_ptr().cast();
                     real!(nvmlDeviceGetHandleByUUID(text: *const c_char, handle: *mut nvmlDevice_t))
                 }

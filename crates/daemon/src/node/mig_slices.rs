@@ -1,0 +1,459 @@
+//! Slices of engine `mig`: the smallest instance that suffices, a free one or a new one, and its end with the slice that it
+//! was made for.
+use super::slices::forbidden;
+use super::{Caller, Node, Reply};
+use crate::engine::Choice;
+use crate::gpu::{GpuInfo, format_uuid};
+use crate::mig::{Card, carry_out};
+use crate::process;
+use crate::slice::{self, Admitted, Held, Record, RecordDevice};
+use cleave_api::{
+    Engine, ErrorBody, ErrorCode, Fraction, MemoryAmount, MigAction, MigPlace, MigStep, Percent, Slice, SliceSpec,
+    format_bytes,
+};
+use cleave_inventory::geometry;
+use cleave_policy::mig::{Geometry, Instance, Mask};
+use std::sync::Arc;
+
+/// What a slice needs of a GPU.
+#[derive(Clone, Copy, Debug)]
+struct Need {
+    bytes: u64,
+    percent: f64,
+}
+
+/// Where a slice goes.
+#[derive(Clone, Debug)]
+struct Found {
+    /// Place of the GPU.
+    gpu: usize,
+    instance: MigPlace,
+    memory_bytes: u64,
+    /// It has to be made first.
+    new: bool,
+    reason: String,
+}
+
+/// A GPU that MIG divides, as a slice may go to it.
+struct Site<'a> {
+    gpu: usize,
+    card: Card<'a>,
+    geometry: Geometry,
+    taken: Mask,
+}
+
+impl<'a> Site<'a> {
+    fn new(gpu: usize, card: Card<'a>) -> Self {
+        let geometry = geometry(&card.now.profiles);
+        let all = card.now.instances.iter().filter_map(|found| {
+            let profile = geometry.named(&card.place_of(found).profile)?;
+            Some(geometry.mask(Instance { profile, start: u8::try_from(found.start).ok()? }))
+        });
+        let taken = all.fold(0, |taken, one| taken | one);
+        Self { gpu, card, geometry, taken }
+    }
+
+    /// A free instance of a profile.
+    fn free(&self, profile: usize) -> Option<MigPlace> {
+        let name = &self.geometry.profiles.get(profile)?.name;
+        let idle = self.card.now.instances.iter().filter(|found| found.uuid.is_some() && !self.card.is_busy(found));
+        idle.map(|found| self.card.place_of(found)).find(|place| place.profile == *name)
+    }
+
+    /// Where a new instance costs least of what the GPU is still worth, and what it costs.
+    fn room(&self, profile: usize) -> Option<(u64, MigPlace)> {
+        let weights = vec![1; self.geometry.profiles.len()];
+        let now = self.geometry.worth(self.taken, &weights);
+        let cost =
+            |one: &Instance| now.saturating_sub(self.geometry.worth(self.taken | self.geometry.mask(*one), &weights));
+        let best = self.geometry.fits(self.taken, profile).min_by_key(cost)?;
+        let profile = self.geometry.profiles.get(profile)?.name.clone();
+        Some((cost(&best), MigPlace { profile, start: Some(best.start.into()) }))
+    }
+
+    /// Why a profile does not suffice, or there is none to be had.
+    fn lacks(&self, profile: usize, need: Need) -> Option<String> {
+        let kind = self.geometry.profiles.get(profile)?;
+        let (usable, percent) = (kind.memory_mib << 20, self.geometry.percent(kind));
+        Some(if usable < need.bytes {
+            format!("{} has {} usable, less than {}", kind.name, format_bytes(usable), format_bytes(need.bytes))
+        } else if f64::from(percent) < need.percent {
+            format!("{} has {percent} % of the multiprocessors, less than {} %", kind.name, need.percent)
+        } else {
+            format!("no {} is free or fits", kind.name)
+        })
+    }
+}
+
+/// The first of the smallest profiles that suffice of which an instance is free or fits, on any of the GPUs.
+fn find(sites: &[Site<'_>], need: Need) -> Result<Found, ErrorBody> {
+    let mib = need.bytes.div_ceil(1 << 20);
+    // GPUs of several models: what is smallest is decided by size and memory.
+    let mut kinds: Vec<(u8, u64, usize, usize)> = Vec::new();
+    for (at, site) in sites.iter().enumerate() {
+        let suit = site.geometry.suitable(mib, need.percent);
+        let key =
+            |profile: &usize| site.geometry.profiles.get(*profile).map_or((0, 0), |kind| (kind.size, kind.memory_mib));
+        kinds.extend(suit.iter().map(|profile| (key(profile).0, key(profile).1, at, *profile)));
+    }
+    kinds.sort_unstable();
+    for group in kinds.chunk_by(|a, b| (a.0, a.1) == (b.0, b.1)) {
+        let with = || group.iter().filter_map(|(.., at, profile)| Some((sites.get(*at)?, *profile)));
+        let free = with().find_map(|(site, profile)| Some((site, profile, site.free(profile)?, false)));
+        let new = || {
+            let rooms = with().filter_map(|(site, profile)| Some((site.room(profile)?, site, profile)));
+            let best = rooms.min_by_key(|((cost, _), site, _)| (*cost, site.gpu));
+            best.map(|((_, place), site, profile)| (site, profile, place, true))
+        };
+        if let Some((site, profile, instance, new)) = free.or_else(new) {
+            return Ok(found(site, profile, instance, new, need));
+        }
+    }
+    let Some(site) = sites.first() else {
+        return Err(ErrorBody::new(ErrorCode::Refused, "no GPU is in MIG mode", "`cleave mig apply` turns it on"));
+    };
+    Err(none(sites, site, need, !kinds.is_empty()))
+}
+
+fn found(site: &Site<'_>, profile: usize, instance: MigPlace, new: bool, need: Need) -> Found {
+    let order = site.geometry.by_size();
+    let smaller = order.iter().take_while(|at| **at != profile);
+    let mut words: Vec<String> = smaller.filter_map(|at| site.lacks(*at, need)).collect();
+    let kind = site.geometry.profiles.get(profile);
+    let memory_bytes = kind.map_or(0, |kind| kind.memory_mib << 20);
+    let (name, start) = (&instance.profile, instance.start.unwrap_or_default());
+    let how = if new { "a new one at memory slice" } else { "a free one at memory slice" };
+    words.push(format!(
+        "{name} has {} and {} % of the multiprocessors: {how} {start}",
+        format_bytes(memory_bytes),
+        kind.map_or(0, |kind| site.geometry.percent(kind)),
+    ));
+    Found { gpu: site.gpu, instance, memory_bytes, new, reason: words.join("; ") }
+}
+
+/// What is tightest, and what can be had.
+fn none(sites: &[Site<'_>], site: &Site<'_>, need: Need, suits: bool) -> ErrorBody {
+    let asked = match (need.bytes, need.percent) {
+        (0, percent) => format!("{percent} % of the multiprocessors"),
+        (bytes, 0.0) => format_bytes(bytes),
+        (bytes, percent) => format!("{} and {percent} % of the multiprocessors", format_bytes(bytes)),
+    };
+    let order = site.geometry.by_size();
+    if !suits {
+        let largest = order.last().and_then(|at| site.lacks(*at, need)).unwrap_or_default();
+        let message = format!("no MIG instance has {asked}: the largest, {largest}");
+        return ErrorBody::new(
+            ErrorCode::Refused,
+            message,
+            "ask for less, or for a slice of the whole GPU with MIG mode off",
+        );
+    }
+    let nearest = sites.iter().find_map(|site| {
+        let mut order = site.geometry.by_size();
+        order.reverse();
+        let near = order.into_iter().find(|at| site.free(*at).is_some() || site.room(*at).is_some())?;
+        let kind = site.geometry.profiles.get(near)?;
+        Some(format!(
+            "nearest: {} with {} on GPU {}",
+            kind.name,
+            format_bytes(kind.memory_mib << 20),
+            site.card.info.index
+        ))
+    });
+    let message = format!("no MIG instance with {asked} is free, and none fits beside those that are there");
+    ErrorBody::new(
+        ErrorCode::Refused,
+        message,
+        nearest.unwrap_or_else(|| "delete a slice, or `cleave mig list` shows who has what".into()),
+    )
+}
+
+impl Node {
+    /// Whether a slice is to be tried on a MIG instance: it is asked for, or may be and there is a GPU in MIG mode for it.
+    pub(super) fn wants_mig(&self, spec: &SliceSpec, gpus: &[GpuInfo]) -> bool {
+        let divided = || gpus.iter().any(|gpu| gpu.mig == Some(true));
+        let may = self.config.engine == Engine::Auto && spec.trust_domain.is_none() && !spec.gpu.contains(',');
+        spec.engine == Engine::Mig || spec.engine == Engine::Auto && may && divided()
+    }
+
+    /// Makes a slice that has a MIG instance. Blocks for as long as making the instance takes.
+    pub(super) fn create_mig(
+        self: &Arc<Self>,
+        caller: &Caller,
+        spec: &SliceSpec,
+        owner: u32,
+        dry_run: bool,
+    ) -> Reply<Slice> {
+        let _one = self.mig_lock();
+        let found = self.find_instance(spec)?;
+        let gpu = self.nvml.gpus().get(found.gpu).cloned().unwrap_or_default();
+        let step = |action| MigStep {
+            gpu: gpu.index,
+            action,
+            profile: Some(found.instance.profile.clone()),
+            start: found.instance.start,
+        };
+        let admitted = self.admit_mig(spec, &gpu, &found)?;
+        if found.new && !dry_run {
+            carry_out(&*self.nvml, &[(found.gpu, step(MigAction::Create))])?;
+        }
+        let uuid = if dry_run && found.new { String::new() } else { self.instance_uuid(&found)? };
+        let held = Held { place: found.instance.clone(), uuid, made: found.new, memory_bytes: found.memory_bytes };
+        let made = self.settle_mig(caller, spec, owner, (admitted, &gpu, held, &found.reason), dry_run);
+        if made.is_err() && found.new && !dry_run {
+            let _ = carry_out(&*self.nvml, &[(found.gpu, step(MigAction::Destroy))]);
+        }
+        made
+    }
+
+    /// The instance for a slice.
+    fn find_instance(&self, spec: &SliceSpec) -> Reply<Found> {
+        let gpus = self.gpus_now();
+        let wanted = slice::places(&spec.gpu, &gpus)?;
+        if let Some([_, _, ..]) = wanted.as_deref() {
+            let message =
+                format!("engine mig can't be had: the slice has GPUs {}, and an instance is of one", spec.gpu);
+            return Err(ErrorBody::new(ErrorCode::Refused, message, "name one GPU, or `any`"));
+        }
+        let mut sites = Vec::new();
+        for (place, gpu) in gpus.iter().enumerate().filter(|(at, _)| wanted.as_ref().is_none_or(|all| all.contains(at)))
+        {
+            match self.mig_card(place)? {
+                Some(card) if card.now.enabled => sites.push(Site::new(place, card)),
+                _ if wanted.is_none() => {}
+                other => {
+                    let why = if other.is_some() { "MIG mode is off" } else { "this model has no MIG" };
+                    let message = format!("engine mig can't be had: GPU {} ({}): {why}", gpu.index, gpu.name);
+                    let hint = "`cleave mig apply` turns MIG mode on; `cleave modes` lists what each GPU can";
+                    return Err(ErrorBody::new(ErrorCode::Refused, message, hint));
+                }
+            }
+        }
+        // Parts are parts of the whole GPU; of unlike ones, of the first.
+        let whole = sites.first().map_or(0, |site| site.card.info.memory_bytes);
+        let bytes = match (spec.fraction, spec.memory) {
+            (Some(fraction), _) => fraction.of(whole),
+            (None, memory) => memory.map_or(0, |memory| memory.of(whole)),
+        };
+        let percent = spec.fraction.map(Fraction::percent).or(spec.compute).map_or(0.0, Percent::get);
+        find(&sites, Need { bytes, percent })
+    }
+
+    /// Checks the rest of the spec, with the instance as the card; what it may use of it.
+    fn admit_mig(&self, spec: &SliceSpec, gpu: &GpuInfo, found: &Found) -> Reply<Admitted> {
+        let card = GpuInfo { memory_bytes: found.memory_bytes, ..gpu.clone() };
+        let mut asked = SliceSpec { gpu: "any".into(), ..spec.clone() };
+        match (spec.fraction, spec.memory, spec.compute) {
+            (Some(fraction), None, None) => {
+                asked.memory = Some(MemoryAmount::Bytes(fraction.of(gpu.memory_bytes)));
+                asked.compute = Some(fraction.percent());
+                asked.fraction = None;
+            }
+            _ => asked.memory = spec.memory.map(|memory| MemoryAmount::Bytes(memory.of(gpu.memory_bytes))),
+        }
+        let inner = self.lock();
+        let mut bytes = [0; 3];
+        let _ = rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::empty());
+        let name = format!("slice-{:02x}{:02x}{:02x}", bytes[0], bytes[1], bytes[2]);
+        let cards = [slice::Card { info: &card, context_bytes: None, can: true }];
+        slice::admit(&asked, &cards, &[], process::machine_memory(), name, |name| inner.names.contains_key(name))
+    }
+
+    fn instance_uuid(&self, found: &Found) -> Reply<String> {
+        let card = self.mig_card(found.gpu)?;
+        let uuid = card.and_then(|card| {
+            let is = |one: &&crate::gpu::MigFound| card.place_of(one) == found.instance;
+            card.now.instances.iter().find(is)?.uuid.clone()
+        });
+        let gone = || {
+            let message = format!("the instance {} is gone again", found.instance.profile);
+            ErrorBody::new(ErrorCode::Unavailable, message, "somebody else changes MIG; try again")
+        };
+        uuid.ok_or_else(gone)
+    }
+
+    fn settle_mig(
+        self: &Arc<Self>,
+        caller: &Caller,
+        spec: &SliceSpec,
+        owner: u32,
+        (admitted, gpu, held, reason): (Admitted, &GpuInfo, Held, &str),
+        dry_run: bool,
+    ) -> Reply<Slice> {
+        let limit_bytes = admitted.devices.first().map_or(0, |(_, bytes)| *bytes);
+        let uuid =
+            super::slices::new_uuid().ok_or_else(|| ErrorBody::new(ErrorCode::Internal, "no random numbers", ""))?;
+        let record = Record {
+            id: format!("SLICE-{}", format_uuid(uuid)),
+            name: admitted.name,
+            owner,
+            created_at: process::now(),
+            devices: vec![RecordDevice {
+                uuid: gpu.uuid.clone(),
+                index: gpu.index,
+                limit_bytes,
+                ..RecordDevice::default()
+            }],
+            compute_percent: admitted.compute_percent,
+            mode: spec.mode,
+            priority: spec.priority,
+            choice: Choice { engine: Engine::Mig, reason: reason.to_owned() },
+            trust_domain: spec.trust_domain.clone(),
+            burst_ms: admitted.burst_ms,
+            watchdog: spec.watchdog,
+            mig: Some(held),
+            host_limit_bytes: admitted.host_limit_bytes,
+            on_missing: spec.on_missing,
+            on_bypass: spec.on_bypass,
+            ephemeral: spec.ephemeral,
+            holder: caller.process().filter(|_| spec.ephemeral),
+            ..Record::default()
+        };
+        let mut inner = self.lock();
+        if !dry_run {
+            return self.make(&mut inner, &record);
+        }
+        let around = self.around(&inner, &record);
+        Ok(self.show_record(&record, &around))
+    }
+
+    /// Destroys the instance that was made for a slice which is no more, unless it has another user by now, or shall be there.
+    pub(super) fn end_instance(&self, record: &Record) {
+        let Some(held) = record.mig.as_ref().filter(|held| held.made) else { return };
+        let Some((device, gpu)) = record.devices.first().and_then(|device| Some((device, self.place(&device.uuid)?)))
+        else {
+            return;
+        };
+        let _one = self.mig_lock();
+        let ended = || {
+            let layout = self.layouts()?.remove(&device.uuid);
+            let Some(card) = self.mig_card(gpu)? else { return Ok(()) };
+            let here = card.now.instances.iter().find(|found| card.place_of(found) == held.place);
+            let shall = layout.is_some_and(|layout| layout.instances.contains(&held.place));
+            if shall || here.is_none_or(|found| card.is_busy(found)) {
+                return Ok(());
+            }
+            let (profile, start) = (Some(held.place.profile.clone()), held.place.start);
+            carry_out(&*self.nvml, &[(gpu, MigStep { gpu: device.index, action: MigAction::Destroy, profile, start })])
+        };
+        if let Err(error) = ended() {
+            let message = format!("the MIG instance of slice {} is left: {}", record.name, error.message);
+            self.lock().event("warning", None, &message);
+        }
+    }
+
+    /// As [`Node::end_instance`], where blocking is not allowed.
+    pub(super) fn ending_instance(self: &Arc<Self>, record: &Record) -> tokio::task::JoinHandle<()> {
+        let (node, record) = (Arc::clone(self), record.clone());
+        tokio::task::spawn_blocking(move || node.end_instance(&record))
+    }
+
+    /// Makes a slice whose engine may be `mig`; `None` where it is to be made otherwise.
+    pub(super) async fn try_mig(
+        self: &Arc<Self>,
+        caller: &Caller,
+        spec: &SliceSpec,
+        owner: u32,
+        dry_run: bool,
+    ) -> Reply<Option<Slice>> {
+        if !caller.admin {
+            return Err(forbidden("create slices"));
+        }
+        let gpus = self.gpus_now();
+        if !self.wants_mig(spec, &gpus) {
+            return Ok(None);
+        }
+        let (node, caller, own) = (Arc::clone(self), *caller, spec.clone());
+        let made = tokio::task::spawn_blocking(move || node.create_mig(&caller, &own, owner, dry_run)).await;
+        let made = made.map_err(|e| ErrorBody::new(ErrorCode::Internal, format!("it ended half way: {e}"), ""))?;
+        // Where nobody insists on MIG, a GPU that is whole will do; but only if it is asked for or may be had.
+        let other = slice::places(&spec.gpu, &gpus)?.map_or_else(
+            || gpus.iter().any(|gpu| gpu.mig != Some(true)),
+            |places| places.iter().any(|at| gpus.get(*at).is_some_and(|gpu| gpu.mig != Some(true))),
+        );
+        match made {
+            Err(error) if error.code == ErrorCode::Refused && spec.engine == Engine::Auto && other => Ok(None),
+            made => made.map(Some),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gpu::{MigFound, MigNow};
+    use cleave_api::MigProfile;
+
+    fn profiles() -> Vec<MigProfile> {
+        let rows: [(&str, u32, u64, u32, &[u32]); 4] = [
+            ("1g.18gb", 16, 16384, 1, &[0, 1, 2, 3, 4, 5, 6]),
+            ("1g.35gb", 26, 33024, 2, &[0, 2, 4, 6]),
+            ("3g.71gb", 60, 71168, 4, &[0, 4]),
+            ("7g.141gb", 132, 142_848, 8, &[0]),
+        ];
+        let profile = |(id, (name, sms, memory_mib, size, starts)): (u32, (&str, u32, u64, u32, &[u32]))| MigProfile {
+            name: name.into(),
+            id,
+            multiprocessors: sms,
+            memory_mib,
+            starts: starts.into(),
+            size,
+            ..MigProfile::default()
+        };
+        (0..).zip(rows).map(profile).collect()
+    }
+
+    /// Which instance a need gets on an H200 where `instances` (profile, start, whose slice) are.
+    fn place(
+        instances: &[(u32, u32, Option<&str>)],
+        gib: u64,
+        percent: f64,
+    ) -> Result<(MigPlace, bool, String), ErrorBody> {
+        let info = GpuInfo::default();
+        let all = instances.iter().map(|(profile, start, _)| MigFound {
+            id: *start,
+            profile: *profile,
+            start: *start,
+            uuid: Some("MIG-".into()),
+        });
+        let now = MigNow { enabled: true, profiles: profiles(), instances: all.collect(), ..MigNow::default() };
+        let mut card = Card { info: &info, now, users: Vec::new(), slices: Vec::new() };
+        for (found, (.., name)) in card.now.instances.clone().iter().zip(instances) {
+            let held = card.place_of(found);
+            card.slices.extend(name.map(|name| (name.to_owned(), Some(held))));
+        }
+        let found = find(&[Site::new(0, card)], Need { bytes: gib << 30, percent })?;
+        Ok((found.instance, found.new, found.reason))
+    }
+
+    fn at(profile: &str, start: u32) -> MigPlace {
+        MigPlace { profile: profile.into(), start: Some(start) }
+    }
+
+    #[test]
+    fn b11_the_smallest_instance_whose_usable_memory_suffices_and_why() {
+        let (instance, new, reason) = place(&[], 18, 20.0).unwrap();
+        assert!(instance.profile == "1g.35gb" && new, "{instance:?}");
+        assert!(reason.starts_with("1g.18gb has 16 GiB usable, less than 18 GiB; 1g.35gb has 32.25 GiB"), "{reason}");
+        assert!(reason.contains("20 % of the multiprocessors"), "{reason}");
+        let (instance, _, reason) = place(&[], 1, 40.0).unwrap();
+        assert_eq!(instance, at("3g.71gb", 4));
+        assert!(reason.contains("1g.35gb has 20 % of the multiprocessors, less than 40 %"), "{reason}");
+        let error = place(&[], 200, 0.0).unwrap_err();
+        assert!(error.message.contains("7g.141gb has 139.50 GiB usable, less than 200 GiB"), "{error}");
+    }
+
+    #[test]
+    fn a_free_instance_is_taken_before_a_new_one_is_made() {
+        assert_eq!(place(&[(1, 2, None)], 18, 0.0).unwrap().0, at("1g.35gb", 2));
+        let (instance, new, _) = place(&[(1, 2, Some("a"))], 18, 0.0).unwrap();
+        assert!(new && instance != at("1g.35gb", 2), "{instance:?}");
+        // A larger one where no smaller fits.
+        let full = [(2, 0, Some("a")), (2, 4, None)];
+        let (instance, new, reason) = place(&full, 18, 0.0).unwrap();
+        assert_eq!((instance, new), (at("3g.71gb", 4), false));
+        assert!(reason.contains("no 1g.35gb is free or fits"), "{reason}");
+        let error = place(&[(2, 0, Some("a")), (0, 4, None), (2, 4, Some("b"))], 18, 0.0).unwrap_err();
+        assert_eq!(error.hint.as_deref(), Some("nearest: 1g.18gb with 16 GiB on GPU 0"));
+    }
+}
