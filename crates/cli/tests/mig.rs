@@ -431,5 +431,13 @@ fn a_slice_takes_a_free_instance_of_the_layout_which_stays_and_comes_back_with_i
     within(PATIENCE, "its program is gone", || place.is_empty("made"));
     place.ok(&["slice", "delete", "made", "taken"]);
     assert_eq!(instances(&place, 0), before);
+    // What still runs in an instance that was made for a slice keeps it, though the slice is no more.
+    create(&place, "left", &["--memory", "4GiB"]);
+    let mut held = beside(&place, &program, "hold", Some(&uuid(&place, 0, 1)));
+    held.line();
+    place.ok(&["slice", "delete", "left"]);
+    assert_eq!(instances(&place, 0), both);
+    held.end();
+    within(PATIENCE, "it goes when nobody is in it", || instances(&place, 0) == before);
     daemon.stop(&place);
 }

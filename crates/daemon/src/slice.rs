@@ -85,8 +85,6 @@ pub struct Held {
     pub place: MigPlace,
     /// `MIG-…`.
     pub uuid: String,
-    /// It was made for the slice, and goes with it.
-    pub made: bool,
     /// Memory that programs can have in it.
     pub memory_bytes: u64,
 }

@@ -1,7 +1,7 @@
 //! What is kept over restarts and reboots: slices, events, and what contexts cost. One SQLite file.
 use crate::process;
 use crate::slice::Record;
-use cleave_api::{Event, MigLayout};
+use cleave_api::{Event, MigLayout, MigPlace};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -28,7 +28,8 @@ const STEPS: [&str; 7] = [
     // GPUs may be drained, and records say where they go and came from.
     "CREATE TABLE draining (uuid TEXT PRIMARY KEY) STRICT;",
     // Records may have a MIG instance; GPUs may have a layout.
-    "CREATE TABLE mig (gpu TEXT PRIMARY KEY, layout TEXT NOT NULL) STRICT;",
+    "CREATE TABLE mig (gpu TEXT PRIMARY KEY, layout TEXT NOT NULL) STRICT;
+     CREATE TABLE mig_made (gpu TEXT NOT NULL, profile TEXT NOT NULL, start INTEGER NOT NULL, PRIMARY KEY (gpu, start)) STRICT;",
 ];
 /// Most events kept.
 const EVENTS: i64 = 20_000;
@@ -218,6 +219,31 @@ impl Store {
         Ok(self.connection.prepare_cached("DELETE FROM mig WHERE gpu = ?1")?.execute([gpu])? > 0)
     }
 
+    /// The MIG instances that were made for slices, with their GPUs' UUIDs.
+    pub fn made(&self) -> Result<Vec<(String, MigPlace)>> {
+        let mut query =
+            self.connection.prepare_cached("SELECT gpu, profile, start FROM mig_made ORDER BY gpu, start")?;
+        let rows = query
+            .query_map([], |row| Ok((row.get(0)?, MigPlace { profile: row.get(1)?, start: Some(row.get(2)?) })))?;
+        rows.map(|row| row.map_err(StoreError::from)).collect()
+    }
+
+    /// Writes down that an instance is made for a slice.
+    pub fn put_made(&self, gpu: &str, place: &MigPlace) -> Result<()> {
+        self.connection
+            .prepare_cached("INSERT OR REPLACE INTO mig_made (gpu, profile, start) VALUES (?1, ?2, ?3)")?
+            .execute(params![gpu, place.profile, place.start])?;
+        Ok(())
+    }
+
+    /// Forgets that.
+    pub fn remove_made(&self, gpu: &str, place: &MigPlace) -> Result<()> {
+        self.connection
+            .prepare_cached("DELETE FROM mig_made WHERE gpu = ?1 AND start = ?2")?
+            .execute(params![gpu, place.start])?;
+        Ok(())
+    }
+
     /// What a context costs, if it was measured.
     pub fn context(&self, model: &str, driver: &str) -> Result<Option<ContextCost>> {
         let row = self
@@ -279,6 +305,11 @@ mod tests {
         store.put_layout("GPU-1", &layout).unwrap();
         assert_eq!(store.layouts().unwrap().get("GPU-1"), Some(&layout));
         assert_eq!([(); 2].map(|()| store.remove_layout("GPU-1").unwrap()), [true, false]);
+        let place = MigPlace { profile: "1g.10gb".into(), start: Some(3) };
+        store.put_made("GPU-1", &place).unwrap();
+        assert_eq!(store.made().unwrap(), [("GPU-1".to_owned(), place.clone())]);
+        store.remove_made("GPU-1", &place).unwrap();
+        assert_eq!(store.made().unwrap(), []);
         assert_eq!(store.slices().unwrap(), [record]);
         let all = store.events(0, None, None, 10).unwrap();
         assert_eq!(all.iter().map(|e| e.kind.as_str()).collect::<Vec<_>>(), ["slice-created", "warning"]);

@@ -11,14 +11,10 @@ use cleave_api::{
 };
 use cleave_inventory::geometry;
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{MutexGuard, PoisonError};
 
-/// What keeps changes of MIG apart, and remembers.
-#[derive(Default)]
-pub struct MigDesk {
-    /// Held over everything that changes instances or promises them.
-    one: Mutex<Trouble>,
-}
+/// Steps, each at its GPU's place, and the layouts that they lead to.
+type Decided = (Vec<(usize, MigStep)>, BTreeMap<String, MigLayout>);
 
 /// What was last said of each GPU that is not as it shall be, by UUID: said once.
 pub type Trouble = HashMap<String, String>;
@@ -26,7 +22,7 @@ pub type Trouble = HashMap<String, String>;
 impl Node {
     /// Held over everything that changes instances or promises them to slices.
     pub(super) fn mig_lock(&self) -> MutexGuard<'_, Trouble> {
-        self.mig.one.lock().unwrap_or_else(PoisonError::into_inner)
+        self.mig_trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The GPUs, each with the MIG mode that it is in now.
@@ -113,6 +109,26 @@ impl Node {
             return Err(forbidden("change MIG"));
         }
         let mut trouble = self.mig_lock();
+        let outcome =
+            |steps: &[(usize, MigStep)]| MigOutcome { steps: steps.iter().map(|(_, step)| step.clone()).collect() };
+        if dry_run {
+            return Ok(outcome(&self.decide_mig(request)?.0));
+        }
+        let (steps, layouts) = self.divide(|| self.decide_mig(request))?;
+        let outcome = outcome(&steps);
+        let mut inner = self.lock();
+        for (uuid, layout) in &layouts {
+            inner.store.put_layout(uuid, layout).map_err(store_fault)?;
+            trouble.remove(uuid);
+        }
+        if let Some(words) = words_of(&outcome.steps) {
+            inner.event("mig-applied", None, &words);
+        }
+        Ok(outcome)
+    }
+
+    /// What has to be done, each at its GPU's place, and the layouts with every place decided.
+    fn decide_mig(&self, request: &MigRequest) -> Reply<Decided> {
         let (mut steps, mut layouts) = (Vec::new(), BTreeMap::new());
         for wish in &request.gpus {
             let unknown = || {
@@ -127,11 +143,8 @@ impl Node {
                     let info = self.nvml.gpus().get(place).ok_or_else(unknown)?;
                     let message =
                         format!("GPU {} ({}): this model has no MIG; nothing was changed", info.index, info.name);
-                    return Err(ErrorBody::new(
-                        ErrorCode::Refused,
-                        message,
-                        "name other GPUs under `devices`, or filter them",
-                    ));
+                    let hint = "name other GPUs under `devices`, or filter them";
+                    return Err(ErrorBody::new(ErrorCode::Refused, message, hint));
                 }
             };
             if layouts.insert(wish.gpu_uuid.clone(), layout).is_some() {
@@ -140,20 +153,20 @@ impl Node {
             }
             steps.extend(more.into_iter().map(|step| (place, step)));
         }
-        let outcome = MigOutcome { steps: steps.iter().map(|(_, step)| step.clone()).collect() };
-        if dry_run {
-            return Ok(outcome);
+        Ok((steps, layouts))
+    }
+
+    /// Decides and does it. While a mode changes, no slice of a whole GPU is made, and those made before are seen.
+    fn divide(&self, decide: impl Fn() -> Reply<Decided>) -> Reply<Decided> {
+        let decided = decide()?;
+        let mode = |(_, step): &(usize, MigStep)| matches!(step.action, MigAction::Enable | MigAction::Disable);
+        if !decided.0.iter().any(mode) {
+            return carry_out(&*self.nvml, &decided.0).map(|()| decided);
         }
-        carry_out(&*self.nvml, &steps)?;
-        let mut inner = self.lock();
-        for (uuid, layout) in &layouts {
-            inner.store.put_layout(uuid, layout).map_err(store_fault)?;
-            trouble.remove(uuid);
-        }
-        if let Some(words) = words_of(&outcome.steps) {
-            inner.event("mig-applied", None, &words);
-        }
-        Ok(outcome)
+        self.lock().modes += 1;
+        let done = decide().and_then(|decided| carry_out(&*self.nvml, &decided.0).map(|()| decided));
+        self.lock().modes += 1;
+        done
     }
 
     /// Leaves a GPU as it is from now on: its layout is no longer looked after.
@@ -173,6 +186,7 @@ impl Node {
     /// reboot, or after somebody else changed it.
     pub fn reconcile_mig(&self) {
         let mut trouble = self.mig_lock();
+        self.end_unused();
         let Ok(layouts) = self.layouts() else { return };
         for (place, info) in self.nvml.gpus().iter().enumerate() {
             let held: Vec<MigPlace> =
@@ -181,7 +195,7 @@ impl Node {
             if wanted.is_none() && held.is_empty() {
                 continue;
             }
-            match self.restore_mig(place, wanted, held) {
+            match self.restore_mig(place, wanted, &held) {
                 Ok(steps) => {
                     trouble.remove(&info.uuid);
                     if let Some(words) = words_of(&steps) {
@@ -197,29 +211,30 @@ impl Node {
         }
     }
 
-    fn restore_mig(&self, place: usize, wanted: Option<&MigLayout>, held: Vec<MigPlace>) -> Reply<Vec<MigStep>> {
-        let Some(mut card) = self.mig_card(place)? else { return Ok(Vec::new()) };
-        // Without a layout what else is there is nobody's business.
-        let mut layout = wanted.cloned().unwrap_or_else(|| card.layout());
-        for one in held {
-            layout.enabled = true;
-            if !layout.instances.contains(&one) {
-                layout.instances.push(one);
+    fn restore_mig(&self, place: usize, wanted: Option<&MigLayout>, held: &[MigPlace]) -> Reply<Vec<MigStep>> {
+        let decide = || {
+            let Some(mut card) = self.mig_card(place)? else { return Ok(Decided::default()) };
+            // Without a layout what else is there is nobody's business.
+            let mut layout = wanted.cloned().unwrap_or_else(|| card.layout());
+            for one in held {
+                layout.enabled = true;
+                if !layout.instances.contains(one) {
+                    layout.instances.push(one.clone());
+                }
             }
-        }
-        if layout.enabled && !card.now.enabled {
-            // Its slices have lost their instances, and nothing of them runs: they don't keep the mode from coming back.
-            card.slices.retain(|(_, held)| held.is_none());
-        }
-        let (steps, _) = card.change(&layout)?;
-        let steps: Vec<(usize, MigStep)> = steps.into_iter().map(|step| (place, step)).collect();
-        carry_out(&*self.nvml, &steps)?;
-        Ok(steps.into_iter().map(|(_, step)| step).collect())
+            if layout.enabled && !card.now.enabled {
+                // Its slices have lost their instances, and nothing of them runs: they don't keep the mode from coming back.
+                card.slices.retain(|(_, held)| held.is_none());
+            }
+            let (steps, _) = card.change(&layout)?;
+            Ok((steps.into_iter().map(|step| (place, step)).collect(), BTreeMap::new()))
+        };
+        Ok(self.divide(decide)?.0.into_iter().map(|(_, step)| step).collect())
     }
 }
 
 /// The slices on a GPU, each with the instance that it has.
-fn slices_on(inner: &Inner, uuid: &str) -> Vec<(String, Option<MigPlace>)> {
+pub(super) fn slices_on(inner: &Inner, uuid: &str) -> Vec<(String, Option<MigPlace>)> {
     let records = inner.slices.values().map(|live| &live.record);
     let on = records.filter(|record| record.devices.iter().any(|device| device.uuid == uuid));
     on.map(|record| (record.name.clone(), record.mig.as_ref().map(|held| held.place.clone()))).collect()

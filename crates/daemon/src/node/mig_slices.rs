@@ -1,7 +1,7 @@
 //! Slices of engine `mig`: the smallest instance that suffices, a free one or a new one, and its end with the slice that it
 //! was made for.
 use super::slices::forbidden;
-use super::{Caller, Node, Reply};
+use super::{Caller, Node, Reply, store_fault};
 use crate::engine::Choice;
 use crate::gpu::{GpuInfo, format_uuid};
 use crate::mig::{Card, carry_out};
@@ -187,21 +187,23 @@ impl Node {
         let _one = self.mig_lock();
         let found = self.find_instance(spec)?;
         let gpu = self.nvml.gpus().get(found.gpu).cloned().unwrap_or_default();
-        let step = |action| MigStep {
-            gpu: gpu.index,
-            action,
-            profile: Some(found.instance.profile.clone()),
-            start: found.instance.start,
-        };
+        let (action, profile, start) = (MigAction::Create, Some(found.instance.profile.clone()), found.instance.start);
+        let step = MigStep { gpu: gpu.index, action, profile, start };
         let admitted = self.admit_mig(spec, &gpu, &found)?;
-        if found.new && !dry_run {
-            carry_out(&*self.nvml, &[(found.gpu, step(MigAction::Create))])?;
+        if dry_run {
+            let uuid = if found.new { String::new() } else { self.instance_uuid(&found)? };
+            return self.settle_mig(caller, spec, owner, (admitted, &gpu, uuid, found), true);
         }
-        let uuid = if dry_run && found.new { String::new() } else { self.instance_uuid(&found)? };
-        let held = Held { place: found.instance.clone(), uuid, made: found.new, memory_bytes: found.memory_bytes };
-        let made = self.settle_mig(caller, spec, owner, (admitted, &gpu, held, &found.reason), dry_run);
-        if made.is_err() && found.new && !dry_run {
-            let _ = carry_out(&*self.nvml, &[(found.gpu, step(MigAction::Destroy))]);
+        if found.new {
+            // First the row: what was made, and nothing has, is destroyed sooner or later.
+            self.lock().store.put_made(&gpu.uuid, &found.instance).map_err(store_fault)?;
+            carry_out(&*self.nvml, &[(found.gpu, step)])?;
+        }
+        let made = self
+            .instance_uuid(&found)
+            .and_then(|uuid| self.settle_mig(caller, spec, owner, (admitted, &gpu, uuid, found), false));
+        if made.is_err() {
+            self.end_unused();
         }
         made
     }
@@ -277,7 +279,7 @@ impl Node {
         caller: &Caller,
         spec: &SliceSpec,
         owner: u32,
-        (admitted, gpu, held, reason): (Admitted, &GpuInfo, Held, &str),
+        (admitted, gpu, instance, found): (Admitted, &GpuInfo, String, Found),
         dry_run: bool,
     ) -> Reply<Slice> {
         let limit_bytes = admitted.devices.first().map_or(0, |(_, bytes)| *bytes);
@@ -297,11 +299,11 @@ impl Node {
             compute_percent: admitted.compute_percent,
             mode: spec.mode,
             priority: spec.priority,
-            choice: Choice { engine: Engine::Mig, reason: reason.to_owned() },
+            choice: Choice { engine: Engine::Mig, reason: found.reason },
             trust_domain: spec.trust_domain.clone(),
             burst_ms: admitted.burst_ms,
             watchdog: spec.watchdog,
-            mig: Some(held),
+            mig: Some(Held { place: found.instance, uuid: instance, memory_bytes: found.memory_bytes }),
             host_limit_bytes: admitted.host_limit_bytes,
             on_missing: spec.on_missing,
             on_bypass: spec.on_bypass,
@@ -317,35 +319,43 @@ impl Node {
         Ok(self.show_record(&record, &around))
     }
 
-    /// Destroys the instance that was made for a slice which is no more, unless it has another user by now, or shall be there.
-    pub(super) fn end_instance(&self, record: &Record) {
-        let Some(held) = record.mig.as_ref().filter(|held| held.made) else { return };
-        let Some((device, gpu)) = record.devices.first().and_then(|device| Some((device, self.place(&device.uuid)?)))
-        else {
-            return;
-        };
-        let _one = self.mig_lock();
-        let ended = || {
-            let layout = self.layouts()?.remove(&device.uuid);
-            let Some(card) = self.mig_card(gpu)? else { return Ok(()) };
-            let here = card.now.instances.iter().find(|found| card.place_of(found) == held.place);
-            let shall = layout.is_some_and(|layout| layout.instances.contains(&held.place));
-            if shall || here.is_none_or(|found| card.is_busy(found)) {
-                return Ok(());
+    /// Destroys the instances that were made for slices and that no slice has any more, once nothing runs in them; those that
+    /// a layout has stay. To be called under the lock.
+    pub(super) fn end_unused(&self) {
+        let made = self.lock().store.made().unwrap_or_default();
+        for (uuid, place) in made {
+            if let Err(error) = self.end_one(&uuid, &place) {
+                tracing::warn!("the MIG instance {} is left: {error}", place.profile);
             }
-            let (profile, start) = (Some(held.place.profile.clone()), held.place.start);
-            carry_out(&*self.nvml, &[(gpu, MigStep { gpu: device.index, action: MigAction::Destroy, profile, start })])
-        };
-        if let Err(error) = ended() {
-            let message = format!("the MIG instance of slice {} is left: {}", record.name, error.message);
-            self.lock().event("warning", None, &message);
         }
     }
 
-    /// As [`Node::end_instance`], where blocking is not allowed.
-    pub(super) fn ending_instance(self: &Arc<Self>, record: &Record) -> tokio::task::JoinHandle<()> {
-        let (node, record) = (Arc::clone(self), record.clone());
-        tokio::task::spawn_blocking(move || node.end_instance(&record))
+    fn end_one(&self, uuid: &str, place: &MigPlace) -> Reply<()> {
+        let layout = self.layouts()?.remove(uuid);
+        let card =
+            self.place(uuid).map_or(Ok(None), |gpu| self.mig_card(gpu).map(|card| card.map(|card| (gpu, card))))?;
+        if let Some((gpu, card)) = card.filter(|_| layout.is_none_or(|layout| !layout.instances.contains(place))) {
+            if card.slices.iter().any(|(_, held)| held.as_ref() == Some(place)) {
+                return Ok(());
+            }
+            if let Some(found) = card.now.instances.iter().find(|found| card.place_of(found) == *place) {
+                if card.is_busy(found) {
+                    return Ok(());
+                }
+                let (action, profile, start) = (MigAction::Destroy, Some(place.profile.clone()), place.start);
+                carry_out(&*self.nvml, &[(gpu, MigStep { gpu: card.info.index, action, profile, start })])?;
+            }
+        }
+        self.lock().store.remove_made(uuid, place).map_err(store_fault)
+    }
+
+    /// As [`Node::end_unused`], where blocking is not allowed.
+    pub(super) fn ending_unused(self: &Arc<Self>) -> tokio::task::JoinHandle<()> {
+        let node = Arc::clone(self);
+        tokio::task::spawn_blocking(move || {
+            let _one = node.mig_lock();
+            node.end_unused();
+        })
     }
 
     /// Makes a slice whose engine may be `mig`; `None` where it is to be made otherwise.

@@ -63,8 +63,8 @@ pub struct Node {
     pub run: RunDir,
     /// The MPS servers.
     pub mps: Domains,
-    /// What keeps changes of MIG apart.
-    pub mig: mig::MigDesk,
+    /// Locked over everything that changes MIG instances or promises them to slices.
+    mig_trouble: Mutex<mig::Trouble>,
     /// Who shares out the time of each GPU, in NVML's order.
     pub desks: Vec<Arc<Desk>>,
     /// RFC 3339.
@@ -85,6 +85,8 @@ pub struct Inner {
     names: HashMap<String, String>,
     /// The database.
     pub store: Store,
+    /// Counts up before and after each change of MIG modes.
+    pub modes: u64,
     /// Programs that asked for a launch plan: they, and what they start, belong to a slice.
     pub launchers: HashMap<u32, Launcher>,
     /// UUIDs of the GPUs that are being drained.
@@ -213,7 +215,7 @@ impl Node {
         let mps = Domains::new(&run.path, mps::find(&mps_dirs(&config, &run)));
         Arc::new(Self {
             mps,
-            mig: mig::MigDesk::default(),
+            mig_trouble: Mutex::default(),
             config,
             desks,
             nvml,
@@ -227,6 +229,7 @@ impl Node {
                 slices: HashMap::new(),
                 names: HashMap::new(),
                 store,
+                modes: 0,
                 launchers: HashMap::new(),
                 idle_since: Some(Instant::now()),
                 had_slice: false,

@@ -61,6 +61,7 @@ impl Node {
         if let Some(made) = self.try_mig(caller, &spec, owner, dry_run).await? {
             return Ok(made);
         }
+        let modes = self.lock().modes;
         let now = self.gpus_now();
         let admit = |inner: &Inner| {
             let mut bytes = [0; 3];
@@ -80,6 +81,10 @@ impl Node {
             }
         }
         let mut inner = self.lock();
+        if modes % 2 == 1 || inner.modes != modes {
+            let message = "the MIG mode of GPUs is being changed";
+            return Err(ErrorBody::new(ErrorCode::Conflict, message, "try again in a moment"));
+        }
         let admitted = admit(&inner)?;
         let gpus: Vec<&GpuInfo> = admitted.devices.iter().filter_map(|(place, _)| now.get(*place)).collect();
         let wish = engine::Wish {
@@ -347,7 +352,7 @@ impl Node {
         self.until_gone(&record.id).await?;
         // With the answer its instance is gone, too.
         if record.mig.is_some() {
-            let _ = self.ending_instance(&record).await;
+            let _ = self.ending_unused().await;
         }
         Ok(())
     }
@@ -402,7 +407,7 @@ impl Node {
         }
         self.write_domain(inner, &live.record);
         if live.record.mig.is_some() {
-            self.ending_instance(&live.record);
+            self.ending_unused();
         }
         if inner.slices.is_empty() {
             inner.idle_since = Some(Instant::now());
