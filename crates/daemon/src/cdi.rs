@@ -30,6 +30,9 @@ const COMPANIONS: [(&str, &str); 5] = [
     ("libnvidia-opencl.so.{}", "libnvidia-opencl.so.1"),
 ];
 
+/// The driver's list of MIG capabilities.
+pub const CAPABILITIES: &str = "/proc/driver/nvidia-caps/mig-minors";
+
 /// What a spec is made of.
 pub struct Parts<'a> {
     /// How a program is put into the slice.
@@ -38,6 +41,8 @@ pub struct Parts<'a> {
     pub socket_dir: &'a str,
     /// N in `/dev/nvidiaN` of its GPUs.
     pub minors: Vec<u32>,
+    /// N in `/dev/nvidia-caps/nvidia-capN` of what its MIG instance needs.
+    pub capabilities: Vec<u32>,
     /// The driver's version.
     pub driver_version: &'a str,
     /// There are no device nodes.
@@ -46,12 +51,13 @@ pub struct Parts<'a> {
 
 /// The spec.
 pub fn spec(parts: &Parts<'_>) -> Value {
-    let Parts { plan, socket_dir, minors, driver_version, simulated } = parts;
+    let Parts { plan, socket_dir, minors, capabilities, driver_version, simulated } = parts;
     let mount = |host: &str, container: &str| json!({ "hostPath": host, "containerPath": container, "options": ["ro", "nosuid", "nodev", "rbind"] });
     let mut nodes = Vec::new();
     if !simulated {
         let fixed = ["/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools"].map(String::from);
-        let paths = minors.iter().map(|m| format!("/dev/nvidia{m}")).chain(fixed);
+        let capabilities = capabilities.iter().map(|m| format!("/dev/nvidia-caps/nvidia-cap{m}"));
+        let paths = minors.iter().map(|m| format!("/dev/nvidia{m}")).chain(fixed).chain(capabilities);
         nodes.extend(paths.map(|path| json!({ "path": path })));
     }
 
@@ -112,6 +118,17 @@ pub fn spec(parts: &Parts<'_>) -> Value {
             },
         }],
     })
+}
+
+/// What a MIG instance needs, by the driver's list of all that could ever be (`gpu0/gi7/access 102`): access to it and to its
+/// first compute instance.
+pub fn capabilities(list: &str, gpu: u32, instance: u32) -> Vec<u32> {
+    let wanted = [format!("gpu{gpu}/gi{instance}/access"), format!("gpu{gpu}/gi{instance}/ci0/access")];
+    let number = |line: &str| {
+        let (name, minor) = line.split_once(' ')?;
+        if wanted.iter().any(|one| one == name) { minor.trim().parse().ok() } else { None }
+    };
+    list.lines().filter_map(number).collect()
 }
 
 fn in_driver_dir(mount: &Value, dirs: &BTreeSet<String>) -> bool {
@@ -180,6 +197,11 @@ mod tests {
             plan: &plan,
             socket_dir: GUESTS,
             minors: vec![3],
+            capabilities: capabilities(
+                "config 1\ngpu3/gi1/access 9\ngpu3/gi11/access 102\ngpu3/gi11/ci0/access 103\n",
+                3,
+                11,
+            ),
             driver_version: "580.1",
             simulated: false,
         });
@@ -192,7 +214,9 @@ mod tests {
         let edits = &device["containerEdits"];
         let nodes: Vec<&str> =
             edits["deviceNodes"].as_array().unwrap().iter().map(|n| n["path"].as_str().unwrap()).collect();
-        assert_eq!(nodes, ["/dev/nvidia3", "/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools"]);
+        let fixed = ["/dev/nvidia3", "/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools"];
+        assert_eq!(nodes[..4], fixed);
+        assert_eq!(nodes[4..], ["/dev/nvidia-caps/nvidia-cap102", "/dev/nvidia-caps/nvidia-cap103"]);
         let mounts = edits["mounts"].as_array().unwrap();
         let host = |container: &str| {
             let mut all = mounts.iter().filter(|m| m["containerPath"] == container);
@@ -215,8 +239,14 @@ mod tests {
     #[test]
     fn a_simulated_slice_has_no_device_nodes_and_its_drivers_state() {
         let plan = plan();
-        let spec =
-            spec(&Parts { plan: &plan, socket_dir: GUESTS, minors: vec![0], driver_version: "580.1", simulated: true });
+        let spec = spec(&Parts {
+            plan: &plan,
+            socket_dir: GUESTS,
+            minors: vec![0],
+            capabilities: vec![],
+            driver_version: "580.1",
+            simulated: true,
+        });
         let edits = &spec["devices"][0]["containerEdits"];
         assert_eq!(edits["deviceNodes"], json!([]));
         let driver: Vec<_> =

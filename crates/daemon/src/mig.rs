@@ -5,7 +5,7 @@ use crate::process;
 use cleave_api::{ErrorBody, ErrorCode, MigAction, MigLayout, MigPlace, MigStep};
 use cleave_inventory::geometry;
 use cleave_policy::layout::{Obstacle, Present, Step, Wanted};
-use cleave_policy::mig::{Geometry, Instance};
+use cleave_policy::mig::{Geometry, Instance, Mask};
 
 /// A GPU with MIG, and who uses what of it.
 #[derive(Clone, Debug)]
@@ -43,6 +43,15 @@ impl Card<'_> {
             profile: profile.map_or_else(|| format!("profile {}", found.profile), |profile| profile.name.clone()),
             start: Some(found.start),
         }
+    }
+
+    /// The memory slices that instances take.
+    pub fn taken(&self, geometry: &Geometry) -> Mask {
+        let mask = |found: &MigFound| {
+            let profile = geometry.named(&self.place_of(found).profile)?;
+            Some(geometry.mask(Instance { profile, start: u8::try_from(found.start).ok()? }))
+        };
+        self.now.instances.iter().filter_map(mask).fold(0, |taken, one| taken | one)
     }
 
     /// The slices and processes that have an instance.

@@ -85,6 +85,8 @@ pub struct Held {
     pub place: MigPlace,
     /// `MIG-…`.
     pub uuid: String,
+    /// NVML's id of the GPU instance.
+    pub id: u32,
     /// Memory that programs can have in it.
     pub memory_bytes: u64,
 }

@@ -134,7 +134,12 @@ impl Node {
 
     fn cdi_spec(&self, inner: &Inner, live: &Live) -> serde_json::Value {
         let gpus: Vec<&GpuInfo> = live.gpus.iter().flatten().filter_map(|p| self.nvml.gpus().get(*p)).collect();
+        let instance = live.record.mig.as_ref().zip(gpus.first()).map(|(held, gpu)| {
+            let list = std::fs::read_to_string(cdi::CAPABILITIES).unwrap_or_default();
+            cdi::capabilities(&list, gpu.minor, held.id)
+        });
         cdi::spec(&cdi::Parts {
+            capabilities: instance.unwrap_or_default(),
             plan: &self.plan(inner, live),
             socket_dir: &live.files.guest_dir().display().to_string(),
             minors: gpus.iter().map(|g| g.minor).collect(),

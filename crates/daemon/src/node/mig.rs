@@ -75,13 +75,10 @@ impl Node {
             records.filter(|record| caller.sees(record)).map(|record| record.name.clone()).collect()
         };
         let geometry = geometry(&card.now.profiles);
-        let mut taken = 0;
+        let taken = card.taken(&geometry);
         for found in &card.now.instances {
             let place = card.place_of(found);
             let profile = geometry.named(&place.profile);
-            if let (Some(profile), Ok(start)) = (profile, u8::try_from(found.start)) {
-                taken |= geometry.mask(cleave_policy::mig::Instance { profile, start });
-            }
             let (slices, processes) = card.users_of(found);
             shown.instances.push(MigInstance {
                 id: found.id,

@@ -3,7 +3,7 @@
 use super::slices::forbidden;
 use super::{Caller, Node, Reply, store_fault};
 use crate::engine::Choice;
-use crate::gpu::{GpuInfo, format_uuid};
+use crate::gpu::{GpuInfo, MigFound, format_uuid};
 use crate::mig::{Card, carry_out};
 use crate::process;
 use crate::slice::{self, Admitted, Held, Record, RecordDevice};
@@ -45,11 +45,7 @@ struct Site<'a> {
 impl<'a> Site<'a> {
     fn new(gpu: usize, card: Card<'a>) -> Self {
         let geometry = geometry(&card.now.profiles);
-        let all = card.now.instances.iter().filter_map(|found| {
-            let profile = geometry.named(&card.place_of(found).profile)?;
-            Some(geometry.mask(Instance { profile, start: u8::try_from(found.start).ok()? }))
-        });
-        let taken = all.fold(0, |taken, one| taken | one);
+        let taken = card.taken(&geometry);
         Self { gpu, card, geometry, taken }
     }
 
@@ -191,8 +187,8 @@ impl Node {
         let step = MigStep { gpu: gpu.index, action, profile, start };
         let admitted = self.admit_mig(spec, &gpu, &found)?;
         if dry_run {
-            let uuid = if found.new { String::new() } else { self.instance_uuid(&found)? };
-            return self.settle_mig(caller, spec, owner, (admitted, &gpu, uuid, found), true);
+            let instance = if found.new { MigFound::default() } else { self.instance(&found)? };
+            return self.settle_mig(caller, spec, owner, (admitted, &gpu, instance, found), true);
         }
         if found.new {
             // First the row: what was made, and nothing has, is destroyed sooner or later.
@@ -200,8 +196,8 @@ impl Node {
             carry_out(&*self.nvml, &[(found.gpu, step)])?;
         }
         let made = self
-            .instance_uuid(&found)
-            .and_then(|uuid| self.settle_mig(caller, spec, owner, (admitted, &gpu, uuid, found), false));
+            .instance(&found)
+            .and_then(|instance| self.settle_mig(caller, spec, owner, (admitted, &gpu, instance, found), false));
         if made.is_err() {
             self.end_unused();
         }
@@ -261,17 +257,17 @@ impl Node {
         slice::admit(&asked, &cards, &[], process::machine_memory(), name, |name| inner.names.contains_key(name))
     }
 
-    fn instance_uuid(&self, found: &Found) -> Reply<String> {
-        let card = self.mig_card(found.gpu)?;
-        let uuid = card.and_then(|card| {
-            let is = |one: &&crate::gpu::MigFound| card.place_of(one) == found.instance;
-            card.now.instances.iter().find(is)?.uuid.clone()
+    /// The instance as it is now.
+    fn instance(&self, found: &Found) -> Reply<MigFound> {
+        let instance = self.mig_card(found.gpu)?.and_then(|card| {
+            let is = |one: &&MigFound| one.uuid.is_some() && card.place_of(one) == found.instance;
+            card.now.instances.iter().find(is).cloned()
         });
         let gone = || {
             let message = format!("the instance {} is gone again", found.instance.profile);
             ErrorBody::new(ErrorCode::Unavailable, message, "somebody else changes MIG; try again")
         };
-        uuid.ok_or_else(gone)
+        instance.ok_or_else(gone)
     }
 
     fn settle_mig(
@@ -279,7 +275,7 @@ impl Node {
         caller: &Caller,
         spec: &SliceSpec,
         owner: u32,
-        (admitted, gpu, instance, found): (Admitted, &GpuInfo, String, Found),
+        (admitted, gpu, instance, found): (Admitted, &GpuInfo, MigFound, Found),
         dry_run: bool,
     ) -> Reply<Slice> {
         let limit_bytes = admitted.devices.first().map_or(0, |(_, bytes)| *bytes);
@@ -303,7 +299,12 @@ impl Node {
             trust_domain: spec.trust_domain.clone(),
             burst_ms: admitted.burst_ms,
             watchdog: spec.watchdog,
-            mig: Some(Held { place: found.instance, uuid: instance, memory_bytes: found.memory_bytes }),
+            mig: Some(Held {
+                place: found.instance,
+                uuid: instance.uuid.unwrap_or_default(),
+                id: instance.id,
+                memory_bytes: found.memory_bytes,
+            }),
             host_limit_bytes: admitted.host_limit_bytes,
             on_missing: spec.on_missing,
             on_bypass: spec.on_bypass,
@@ -391,7 +392,7 @@ impl Node {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gpu::{MigFound, MigNow};
+    use crate::gpu::MigNow;
     use cleave_api::MigProfile;
 
     fn profiles() -> Vec<MigProfile> {
