@@ -376,6 +376,9 @@ fn a2_mig_is_chosen_where_it_is_on_and_whole_gpus_serve_the_rest() {
         expect("spatial", 2)
     );
     assert_eq!(engine(&["--engine", "temporal", "--memory", "8GiB"]), expect("temporal", 1));
+    // A trust domain asks for whole GPUs, where there are some.
+    assert_eq!(engine(&["--memory", "8GiB", "--trust-domain", "team"]).0, "temporal");
+    assert_eq!(engine(&["--memory", "8GiB", "--trust-domain", "team", "--gpu", "0"]), expect("mig", 0));
     for (arguments, words) in [
         (vec!["--gpu", "0", "--engine", "temporal"], "MIG mode is on"),
         (vec!["--gpu", "1", "--engine", "mig"], "MIG mode is off"),

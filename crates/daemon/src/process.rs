@@ -194,13 +194,24 @@ pub fn machine_memory() -> Option<u64> {
 
 /// Now, RFC 3339 in UTC with milliseconds.
 pub fn now() -> String {
-    let now = jiff::Timestamp::now();
-    now.round(jiff::Unit::Millisecond).unwrap_or(now).to_string()
+    stamp(jiff::Timestamp::now())
+}
+
+/// Always with three digits behind the point, so that the order of texts is that of times.
+fn stamp(at: jiff::Timestamp) -> String {
+    format!("{:.3}", at.round(jiff::Unit::Millisecond).unwrap_or(at))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_sort_as_texts() {
+        let at = |ms| stamp(jiff::Timestamp::from_millisecond(1_790_000_000_000 + ms).unwrap());
+        assert_eq!([at(0), at(690), at(691)].map(|text| text[20..].to_owned()), ["000Z", "690Z", "691Z"]);
+        assert!(at(690) < at(691) && at(999) < at(1000));
+    }
 
     #[test]
     fn stat_is_read_whatever_the_name_holds() {

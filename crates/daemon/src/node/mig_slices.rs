@@ -165,13 +165,6 @@ fn none(sites: &[Site<'_>], site: &Site<'_>, need: Need, suits: bool) -> ErrorBo
 }
 
 impl Node {
-    /// Whether a slice is to be tried on a MIG instance: it is asked for, or may be and there is a GPU in MIG mode for it.
-    pub(super) fn wants_mig(&self, spec: &SliceSpec, gpus: &[GpuInfo]) -> bool {
-        let divided = || gpus.iter().any(|gpu| gpu.mig == Some(true));
-        let may = self.config.engine == Engine::Auto && spec.trust_domain.is_none() && !spec.gpu.contains(',');
-        spec.engine == Engine::Mig || spec.engine == Engine::Auto && may && divided()
-    }
-
     /// Makes a slice that has a MIG instance. Blocks for as long as making the instance takes.
     pub(super) fn create_mig(
         self: &Arc<Self>,
@@ -371,19 +364,22 @@ impl Node {
             return Err(forbidden("create slices"));
         }
         let gpus = self.gpus_now();
-        if !self.wants_mig(spec, &gpus) {
+        let chosen = slice::places(&spec.gpu, &gpus)?;
+        let candidates =
+            || gpus.iter().enumerate().filter(|(at, _)| chosen.as_ref().is_none_or(|all| all.contains(at)));
+        let divided = candidates().any(|(_, gpu)| gpu.mig == Some(true));
+        let whole = candidates().any(|(_, gpu)| gpu.mig != Some(true));
+        // A trust domain, or the operator, asks for something that whole GPUs have; where there is none, an instance will do.
+        let told = !matches!(self.config.engine, Engine::Auto | Engine::Mig) || spec.trust_domain.is_some();
+        let may = spec.engine == Engine::Auto && divided && !(whole && told);
+        if spec.engine != Engine::Mig && !may {
             return Ok(None);
         }
         let (node, caller, own) = (Arc::clone(self), *caller, spec.clone());
         let made = tokio::task::spawn_blocking(move || node.create_mig(&caller, &own, owner, dry_run)).await;
         let made = made.map_err(|e| ErrorBody::new(ErrorCode::Internal, format!("it ended half way: {e}"), ""))?;
-        // Where nobody insists on MIG, a GPU that is whole will do; but only if it is asked for or may be had.
-        let other = slice::places(&spec.gpu, &gpus)?.map_or_else(
-            || gpus.iter().any(|gpu| gpu.mig != Some(true)),
-            |places| places.iter().any(|at| gpus.get(*at).is_some_and(|gpu| gpu.mig != Some(true))),
-        );
         match made {
-            Err(error) if error.code == ErrorCode::Refused && spec.engine == Engine::Auto && other => Ok(None),
+            Err(error) if error.code == ErrorCode::Refused && may && whole => Ok(None),
             made => made.map(Some),
         }
     }
