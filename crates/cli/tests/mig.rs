@@ -398,6 +398,14 @@ fn a2_mig_is_chosen_where_it_is_on_and_whole_gpus_serve_the_rest() {
             .collect::<Vec<_>>()
     };
     assert_eq!((can(0), can(2)), (vec!["mig".to_owned()], vec!["spatial".to_owned(), "temporal".to_owned()]));
+    // Nothing new goes to a GPU that is drained, and no slice leaves its instance.
+    place.ok(&["drain", "0"]);
+    assert_eq!(engine(&["--memory", "8GiB"]), expect("temporal", 1));
+    assert!(place.fails(3, &["slice", "create", "--gpu", "0", "--memory", "8GiB"]).contains("drained"));
+    place.ok(&["undrain", "0"]);
+    create(&place, "walled", &["--memory", "8GiB"]);
+    assert!(place.fails(3, &["drain", "0"]).contains("slice \"walled\" has a MIG instance of it"));
+    place.ok(&["slice", "delete", "walled"]);
     // When the instances are gone, whole GPUs serve; and what MIG has is not offered in software.
     create(&place, "all", &["--engine", "mig", "--compute", "100"]);
     assert_eq!(engine(&["--memory", "8GiB"]), expect("temporal", 1));

@@ -208,7 +208,7 @@ mod tests {
 
     #[test]
     fn times_sort_as_texts() {
-        let at = |ms| stamp(jiff::Timestamp::from_millisecond(1_790_000_000_000 + ms).unwrap());
+        let at = |ms: i64| stamp(jiff::Timestamp::from_millisecond(1_790_000_000_000 + ms).unwrap());
         assert_eq!([at(0), at(690), at(691)].map(|text| text[20..].to_owned()), ["000Z", "690Z", "691Z"]);
         assert!(at(690) < at(691) && at(999) < at(1000));
     }

@@ -28,7 +28,10 @@ fn plan(from: usize, cards: &[Card<'_>], records: &[&Record]) -> Result<Vec<(Str
     if let Some(record) = going.iter().find(|record| record.mig.is_some()) {
         return Err(ErrorBody::new(
             ErrorCode::Refused,
-            format!("GPU {} can't be drained: slice \"{}\" has a MIG instance of it, which stays", out.info.index, record.name),
+            format!(
+                "GPU {} can't be drained: slice \"{}\" has a MIG instance of it, which stays",
+                out.info.index, record.name
+            ),
             "delete that slice and make it on another GPU; nothing was changed",
         ));
     }

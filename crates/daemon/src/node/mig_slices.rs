@@ -206,11 +206,14 @@ impl Node {
                 format!("engine mig can't be had: the slice has GPUs {}, and an instance is of one", spec.gpu);
             return Err(ErrorBody::new(ErrorCode::Refused, message, "name one GPU, or `any`"));
         }
+        let draining = self.lock().draining.clone();
         let mut sites = Vec::new();
         for (place, gpu) in gpus.iter().enumerate().filter(|(at, _)| wanted.as_ref().is_none_or(|all| all.contains(at)))
         {
             match self.mig_card(place)? {
-                Some(card) if card.now.enabled => sites.push(Site::new(place, card)),
+                Some(card) if card.now.enabled && (wanted.is_some() || !draining.contains(&gpu.uuid)) => {
+                    sites.push(Site::new(place, card));
+                }
                 _ if wanted.is_none() => {}
                 other => {
                     let why = if other.is_some() { "MIG mode is off" } else { "this model has no MIG" };
@@ -246,7 +249,8 @@ impl Node {
         let mut bytes = [0; 3];
         let _ = rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::empty());
         let name = format!("slice-{:02x}{:02x}{:02x}", bytes[0], bytes[1], bytes[2]);
-        let cards = [slice::Card { info: &card, context_bytes: None, can: true }];
+        let draining = inner.draining.contains(&gpu.uuid);
+        let cards = [slice::Card { info: &card, context_bytes: None, can: true, draining }];
         slice::admit(&asked, &cards, &[], process::machine_memory(), name, |name| inner.names.contains_key(name))
     }
 
