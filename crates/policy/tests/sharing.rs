@@ -228,6 +228,7 @@ fn a_strict_tenant_beside_others_gets_its_share() {
 }
 
 /// What a strict tenant left unused may be used at once, up to its burst; then its rate holds.
+/// A18: what was saved up goes at once, then the rate holds.
 #[test]
 fn a_burst_goes_through_unthrottled() {
     let wait = |burst| {
@@ -279,6 +280,7 @@ fn serve(class: u8, isolation: Isolation, kernel: u64) -> Sim {
 
 /// The 99th percentile of a request that takes 1.02 ms alone, and what its neighbour keeps: the bounds are what a
 /// crude gate got on an H100 with one kernel in flight (1.22, 1.37, 2.16 ms; 71, 82, 85 %), with a little room.
+/// A20: who is urgent goes first, and the rest is its neighbour's.
 #[test]
 fn an_urgent_tenant_is_served_at_once_and_its_neighbour_keeps_the_rest() {
     for (kernel, latency, kept) in [(50 * US, 1300 * US, 0.83), (200 * US, 1600 * US, 0.83), (MS, 2300 * US, 0.83)] {
