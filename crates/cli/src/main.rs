@@ -74,6 +74,18 @@ enum Command {
     /// Create, list, show, resize and delete slices
     #[command(subcommand)]
     Slice(SliceCommand),
+    /// Make the slices what a file says: create, change, and with --prune delete
+    Apply {
+        /// YAML: `slices:` and a list of specs, as `cleave slice export` prints it; - for stdin
+        #[arg(short, long, value_name = "FILE")]
+        file: PathBuf,
+        /// Delete the slices that the file doesn't name
+        #[arg(long)]
+        prune: bool,
+        /// Only say what would be done
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Stop a slice's programs at their next kernel
     Pause {
         /// Its name or id
@@ -391,6 +403,28 @@ enum SliceCommand {
         #[command(flatten)]
         change: ChangeOptions,
     },
+    /// Create a slice like another one, beside it on the same GPUs: for a canary or a shadow
+    Clone {
+        /// The name or id of the one to take after
+        slice: String,
+        /// The new one's name
+        #[arg(long = "as", value_name = "NAME")]
+        name: String,
+        /// Memory and share of each GPU's time in one: 1/8; as much as the other one if not given
+        #[arg(long, value_name = "PART", conflicts_with_all = ["memory", "compute"])]
+        fraction: Option<Fraction>,
+        /// Memory on each GPU
+        #[arg(long, short, value_name = "AMOUNT")]
+        memory: Option<MemoryAmount>,
+        /// Share of each GPU's time
+        #[arg(long, value_name = "PERCENT")]
+        compute: Option<Percent>,
+        /// Only say what would be
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Print the slices as `cleave apply` reads them
+    Export,
     /// Delete slices
     #[command(visible_alias = "rm")]
     Delete {
@@ -564,7 +598,7 @@ fn early_color(arguments: &[OsString]) -> Color {
 }
 
 fn dispatch(context: Context, command: Command) -> client::Result<i32> {
-    use commands::{daemon, drain, inventory, program, show, slice, system};
+    use commands::{daemon, drain, inventory, manifest, program, show, slice, system};
     match command {
         Command::Run(run) => match run.existing {
             Some(slice) => program::exec(&context, &slice, &run.run),
@@ -575,6 +609,11 @@ fn dispatch(context: Context, command: Command) -> client::Result<i32> {
             slice::create(&context, slice.spec(false, owner), dry_run)
         }
         Command::Slice(SliceCommand::List) => slice::list(&context),
+        Command::Slice(SliceCommand::Clone { slice, name, fraction, memory, compute, dry_run }) => {
+            manifest::clone(&context, &slice, name, fraction, memory, compute, dry_run)
+        }
+        Command::Slice(SliceCommand::Export) => manifest::export(&context),
+        Command::Apply { file, prune, dry_run } => manifest::apply(&context, &file, prune, dry_run),
         Command::Slice(SliceCommand::Show { slice, explain: false }) => slice::show(&context, &slice),
         Command::Slice(SliceCommand::Show { slice, explain: true }) => slice::explain(&context, &slice),
         Command::Slice(SliceCommand::Resize { slice, change }) => slice::resize(&context, &slice, change),

@@ -3,6 +3,7 @@ pub(crate) mod daemon;
 pub(crate) mod drain;
 pub(crate) mod inventory;
 pub(crate) mod licenses;
+pub(crate) mod manifest;
 pub(crate) mod mig;
 pub(crate) mod program;
 pub(crate) mod show;
