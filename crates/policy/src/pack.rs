@@ -137,13 +137,22 @@ impl Pool {
 
     /// The GPU on which `need` leaves least, in proportion; among those where its bandwidth is left if there are any.
     pub fn find(&self, need: &Amount) -> Option<u32> {
-        let rows = self.rows.range(need.compute..).filter(|(_, row)| !row.is_empty());
-        let candidates = rows.flat_map(|(_, row)| row.range((need.memory, 0)..).take(TRIES));
-        let score = |&(_, gpu): &(u64, u32)| {
-            let left = self.left.get(gpu as usize).copied().unwrap_or_default();
-            (left.bandwidth < need.bandwidth, leftover(&left.less(need), &self.whole), gpu)
-        };
-        candidates.copied().min_by_key(score).map(|(_, gpu)| gpu)
+        let mut best: Option<(bool, u64, u32)> = None;
+        for (compute, row) in self.rows.range(need.compute..) {
+            // With so much time left no memory makes it better than this; and from row to row there is more.
+            let least = Amount { memory: 0, compute: compute - need.compute, bandwidth: 0 };
+            if best.is_some_and(|best| !best.0 && best.1 < leftover(&least, &self.whole)) {
+                break;
+            }
+            for &(_, gpu) in row.range((need.memory, 0)..).take(TRIES) {
+                let left = self.left.get(gpu as usize).copied().unwrap_or_default();
+                let this = (left.bandwidth < need.bandwidth, leftover(&left.less(need), &self.whole), gpu);
+                if best.is_none_or(|best| this < best) {
+                    best = Some(this);
+                }
+            }
+        }
+        best.map(|(.., gpu)| gpu)
     }
 
     /// Puts a workload onto a GPU; false if it does not fit.
