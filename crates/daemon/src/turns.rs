@@ -25,7 +25,7 @@ const MEMORY: u64 = 60_000_000_000;
 const WORKING: u64 = 1_000_000;
 /// Work that is waited for although it should have been done so long ago is still there, and uses the GPU: its process,
 /// which waits, can't say so. In ns.
-const STUCK: u64 = 5_000_000;
+const STUCK: u64 = 25_000_000;
 /// What a process says of the future isn't believed beyond this, in ns.
 pub const HORIZON: u64 = 10_000_000_000;
 

@@ -745,8 +745,10 @@ impl Arbiter {
         (round.turn, round.lease) = (None, false);
     }
 
-    /// Charges the holder for time in which it kept others out and left the GPU unused.
+    /// Charges the holder for time in which it kept others out and left the GPU unused. A strict one is entitled to time, and so pays
+    /// for all of it.
     fn charge_holding(&mut self, round: &mut Round, now: u64) {
+        let kept = self.kept_waiting(round);
         let Some(turn) = &mut round.turn else { return };
         let higher = self.members.iter().any(|member| member.wants && member.tenant.class > round.class);
         if let Ok(at) = self.members.binary_search_by_key(&turn.holder, |member| member.id)
@@ -754,7 +756,15 @@ impl Arbiter {
             && !higher
         {
             let used = self.used(at);
-            let unused = (now.saturating_sub(turn.charged) * 3 / 5).saturating_sub(used.saturating_sub(turn.used));
+            let whole = kept && self.members[at].strict();
+            let held = match whole {
+                true => now.saturating_sub(turn.charged.max(turn.begins)),
+                false => now.saturating_sub(turn.charged) * 3 / 5,
+            };
+            let unused = held.saturating_sub(used.saturating_sub(turn.used));
+            if whole {
+                self.members[at].tokens = self.members[at].tokens.saturating_sub_unsigned(unused);
+            }
             let by = self.members[at].virtual_of(unused);
             let (class, id) = (self.members[at].tenant.class, self.members[at].id);
             for member in self.members.iter_mut().filter(|member| member.tenant.class == class) {

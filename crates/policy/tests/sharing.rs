@@ -187,6 +187,21 @@ fn a_loop_that_leaves_the_gpu_idle_does_not_take_its_neighbours_share() {
     assert!(sim.share(0, SEC, 2 * SEC) > 0.34, "{:?}", shares(&sim, SEC, 2 * SEC));
 }
 
+/// A14: two strict halves of the time are that, also where one of them holds the GPU and leaves it idle between its launches.
+#[test]
+fn a_strict_tenant_pays_for_its_turns_whether_it_uses_them_or_not() {
+    let kinds =
+        [saturate(US), Load::Loop { kernel: 20 * US, gap: 10 * US }, Load::Loop { kernel: 2 * US, gap: 2 * US }];
+    for load in kinds {
+        let mut sim = Sim::new(1, Config::default());
+        sim.add(0, strict(500), saturate(200 * US), 0);
+        sim.add(1, strict(500), load.clone(), 0);
+        sim.run(3 * SEC);
+        let got = sim.share(0, SEC, 3 * SEC);
+        assert!((0.45..0.52).contains(&got), "{got} beside {load:?}");
+    }
+}
+
 #[test]
 fn equal_tenants_get_the_same() {
     let all = [10 * MS, 50 * US, 200 * US, 2 * MS, 500 * US, MS, 20 * US, 100 * US];
