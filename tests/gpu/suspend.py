@@ -62,7 +62,7 @@ def turns(report):
     """Two slices of three quarters of the card each."""
     program = build(HERE / "runaway.c")
     quota = f"{nvml().memory().total * 3 // 4 // MIB}MiB"
-    with Slice(quota) as a, Slice(quota, oversubscribe=True) as b, Held(a.command(program, "keep", 4096)) as first:
+    with Slice(quota) as a, Slice(quota, oversubscribe=2) as b, Held(a.command(program, "keep", 4096)) as first:
         first.line(120)
         timed("suspend", a.name)
         with Held(b.command(program, "keep", 4096)) as second:

@@ -28,6 +28,12 @@ pub struct Fraction {
     whole: u32,
 }
 
+/// How many times over a GPU's memory may be promised, from 1 to 100: a number, as in `1.5`.
+#[derive(Clone, Copy, Debug, PartialEq, PartialOrd, Serialize, Deserialize, JsonSchema)]
+#[serde(try_from = "f64", into = "f64")]
+#[schemars(with = "f64")]
+pub struct Factor(f64);
+
 const MIB: u64 = 1 << 20;
 const UNITS: [(&str, u64); 14] = [
     ("TiB", 1 << 40),
@@ -84,6 +90,42 @@ impl Fraction {
     /// In percent.
     pub fn percent(self) -> Percent {
         Percent(f64::from(self.part) * 100.0 / f64::from(self.whole))
+    }
+}
+
+impl Factor {
+    /// Not more than there is.
+    pub const ONE: Self = Self(1.0);
+
+    /// Bytes that may be promised of a card of `card_bytes`, to thousandths of the card.
+    pub fn of(self, card_bytes: u64) -> u64 {
+        (u128::from(card_bytes) * (self.0 * 1000.0).round() as u128 / 1000) as u64
+    }
+}
+
+impl TryFrom<f64> for Factor {
+    type Error = String;
+
+    fn try_from(value: f64) -> Result<Self, String> {
+        let fits = (1.0..=100.0).contains(&value);
+        fits.then_some(Self(value)).ok_or_else(|| format!("{value} is no factor: it must be from 1 to 100, as in 1.5"))
+    }
+}
+
+impl From<Factor> for f64 {
+    fn from(factor: Factor) -> f64 {
+        factor.0
+    }
+}
+
+impl FromStr for Factor {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let plain = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+        let number = plain.then(|| text.parse::<f64>().ok()).flatten();
+        let number = number.and_then(|number| Self::try_from(number).ok());
+        number.ok_or_else(|| format!("\"{text}\" is no factor: it must be from 1 to 100, as in 1.5"))
     }
 }
 
@@ -172,6 +214,12 @@ impl fmt::Display for Percent {
 impl fmt::Display for Fraction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.part, self.whole)
+    }
+}
+
+impl fmt::Display for Factor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
     }
 }
 
@@ -266,6 +314,19 @@ mod tests {
             assert_eq!(fraction.percent().get(), percent);
             assert_eq!(fraction.to_string(), text);
         }
+    }
+
+    #[test]
+    fn a_factor_is_from_1_to_100() {
+        let factor: Factor = "1.5".parse().unwrap();
+        assert_eq!((factor.of(80 << 30), factor.to_string().as_str()), (120 << 30, "1.5"));
+        assert_eq!(Factor::ONE.of(85_017_493_504), 85_017_493_504);
+        assert_eq!(serde_json::to_string(&factor).unwrap(), "1.5");
+        assert_eq!(serde_json::from_str::<Factor>("2").unwrap(), "2".parse().unwrap());
+        for text in ["", "0.99", "101", "-2", "1.5x", "inf", "NaN", "true"] {
+            assert!(text.parse::<Factor>().expect_err(text).contains(text));
+        }
+        assert!(serde_json::from_str::<Factor>("0.5").unwrap_err().to_string().contains("0.5"));
     }
 
     #[test]

@@ -10,7 +10,7 @@ mod mig;
 mod sharing;
 mod watchdog;
 
-pub use amount::{Fraction, MemoryAmount, Percent, format_bytes};
+pub use amount::{Factor, Fraction, MemoryAmount, Percent, format_bytes};
 pub use drain::{Drain, SliceMove};
 pub use error::{ErrorBody, ErrorCode};
 pub use inventory::{
@@ -61,8 +61,9 @@ pub struct SliceSpec {
     pub fraction: Option<Fraction>,
     /// Most host memory that the slice may pin; no limit if absent.
     pub host_memory: Option<MemoryAmount>,
-    /// Allow the quotas of a GPU's slices to sum up to more than the card has.
-    pub oversubscribe: bool,
+    /// Allow the quotas of a GPU's slices to sum up to so many times what the card has; the daemon's own factor if absent,
+    /// which is 1 unless it was started with another.
+    pub oversubscribe: Option<Factor>,
     /// What a program does while the daemon can't be reached: `refuse` (default) or `allow`.
     pub on_missing: OnMissing,
     /// What happens to its programs that use a GPU past the stand-in library: `warn` (default) or `kill`.
@@ -116,8 +117,8 @@ pub struct SliceChange {
     pub host_memory: Option<MemoryAmount>,
     /// Shrink below what is in use; nothing is taken away, but nothing more is granted.
     pub force: bool,
-    /// Allow the sum of quotas to pass the card.
-    pub oversubscribe: bool,
+    /// Allow the quotas of a GPU's slices to sum up to so many times what the card has; the daemon's own factor if absent.
+    pub oversubscribe: Option<Factor>,
 }
 
 /// A slice as it is.
@@ -281,12 +282,30 @@ pub struct Gpu {
     pub context_bytes: Option<u64>,
     /// Percent of the last second in which a kernel ran.
     pub busy_percent: Option<u32>,
-    /// Names of the slices on it.
+    /// The quotas sum up to more than its memory.
+    #[serde(default)]
+    pub overcommitted: bool,
+    /// Number of the slices on it, whoever may see them.
+    #[serde(default)]
+    pub slice_count: usize,
+    /// Names of the slices on it that the caller may see.
     pub slices: Vec<String>,
     /// It is being drained: nothing new goes there.
     pub draining: bool,
     /// It is simulated.
     pub simulated: bool,
+}
+
+/// What quotas that sum up to more than a GPU's memory may lead to; `None` if they do not.
+pub fn risk(memory_bytes: u64, reserved_bytes: u64) -> Option<String> {
+    (reserved_bytes > memory_bytes).then(|| {
+        format!(
+            "overcommitted: the quotas sum up to {}, {:.2} times its memory of {}; once that is used up, a program is refused memory although its slice has some left",
+            format_bytes(reserved_bytes),
+            reserved_bytes as f64 / memory_bytes as f64,
+            format_bytes(memory_bytes)
+        )
+    })
 }
 
 /// `GET /v1/status`.

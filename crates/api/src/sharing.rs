@@ -323,6 +323,8 @@ pub enum ReasonKind {
     Behind,
     /// It was given more than it was owed over the last second: what others left.
     Ahead,
+    /// The quotas of the GPU's slices sum up to more than its memory.
+    Overcommitted,
 }
 
 #[cfg(test)]

@@ -8,7 +8,9 @@ mod tenant;
 mod yaml;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
-use cleave_api::{Engine, Fraction, MemoryAmount, Mode, OnBypass, OnMissing, Percent, Priority, SliceSpec, Watchdog};
+use cleave_api::{
+    Engine, Factor, Fraction, MemoryAmount, Mode, OnBypass, OnMissing, Percent, Priority, SliceSpec, Watchdog,
+};
 use commands::Context;
 use launch::{Hold, Pids};
 use output::{Color, Format};
@@ -293,9 +295,9 @@ struct SliceOptions {
     /// Its name; chosen if not given
     #[arg(long)]
     name: Option<String>,
-    /// Allow quotas that sum up to more than the card has
-    #[arg(long)]
-    oversubscribe: bool,
+    /// Allow quotas that sum up to so many times what the card has: 1.5; the daemon's factor if not given
+    #[arg(long, value_name = "FACTOR")]
+    oversubscribe: Option<Factor>,
     /// What CUDA calls do while the daemon can't be reached: refuse, or allow without a limit
     #[arg(long, value_name = "WHAT", default_value = "refuse", value_parser = on_missing)]
     on_missing: OnMissing,
@@ -374,8 +376,14 @@ struct Exec {
 
 #[derive(Subcommand)]
 enum SliceCommand {
-    /// Create a slice
+    /// Create a slice, or many alike
     Create {
+        /// Its name, instead of --name
+        #[arg(conflicts_with = "name", value_name = "NAME")]
+        named: Option<String>,
+        /// So many alike on the same GPU, named NAME-0 and so on: all of them or none; without --memory each has an equal part
+        #[arg(long, value_name = "N")]
+        count: Option<u32>,
         #[command(flatten)]
         slice: SliceOptions,
         /// Whose it is: a user's name or number; the caller's if not given, and only root may give it away
@@ -464,9 +472,9 @@ struct ChangeOptions {
     /// Shrink below what is in use: nothing is taken away, but nothing more is granted
     #[arg(long)]
     force: bool,
-    /// Allow quotas that sum up to more than the card has
-    #[arg(long)]
-    oversubscribe: bool,
+    /// Allow quotas that sum up to so many times what the card has: 1.5; the daemon's factor if not given
+    #[arg(long, value_name = "FACTOR")]
+    oversubscribe: Option<Factor>,
 }
 
 #[derive(Args)]
@@ -496,6 +504,9 @@ struct Daemon {
     /// The engine of slices that name none; with spatial they need not name a trust domain: one user's slices trust each other
     #[arg(long, value_name = "ENGINE", default_value_t)]
     engine: Engine,
+    /// How many times what a card has the quotas of its slices may sum up to, where --oversubscribe is not given for a slice: 1.5
+    #[arg(long, value_name = "FACTOR", default_value_t = Factor::ONE, env = "CLEAVE_OVERSUBSCRIBE", hide_env_values = true)]
+    oversubscribe: Factor,
     /// Where nvidia-cuda-mps-control is, if not in PATH
     #[arg(long, value_name = "DIR", env = "CLEAVE_MPS_DIR", hide_env_values = true)]
     mps_dir: Option<PathBuf>,
@@ -605,8 +616,9 @@ fn dispatch(context: Context, command: Command) -> client::Result<i32> {
             None => program::run(&context, run.slice.spec(true, None), &run.run),
         },
         Command::Exec(exec) => program::exec(&context, &exec.slice, &exec.run),
-        Command::Slice(SliceCommand::Create { slice, owner, dry_run }) => {
-            slice::create(&context, slice.spec(false, owner), dry_run)
+        Command::Slice(SliceCommand::Create { named, count, mut slice, owner, dry_run }) => {
+            slice.name = slice.name.or(named);
+            slice::create(&context, &slice.spec(false, owner), count, dry_run)
         }
         Command::Slice(SliceCommand::List) => slice::list(&context),
         Command::Slice(SliceCommand::Clone { slice, name, fraction, memory, compute, dry_run }) => {

@@ -75,8 +75,75 @@ fn a_full_card_is_oversubscribed_on_demand_only() {
         assert!(said.contains("--oversubscribe") && said.contains(" left of "), "{said}");
     }
     assert_eq!(place.slices().len(), 1);
-    place.ok(&["slice", "create", "--memory", "1%", "--oversubscribe", "--name", "more"]);
+    place.ok(&["slice", "create", "--memory", "1%", "--oversubscribe", "1.01", "--name", "more"]);
     assert_eq!(place.show("more")["overcommitted"], true);
+    let said = place.fails(3, &["slice", "create", "--memory", "50%", "--oversubscribe", "1.5"]);
+    assert!(
+        said.contains("oversubscribed") && said.contains("sum up to") && said.contains("ask for at most"),
+        "{said}"
+    );
+    assert!(place.ok(&["slice", "list"]).lines().filter(|line| line.contains("overcommitted")).count() == 2);
+    assert!(place.ok(&["gpus"]).contains("GPU 0 is overcommitted: the quotas sum up to"));
+    assert_eq!(place.json(&["gpus"])["items"][0]["overcommitted"], true);
+    assert!(place.ok(&["top", "--once"]).contains("overcommitted"));
+    assert!(place.ok(&["slice", "show", "more"]).contains("overcommitted"));
+    assert!(
+        place
+            .ok(&["slice", "show", "more", "--explain"])
+            .contains("is refused memory although its slice has some left")
+    );
+    let said = place.cleave(&["slice", "create", "--oversubscribe", "0.5"]).output().unwrap();
+    assert!(support::stderr(&said).contains("\"0.5\" is no factor"));
+    // What is resized is held to it as well.
+    assert!(place.fails(3, &["slice", "resize", "more", "--memory", "60%"]).contains("sum up to"));
+    place.ok(&["slice", "resize", "more", "--memory", "60%", "--oversubscribe", "2"]);
+}
+
+/// A daemon may have a factor of its own, which a slice's own factor replaces.
+#[test]
+fn a_daemon_may_oversubscribe_by_default() {
+    let place = Place::new("1xH100");
+    let mut daemon = place.cleave(&["daemon", "--oversubscribe", "1.5"]).spawn().unwrap();
+    place::within(place::PATIENCE, "the daemon", || place.cleave(&["status"]).output().unwrap().status.success());
+    place.ok(&["slice", "create", "a", "--memory", "100%"]);
+    place.ok(&["slice", "create", "b", "--memory", "50%"]);
+    assert!(place.fails(3, &["slice", "create", "--memory", "1%"]).contains("oversubscribed"));
+    assert!(place.fails(3, &["slice", "create", "--memory", "1%", "--oversubscribe", "1"]).contains("0 B left"));
+    place.ok(&["slice", "create", "--memory", "1%", "--oversubscribe", "1.6"]);
+    place.ok(&["shutdown"]);
+    daemon.wait().unwrap();
+}
+
+/// A24.
+#[test]
+fn one_gpu_is_advertised_as_many() {
+    let place = Place::new("1xH100");
+    let made = place.ok(&["slice", "create", "rep", "--count", "20"]);
+    assert!(made.contains("created 20 slices rep-0 to rep-19"), "{made}");
+    let slices = place.slices();
+    let names: std::collections::BTreeSet<&str> = slices.iter().map(|slice| slice["name"].as_str().unwrap()).collect();
+    assert_eq!((slices.len(), names.len()), (20, 20));
+    for slice in &slices {
+        let quota = &slices[0]["devices"][0]["limit_bytes"];
+        assert_eq!((&slice["devices"][0]["limit_bytes"], &slice["compute_percent"]), (quota, &serde_json::Value::Null));
+        assert_eq!(slice["overcommitted"], false);
+    }
+    let gpu = &place.json(&["gpus"])["items"][0];
+    assert_eq!((&gpu["slice_count"], gpu["slices"].as_array().unwrap().len()), (&20.into(), 20));
+    assert!(place.ok(&["gpus"]).contains("20: rep-0,"));
+    // None of the next ones is made: one name is taken, or they do not fit.
+    place.ok(&["slice", "delete", "rep-0", "rep-1"]);
+    assert!(place.fails(5, &["slice", "create", "rep", "--count", "3"]).contains("\"rep-2\""));
+    let said = place.fails(3, &["slice", "create", "more", "--count", "9", "--memory", "2GiB"]);
+    assert!(said.contains("9 slices asked of GPU 0, 3 fit: its memory is the tightest"), "{said}");
+    let said = place.fails(3, &["slice", "create", "more", "--count", "9", "--memory", "600MiB", "--compute", "20%"]);
+    assert!(said.contains("5 fit: its compute is the tightest"), "{said}");
+    assert_eq!(place.slices().len(), 18);
+    let dry = place.json(&["slice", "create", "more", "--count", "3", "--memory", "2GiB", "--dry-run"]);
+    assert_eq!((dry["items"].as_array().unwrap().len(), place.slices().len()), (3, 18));
+    let all: Vec<String> = place.slices().iter().map(|slice| slice["name"].as_str().unwrap().to_owned()).collect();
+    place.ok(&[&["slice", "delete"][..], &all.iter().map(String::as_str).collect::<Vec<_>>()].concat());
+    assert!(place.cleave(&["status"]).output().unwrap().status.code() != Some(0) || place.slices().is_empty());
 }
 
 #[test]

@@ -49,7 +49,7 @@ fn a_suspended_slice_frees_the_card_and_its_programs_go_on_where_they_were() {
 fn two_slices_that_do_not_fit_together_take_turns() {
     let place = Place::new("1xH100");
     place.ok(&["slice", "create", "-m", "60GiB", "--name", "a"]);
-    place.ok(&["slice", "create", "-m", "60GiB", "--name", "b", "--oversubscribe"]);
+    place.ok(&["slice", "create", "-m", "60GiB", "--name", "b", "--oversubscribe", "2"]);
     let mut first = keeper(&place, "a", 64);
     place.ok(&["suspend", "a"]);
     let mut second = keeper(&place, "b", 64);

@@ -1,5 +1,5 @@
 //! What the daemon is told when it starts.
-use cleave_api::Engine;
+use cleave_api::{Engine, Factor};
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -29,6 +29,8 @@ pub struct Config {
     pub window_ms: Option<u64>,
     /// The engine of slices that name none: `auto`, `temporal`, or `spatial`, for which they need not name a trust domain.
     pub engine: Engine,
+    /// How many times over a GPU's memory may be promised to slices that name no factor.
+    pub oversubscribe: Factor,
     /// Where NVIDIA's MPS control daemon is, if not where commands are looked for.
     pub mps_dir: Option<PathBuf>,
 }
@@ -102,6 +104,7 @@ impl Config {
             probe: true,
             window_ms: None,
             engine: Engine::Auto,
+            oversubscribe: Factor::ONE,
             mps_dir: None,
         }
     }

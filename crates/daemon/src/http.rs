@@ -260,6 +260,20 @@ async fn create(
     Ok((if dry_run { StatusCode::OK } else { StatusCode::CREATED }, Json(made)))
 }
 
+async fn replicas(
+    State(node): State<App>,
+    caller: Caller,
+    RawQuery(query): RawQuery,
+    Raw(bytes): Raw,
+) -> Result<(StatusCode, Json<List<Slice>>), Failure> {
+    let query = Query::read(query, &["count", "dry_run"])?;
+    let dry_run = query.parse("dry_run", "true or false")?.unwrap_or(false);
+    let count = query.parse("count", "a number")?;
+    let count = count.ok_or_else(|| ErrorBody::new(Invalid, "how many is not said", "add ?count=20"))?;
+    let made = node.create_all(&caller, body::<SliceSpec>(&bytes)?, Some(count), dry_run).await?;
+    Ok((if dry_run { StatusCode::OK } else { StatusCode::CREATED }, Json(List::new("slices", made))))
+}
+
 async fn launch(State(node): State<App>, caller: Caller, Key(key): Key) -> Answer<LaunchPlan> {
     Ok(Json(node.launch(&caller, &key)?))
 }
@@ -444,6 +458,19 @@ const OPERATIONS: &[Operation] = &[
         success: ("201", Some(schema::<Slice>)),
         errors: &[Invalid, Forbidden, NotFound, Conflict, Refused, Internal, Unavailable],
         route: || post(create),
+    },
+    Operation {
+        path: "/v1/replicas",
+        method: "post",
+        summary: "Make slices alike on the same GPUs, named NAME-0 and so on, all or none",
+        query: &[
+            ("count", "integer", "How many, 1 to 1000"),
+            ("dry_run", "boolean", "Only check, and say what would be made"),
+        ],
+        body: Some(schema::<SliceSpec>),
+        success: ("201", Some(schema::<List<Slice>>)),
+        errors: &[Invalid, Forbidden, NotFound, Conflict, Refused, Internal, Unavailable],
+        route: || post(replicas),
     },
     Operation {
         path: "/v1/slices/{slice}",

@@ -4,8 +4,8 @@ use crate::files::Work;
 use crate::gpu::GpuInfo;
 use crate::turns::HORIZON;
 use cleave_api::{
-    ErrorBody, ErrorCode, Fraction, MemoryAmount, MigPlace, Mode, OnBypass, OnMissing, Percent, Priority, SliceChange,
-    SliceSpec, Watchdog, format_bytes,
+    ErrorBody, ErrorCode, Factor, Fraction, MemoryAmount, MigPlace, Mode, OnBypass, OnMissing, Percent, Priority,
+    SliceChange, SliceSpec, Watchdog, format_bytes,
 };
 use cleave_ledger::{DEVICES, KernelClass, UNIT};
 use cleave_policy::gate::done;
@@ -184,11 +184,11 @@ pub struct Card<'a> {
     pub draining: bool,
 }
 
-/// What a new slice gets.
+/// What new slices get, each of them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Admitted {
-    /// Its name.
-    pub name: String,
+    /// Their names.
+    pub names: Vec<String>,
     /// Place among the cards, and quota.
     pub devices: Vec<(usize, u64)>,
     /// Percent of each GPU's compute.
@@ -389,14 +389,8 @@ fn host_limit(amount: Option<MemoryAmount>, machine_bytes: Option<u64>) -> Resul
     }
 }
 
-/// Checks one card's memory: `others` = what other slices have of it.
-fn check_memory(
-    card: &Card<'_>,
-    asked: u64,
-    others: u64,
-    oversubscribe: bool,
-    records: &[&Record],
-) -> Result<(), ErrorBody> {
+/// Checks one card's memory: `others` = what other slices have of it, `limit` = what all may have together.
+fn check_memory(card: &Card<'_>, asked: u64, others: u64, limit: u64, records: &[&Record]) -> Result<(), ErrorBody> {
     let (total, index) = (card.info.memory_bytes, card.info.index);
     if asked > total {
         return Err(refused(
@@ -414,58 +408,89 @@ fn check_memory(
             format!("no program could start in it; ask for well over {}", format_bytes(context)),
         ));
     }
-    let left = total.saturating_sub(others);
-    if asked > left && !oversubscribe {
+    let left = limit.saturating_sub(others);
+    if asked > left {
         return Err(refused(
             format!(
-                "{} asked of GPU {index}, {} left of {} (taken: {})",
+                "{} asked of GPU {index}, {}; the quotas would sum up to {}",
                 format_bytes(asked),
-                format_bytes(left),
-                format_bytes(total),
-                memory_holders(records, &card.info.uuid)
+                memory_left(card, left, limit, records),
+                format_bytes(others.saturating_add(asked))
             ),
-            "ask for less, delete or shrink a slice, or allow the sum to pass the card with --oversubscribe",
+            format!(
+                "ask for at most {}, delete or shrink a slice, or allow a higher sum with --oversubscribe FACTOR",
+                format_bytes(whole_units(left.min(total)))
+            ),
         ));
     }
     Ok(())
 }
 
-fn check_compute(card: &Card<'_>, asked: Option<f64>, others: f64, records: &[&Record]) -> Result<(), ErrorBody> {
-    let Some(asked) = asked else { return Ok(()) };
-    // Shares are small decimal numbers; their sum in binary may be off by a hair.
-    if asked + others <= 100.0 + 1e-6 {
-        return Ok(());
-    }
+/// "10 GiB left of 120 GiB, its 80 GiB oversubscribed (taken: a 110 GiB)".
+fn memory_left(card: &Card<'_>, left: u64, limit: u64, records: &[&Record]) -> String {
+    let total = card.info.memory_bytes;
+    let over = if limit == total { String::new() } else { format!(", its {} oversubscribed", format_bytes(total)) };
+    let taken = memory_holders(records, &card.info.uuid);
+    format!("{} left of {}{over} (taken: {taken})", format_bytes(left), format_bytes(limit))
+}
+
+/// "30 % left (taken: a 70 %)".
+fn compute_left(card: &Card<'_>, others: f64, records: &[&Record]) -> String {
     let by = holders(records, &card.info.uuid, |r, _| r.compute_percent.map(|p| (p, format!("{p} %"))));
     let left = (100.0 - others).max(0.0);
+    format!("{} % left (taken: {by})", (left * 1000.0).round() / 1000.0)
+}
+
+/// Shares are small decimal numbers; their sum in binary may be off by a hair.
+const HAIR: f64 = 1e-6;
+
+fn check_compute(card: &Card<'_>, asked: Option<f64>, others: f64, records: &[&Record]) -> Result<(), ErrorBody> {
+    let Some(asked) = asked.filter(|asked| asked + others > 100.0 + HAIR) else { return Ok(()) };
+    let left = compute_left(card, others, records);
     Err(refused(
-        format!(
-            "{asked} % of the compute of GPU {} asked, {} % left (taken: {by})",
-            card.info.index,
-            (left * 1000.0).round() / 1000.0
-        ),
+        format!("{asked} % of the compute of GPU {} asked, {left}", card.info.index),
         "ask for less, or lower another slice's share",
     ))
 }
 
-/// Decides on a new slice. `name` is the one to use if the spec has none; `taken` says whether a name is in use.
+/// Most slices that are made at once.
+const MOST: u32 = 1000;
+
+/// The names of `count` slices, or of one that is not numbered.
+fn names(name: String, count: Option<u32>, taken: impl Fn(&str) -> bool) -> Result<Vec<String>, ErrorBody> {
+    let names: Vec<String> = match count {
+        None => vec![name],
+        Some(count @ 1..=MOST) => (0..count).map(|number| format!("{name}-{number}")).collect(),
+        Some(count) => {
+            let hint = format!("a count is from 1 to {MOST}");
+            return Err(invalid(format!("{count} slices can't be made at once"), hint));
+        }
+    };
+    for name in &names {
+        check_name(name)?;
+        if taken(name) {
+            return Err(ErrorBody::new(
+                ErrorCode::Conflict,
+                format!("there is a slice \"{name}\" already"),
+                "choose another name, or delete that one first",
+            ));
+        }
+    }
+    Ok(names)
+}
+
+/// Decides on a new slice, or on `count` alike on the same GPUs. `name` is the one to use if the spec has none; `taken` says
+/// whether a name is in use.
 pub fn admit(
     spec: &SliceSpec,
+    count: Option<u32>,
     cards: &[Card<'_>],
     records: &[&Record],
     machine_bytes: Option<u64>,
     name: String,
     taken: impl Fn(&str) -> bool,
 ) -> Result<Admitted, ErrorBody> {
-    let name = spec.name.clone().unwrap_or(name);
-    check_name(&name)?;
-    if taken(&name) {
-        return Err(ErrorBody::new(
-            ErrorCode::Conflict,
-            format!("there is a slice \"{name}\" already"),
-            "choose another name, or delete that one first",
-        ));
-    }
+    let names = names(spec.name.clone().unwrap_or(name), count, taken)?;
     if (spec.on_missing, spec.on_bypass) == (OnMissing::Allow, OnBypass::Kill) {
         return Err(invalid(
             "on-missing allow and on-bypass kill exclude each other",
@@ -487,6 +512,7 @@ pub fn admit(
     check_burst(spec.burst_ms, spec.mode)?;
     let host_limit_bytes = host_limit(spec.host_memory, machine_bytes)?;
 
+    let factor = spec.oversubscribe.unwrap_or(Factor::ONE);
     let decide = |place: usize| -> Result<(usize, u64), ErrorBody> {
         let card = cards.get(place).ok_or_else(|| invalid("no such GPU", ""))?;
         if card.draining {
@@ -495,24 +521,40 @@ pub fn admit(
                 format!("choose another, or take it back into use with `cleave undrain {}`", card.info.index),
             ));
         }
+        let (total, index) = (card.info.memory_bytes, card.info.index);
         let others = reserved(records.iter().copied(), &card.info.uuid);
-        let left = card.info.memory_bytes.saturating_sub(others.bytes);
-        let asked = ask.bytes(card.info.memory_bytes, left);
+        let limit = factor.of(total);
+        let left = limit.saturating_sub(others.bytes);
+        let asked = ask.bytes(total, (left / names.len() as u64).min(total));
         if asked == 0 {
             return Err(match ask {
                 Ask::Rest => refused(
-                    format!(
-                        "nothing is left of GPU {}: 0 B of {} (taken: {})",
-                        card.info.index,
-                        format_bytes(card.info.memory_bytes),
-                        memory_holders(records, &card.info.uuid)
-                    ),
-                    "delete or shrink a slice, or name an amount with --memory and --oversubscribe",
+                    format!("nothing is left of GPU {index}: {}", memory_left(card, left, limit, records)),
+                    "delete or shrink a slice, or allow a higher sum with --oversubscribe FACTOR",
                 ),
-                _ => refused(format!("that is 0 B of GPU {}", card.info.index), "ask for at least 1MiB"),
+                _ => refused(format!("that is 0 B of GPU {index}"), "ask for at least 1MiB"),
             });
         }
-        check_memory(card, asked, others.bytes, spec.oversubscribe, records)?;
+        if names.len() > 1 && asked <= total {
+            // How many fit by each constraint; the tightest is told.
+            let least = if matches!(ask, Ask::Rest) { card.context_bytes.unwrap_or(UNIT).max(UNIT) } else { asked };
+            let memory = (left / least, "memory", format_bytes(least), memory_left(card, left, limit, records));
+            let share = compute_percent.map(|share| {
+                let fit = ((100.0 - others.compute + HAIR) / share).max(0.0) as u64;
+                (fit, "compute", format!("{share} %"), compute_left(card, others.compute, records))
+            });
+            let tightest = share.into_iter().chain([memory]).min_by_key(|(fit, ..)| *fit);
+            if let Some((fit, what, each, left)) = tightest.filter(|(fit, ..)| *fit < names.len() as u64) {
+                return Err(refused(
+                    format!(
+                        "{} slices asked of GPU {index}, {fit} fit: its {what} is the tightest, with {each} for each and {left}",
+                        names.len()
+                    ),
+                    format!("ask for at most {fit} with --count, or for less for each"),
+                ));
+            }
+        }
+        check_memory(card, asked, others.bytes, limit, records)?;
         check_compute(card, compute_percent, others.compute, records)?;
         Ok((place, asked))
     };
@@ -543,7 +585,7 @@ pub fn admit(
     // Shown as the same quota on each of its GPUs, so a part of unlike cards is a part of the smallest.
     let least = devices.iter().map(|d| d.1).min().unwrap_or(0);
     let devices = devices.into_iter().map(|(place, _)| (place, least)).collect();
-    Ok(Admitted { name, devices, compute_percent, burst_ms: spec.burst_ms, host_limit_bytes })
+    Ok(Admitted { names, devices, compute_percent, burst_ms: spec.burst_ms, host_limit_bytes })
 }
 
 /// Decides on a change of `record`, which is one of `records`. Use is not looked at here: it moves.
@@ -587,8 +629,10 @@ pub fn change(
         }
         if change.memory.is_some() {
             // Giving back is always fine, even where the card is promised more than once over.
-            let oversubscribe = change.oversubscribe || asked <= device.limit_bytes;
-            check_memory(card, asked, taken.bytes, oversubscribe, &others)?;
+            let gives = asked <= device.limit_bytes;
+            let factor = change.oversubscribe.unwrap_or(Factor::ONE);
+            let limit = if gives { u64::MAX } else { factor.of(card.info.memory_bytes) };
+            check_memory(card, asked, taken.bytes, limit, &others)?;
         }
         if change.compute.is_some() && compute_percent > record.compute_percent {
             check_compute(card, compute_percent, taken.compute, &others)?;
@@ -651,7 +695,7 @@ mod tests {
         let cards: Vec<Card<'_>> =
             gpus.iter().map(|info| Card { info, context_bytes: Some(GIB / 2), can: true, draining: false }).collect();
         let records: Vec<&Record> = records.iter().collect();
-        admit(spec, &cards, &records, Some(64 * GIB), "chosen".into(), |n| records.iter().any(|r| r.name == n))
+        admit(spec, None, &cards, &records, Some(64 * GIB), "chosen".into(), |n| records.iter().any(|r| r.name == n))
     }
 
     #[test]
@@ -670,7 +714,7 @@ mod tests {
         assert_eq!(admitted.devices, [(0, 10 * GIB)]);
         let admitted = try_admit(&spec("", "10GiB"), &[record("a", 0, 50, None)]).unwrap();
         assert_eq!(admitted.devices, [(1, 10 * GIB)]);
-        assert_eq!(admitted.name, "chosen");
+        assert_eq!(admitted.names, ["chosen"]);
         // 35 GiB fits only on card 1, though 25% of compute is gone there.
         let admitted = try_admit(&spec("any", "35GiB"), &[record("a", 0, 50, None)]).unwrap();
         assert_eq!(admitted.devices, [(1, 35 * GIB)]);
@@ -682,7 +726,7 @@ mod tests {
         assert_eq!(admitted.devices, [(0, 50 * GIB)]);
         let error = try_admit(&spec("1", ""), &[record("a", 1, 40, None)]).unwrap_err();
         assert_eq!(error.code, ErrorCode::Refused);
-        assert!(error.message.contains("0 B of 40 GiB") && error.message.contains("a 40 GiB"), "{error}");
+        assert!(error.message.contains("0 B left of 40 GiB") && error.message.contains("a 40 GiB"), "{error}");
     }
 
     #[test]
@@ -729,15 +773,76 @@ mod tests {
                 assert!(error.to_string().contains(part), "{part}: {error}");
             }
         }
-        let over = SliceSpec { oversubscribe: true, ..spec("0", "20GiB") };
-        assert_eq!(try_admit(&over, &taken).unwrap().devices, [(0, 20 * GIB)]);
-        let still_too_much = SliceSpec { oversubscribe: true, ..spec("0", "81GiB") };
+        let still_too_much = SliceSpec { oversubscribe: Some("9".parse().unwrap()), ..spec("0", "81GiB") };
         assert!(try_admit(&still_too_much, &taken).is_err());
     }
 
     #[test]
+    fn oversubscribing_goes_as_far_as_the_factor() {
+        let taken = [record("a", 0, 60, None), record("b", 0, 40, None)];
+        let over = |memory: &str| SliceSpec { oversubscribe: Some("1.5".parse().unwrap()), ..spec("0", memory) };
+        assert_eq!(try_admit(&over("20GiB"), &taken).unwrap().devices, [(0, 20 * GIB)]);
+        assert_eq!(try_admit(&over(""), &taken).unwrap().devices, [(0, 20 * GIB)]);
+        // Never more than the card has, however much may be promised of it.
+        assert_eq!(try_admit(&over(""), &[]).unwrap().devices, [(0, 80 * GIB)]);
+        let error = try_admit(&over("30GiB"), &taken).unwrap_err();
+        for part in
+            ["30 GiB asked", "20 GiB left of 120 GiB", "sum up to 130 GiB", "at most 20 GiB", "a 60 GiB, b 40 GiB"]
+        {
+            assert!(error.to_string().contains(part), "{part}: {error}");
+        }
+        let grow = |factor: Option<&str>| SliceChange {
+            memory: Some("80GiB".parse().unwrap()),
+            oversubscribe: factor.map(|f| f.parse().unwrap()),
+            ..SliceChange::default()
+        };
+        assert_eq!(try_change(&taken[0], &grow(Some("1.5")), &taken).unwrap().limits, [80 * GIB]);
+        assert!(try_change(&taken[0], &grow(Some("1.4")), &taken).unwrap_err().message.contains("112 GiB"));
+        assert!(try_change(&taken[0], &grow(None), &taken).is_err());
+    }
+
+    #[test]
+    fn several_alike_are_checked_together() {
+        let gpus = gpus();
+        let cards: Vec<Card<'_>> =
+            gpus.iter().map(|info| Card { info, context_bytes: Some(GIB / 2), can: true, draining: false }).collect();
+        let taken = [record("a-0", 0, 20, Some(40.0))];
+        let records: Vec<&Record> = taken.iter().collect();
+        let many = |spec: &SliceSpec, count: u32| {
+            admit(spec, Some(count), &cards, &records, None, "r".into(), |n| records.iter().any(|r| r.name == n))
+        };
+        let admitted = many(&spec("0", ""), 20).unwrap();
+        assert_eq!((admitted.names.len(), admitted.names[19].as_str()), (20, "r-19"));
+        assert_eq!((admitted.devices, admitted.compute_percent), (vec![(0, 3 * GIB)], None));
+        assert_eq!(many(&spec("0", "5GiB"), 12).unwrap().devices, [(0, 5 * GIB)]);
+        // All of them are on the card that has room for all.
+        assert_eq!(many(&spec("any", "20GiB"), 3).unwrap().devices, [(0, 20 * GIB)]);
+        let share = |percent: &str| SliceSpec { compute: Some(percent.parse().unwrap()), ..spec("0", "5GiB") };
+        assert_eq!(many(&share("5%"), 12).unwrap().compute_percent, Some(5.0));
+        let named = SliceSpec { name: Some("a".into()), ..spec("0", "1GiB") };
+        let cases: &[(Result<Admitted, ErrorBody>, &[&str])] = &[
+            (
+                many(&spec("0", "5GiB"), 13),
+                &["13 slices", "12 fit", "memory is the tightest", "60 GiB left of 80 GiB", "a-0 20 GiB"],
+            ),
+            (many(&share("10%"), 12), &["6 fit", "compute is the tightest", "10 %", "60 % left", "at most 6"]),
+            (many(&spec("0", ""), 121), &["120 fit", "512 MiB"]),
+            (many(&spec("0", "81GiB"), 2), &["81 GiB is more than"]),
+            (many(&named, 2), &["\"a-0\"", "already"]),
+            (many(&spec("0", "1GiB"), 0), &["0 slices", "1 to 1000"]),
+            (many(&spec("0", "1GiB"), 1001), &["1001 slices"]),
+        ];
+        for (outcome, parts) in cases {
+            let error = outcome.as_ref().unwrap_err().to_string();
+            for part in *parts {
+                assert!(error.contains(part), "{part}: {error}");
+            }
+        }
+    }
+
+    #[test]
     fn no_gpu_at_all() {
-        let error = admit(&spec("any", "1GiB"), &[], &[], None, "x".into(), |_| false).unwrap_err();
+        let error = admit(&spec("any", "1GiB"), None, &[], &[], None, "x".into(), |_| false).unwrap_err();
         assert_eq!(error.code, ErrorCode::Unavailable);
     }
 

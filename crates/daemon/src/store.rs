@@ -131,6 +131,26 @@ impl Store {
         Ok(())
     }
 
+    /// Writes slices, all or none.
+    pub fn put_all(&mut self, records: &[Record]) -> Result<()> {
+        self.all_or_none(|store| records.iter().try_for_each(|record| store.put(record)))
+    }
+
+    /// Forgets slices, all or none.
+    pub fn remove_all(&mut self, records: &[Record]) -> Result<()> {
+        self.all_or_none(|store| records.iter().try_for_each(|record| store.remove(&record.id)))
+    }
+
+    fn all_or_none(&mut self, writes: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
+        self.connection.execute_batch("BEGIN")?;
+        let written = writes(self).and_then(|()| Ok(self.connection.execute_batch("COMMIT")?));
+        if written.is_err() {
+            // What can't be written is undone by SQLite itself at the latest when the file is opened next.
+            let _ = self.connection.execute_batch("ROLLBACK");
+        }
+        written
+    }
+
     /// Forgets a slice.
     pub fn remove(&self, id: &str) -> Result<()> {
         self.connection.prepare_cached("DELETE FROM slices WHERE id = ?1")?.execute([id])?;
@@ -293,6 +313,11 @@ mod tests {
             store.put(&record).unwrap();
             let other = Record { id: "SLICE-2".into(), ..record.clone() };
             assert!(store.put(&other).is_err(), "names are unique");
+            let third = Record { id: "SLICE-3".into(), name: "c".into(), ..record.clone() };
+            assert!(store.put_all(&[third.clone(), other]).is_err());
+            assert_eq!(store.slices().unwrap().len(), 1, "all or none");
+            store.put_all(std::slice::from_ref(&third)).unwrap();
+            store.remove_all(&[third]).unwrap();
             store.event("slice-created", Some("a"), Some(7), "made").unwrap();
             store.event("warning", None, None, "hm").unwrap();
             let cost = ContextCost { context_bytes: 5, stack_factor: 6 };

@@ -50,7 +50,7 @@ fn config(context: &Context, options: &Daemon) -> Config {
     if let Some(dir) = &options.state_dir {
         config.state_dir.clone_from(dir);
     }
-    config.window_ms = options.window;
+    (config.window_ms, config.oversubscribe) = (options.window, options.oversubscribe);
     config
 }
 

@@ -3,13 +3,15 @@ use super::{Context, show::busy};
 use crate::client::Result;
 use crate::output::{self, Format, Named, or_dash, percent, table};
 use crate::{Topo, Where};
-use cleave_api::{Device, ErrorBody, ErrorCode, Gpu, Inventory, List, MemoryFrom, format_bytes};
+use cleave_api::{Device, ErrorBody, ErrorCode, Gpu, Inventory, List, MemoryFrom, format_bytes, risk};
 use cleave_inventory::{drawing, hwloc, matrix};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::io::Read;
 use std::path::Path;
 
+/// Names of slices that a table shows.
+const MOST_NAMES: usize = 5;
 /// Groups that a table shows.
 const MOST_GROUPS: usize = 40;
 
@@ -122,7 +124,13 @@ pub(crate) fn gpus(context: &Context, of: &Where, to: Option<&Path>) -> Result<i
             ">GPU", "MODEL", ">MEMORY", ">USED", ">OUTSIDE", ">QUOTAS", ">BUSY", "SLICES", ">NUMA", "PCI", "DRIVER",
             "UUID",
         ];
-        table(&headers, inventory.devices.iter().map(|device| row(device, live(device))).collect())
+        let mut text = table(&headers, inventory.devices.iter().map(|device| row(device, live(device))).collect());
+        for gpu in &gpus {
+            if let Some(risk) = risk(gpu.memory_bytes, gpu.reserved_bytes) {
+                text.push_str(&format!("\nGPU {} is {risk}", gpu.index));
+            }
+        }
+        text
     })?;
     Ok(0)
 }
@@ -145,12 +153,21 @@ fn row(device: &Device, live: Option<&Gpu>) -> Vec<String> {
         bytes(|gpu| gpu.untracked_bytes),
         or_dash(live.map(quotas)),
         busy(live.and_then(|gpu| gpu.busy_percent)),
-        or_dash(live.map(|gpu| gpu.slices.join(",")).filter(|slices| !slices.is_empty())),
+        or_dash(live.filter(|gpu| gpu.slice_count > 0).map(slices)),
         or_dash(device.numa_node),
         or_dash(device.pci.clone()),
         or_dash(device.driver.clone()),
         or_dash(device.uuid.clone()),
     ]
+}
+
+/// The slices on a GPU: their names, or, where they are many or another's, their number.
+fn slices(gpu: &Gpu) -> String {
+    let (names, count) = (&gpu.slices, gpu.slice_count);
+    match names.get(..MOST_NAMES) {
+        None if names.len() == count => names.join(","),
+        some => format!("{count}: {},…", some.unwrap_or(names).join(",")),
+    }
 }
 
 /// What `cleave topo -o json` prints.

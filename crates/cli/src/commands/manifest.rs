@@ -79,7 +79,7 @@ pub(crate) fn clone(
         Some(_) => (spec.fraction, spec.memory, spec.compute) = (fraction, None, None),
         None => (spec.memory, spec.compute) = (memory.or(spec.memory), compute.or(spec.compute)),
     }
-    slice::create(context, spec, dry_run)
+    slice::create(context, &spec, None, dry_run)
 }
 
 /// Prints the slices that there are as `cleave apply` reads them.

@@ -6,6 +6,7 @@ use crate::launch::{self, Pids};
 use crate::output::{self, Named, grouped, percent};
 use cleave_api::{ErrorBody, ErrorCode, LaunchPlan, Slice, SliceSpec, format_bytes};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::time::Instant;
@@ -15,7 +16,7 @@ const ATTEMPTS: usize = 3;
 
 /// Runs a program in a slice of its own.
 pub(crate) fn run(context: &Context, spec: SliceSpec, options: &RunOptions) -> Result<i32> {
-    let (client, slice) = create(context, &spec)?;
+    let (client, slice): (Client, Slice) = create(context, "slices", &spec)?;
     if slice.overcommitted {
         output::warning(&format!(
             "the quotas on GPU {} sum up to more than it has: a program can run out of memory below its quota",
@@ -46,13 +47,13 @@ pub(crate) fn exec(context: &Context, slice: &str, options: &RunOptions) -> Resu
     launch::end_as(status)
 }
 
-/// Creates a slice, by a daemon that may have to be started.
-pub(super) fn create(context: &Context, spec: &SliceSpec) -> Result<(Client, Slice)> {
+/// Asks a daemon, which may have to be started, to create what `path` and `spec` say.
+pub(super) fn create<T: DeserializeOwned>(context: &Context, path: &str, spec: &SliceSpec) -> Result<(Client, T)> {
     let mut attempt = 1;
     loop {
         let client = context.client_or_start()?;
-        match client.post("slices", spec) {
-            Ok(slice) => return Ok((client, slice)),
+        match client.post(path, spec) {
+            Ok(made) => return Ok((client, made)),
             Err(error) if error.code == ErrorCode::Unavailable && attempt < ATTEMPTS && !context.daemon_runs() => {
                 attempt += 1;
             }

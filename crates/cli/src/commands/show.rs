@@ -159,7 +159,8 @@ fn top_text(picture: &Picture) -> String {
         let quotas = format!("quotas {}", percent(gpu.reserved_bytes, gpu.memory_bytes));
         let outside = format!("outside slices {}", format_bytes(gpu.untracked_bytes));
         let line = memory_line(gpu.used_bytes, gpu.memory_bytes, &[quotas, outside], gpu.busy_percent);
-        text.push_str(&format!("GPU {} {}  {line}\n", gpu.index, gpu.name));
+        let over = if gpu.overcommitted { ", overcommitted" } else { "" };
+        text.push_str(&format!("GPU {} {}  {line}{over}\n", gpu.index, gpu.name));
     }
     text.push('\n');
     text.push_str(&slice::list_text(&picture.slices));

@@ -7,21 +7,35 @@ use crate::output::{self, Format, Named, bar, grouped, or_dash, percent, table};
 use cleave_api::{ClassUse, DeviceTime, ErrorCode, Explanation, List, Slice, SliceChange, SliceSpec, format_bytes};
 use std::collections::BTreeMap;
 
-/// Creates a slice, or says what it would be.
-pub(crate) fn create(context: &Context, spec: SliceSpec, dry_run: bool) -> Result<i32> {
-    let slice: Slice = if dry_run {
-        context.client_or_start()?.post("slices?dry_run=true", &spec)?
-    } else {
-        program::create(context, &spec)?.1
+/// Creates a slice, or `count` alike, or says what they would be.
+pub(crate) fn create(context: &Context, spec: &SliceSpec, count: Option<u32>, dry_run: bool) -> Result<i32> {
+    let made = match count {
+        Some(count) => {
+            let path = format!("replicas?count={count}&dry_run={dry_run}");
+            program::create::<List<Slice>>(context, &path, spec)?.1
+        }
+        None => {
+            let path = if dry_run { "slices?dry_run=true" } else { "slices" };
+            List::new("slices", vec![program::create::<Slice>(context, path, spec)?.1])
+        }
     };
-    if slice.overcommitted {
-        output::warning(&format!("the quotas on GPU {} sum up to more than it has", gpus_of(&slice)));
+    let (Some(first), Some(last)) = (made.items.first(), made.items.last()) else { return Ok(0) };
+    if first.overcommitted {
+        output::warning(&format!("the quotas on GPU {} sum up to more than it has", gpus_of(first)));
     }
-    output::print(context.format, &Named::new("slice", &slice), || {
-        let verb = if dry_run { "would create" } else { "created" };
-        let engine = format!("{} ({})", slice.engine, slice.engine_reason);
-        format!("{verb} slice {}: {} of GPU {}, {engine}", slice.name, limit_of(&slice), gpus_of(&slice))
-    })?;
+    let verb = if dry_run { "would create" } else { "created" };
+    let what = || {
+        let engine = format!("{} ({})", first.engine, first.engine_reason);
+        format!("{} of GPU {}, {engine}", limit_of(first), gpus_of(first))
+    };
+    match count {
+        None => output::print(context.format, &Named::new("slice", first), || {
+            format!("{verb} slice {}: {}", first.name, what())
+        })?,
+        Some(count) => output::print(context.format, &made, || {
+            format!("{verb} {count} slices {} to {}: each {}", first.name, last.name, what())
+        })?,
+    }
     Ok(0)
 }
 
@@ -60,6 +74,7 @@ pub(crate) fn list_text(slices: &[Slice]) -> String {
                 grouped(slice.launches_total),
                 grouped(slice.denied_total),
                 slice.owner.name.clone().unwrap_or_else(|| slice.owner.uid.to_string()),
+                if slice.overcommitted { "overcommitted" } else { "" }.into(),
             ]);
         }
     }
@@ -77,6 +92,7 @@ pub(crate) fn list_text(slices: &[Slice]) -> String {
         ">LAUNCHES",
         ">DENIED",
         "OWNER",
+        "",
     ];
     table(&headers, rows)
 }
@@ -208,7 +224,9 @@ fn show_text(slice: &Slice) -> String {
         lines.push(("ends", "with its last process".into()));
     }
     if slice.overcommitted {
-        lines.push(("note", "the quotas on its GPUs sum up to more than they have".into()));
+        let note =
+            "overcommitted: the quotas on its GPUs sum up to more than they have; --explain tells what that means";
+        lines.push(("note", note.into()));
     }
     if slice.in_motion {
         lines.push(("note", "memory comes and goes too fast to add up: at least so much is in use".into()));

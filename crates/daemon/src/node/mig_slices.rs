@@ -251,7 +251,7 @@ impl Node {
         let name = format!("slice-{:02x}{:02x}{:02x}", bytes[0], bytes[1], bytes[2]);
         let draining = inner.draining.contains(&gpu.uuid);
         let cards = [slice::Card { info: &card, context_bytes: None, can: true, draining }];
-        slice::admit(&asked, &cards, &[], process::machine_memory(), name, |name| inner.names.contains_key(name))
+        slice::admit(&asked, None, &cards, &[], process::machine_memory(), name, |name| inner.names.contains_key(name))
     }
 
     /// The instance as it is now.
@@ -280,7 +280,7 @@ impl Node {
             super::slices::new_uuid().ok_or_else(|| ErrorBody::new(ErrorCode::Internal, "no random numbers", ""))?;
         let record = Record {
             id: format!("SLICE-{}", format_uuid(uuid)),
-            name: admitted.name,
+            name: admitted.names.into_iter().next().unwrap_or_default(),
             owner,
             created_at: process::now(),
             devices: vec![RecordDevice {
@@ -311,10 +311,13 @@ impl Node {
         };
         let mut inner = self.lock();
         if !dry_run {
-            return self.make(&mut inner, &record);
+            self.make(&mut inner, std::slice::from_ref(&record))?;
         }
         let around = self.around(&inner, &record);
-        Ok(self.show_record(&record, &around))
+        Ok(inner
+            .slices
+            .get(&record.id)
+            .map_or_else(|| self.show_record(&record, &around), |live| self.show(live, &around)))
     }
 
     /// Destroys the instances that were made for slices and that no slice has any more, once nothing runs in them; those that

@@ -211,6 +211,8 @@ impl Node {
                         .fold(0, |sum, (_, bytes)| sum.saturating_add(bytes.unwrap_or(0))),
                     context_bytes: self.cost(&inner.store, gpu).map(|c| c.context_bytes),
                     busy_percent,
+                    overcommitted: reserved.bytes > gpu.memory_bytes,
+                    slice_count: inner.slices.values().filter(on_it).count(),
                     slices,
                     draining: inner.draining.contains(&gpu.uuid),
                     simulated: self.config.sim.is_some(),

@@ -43,9 +43,22 @@ impl Node {
 
     /// Makes a slice; with `dry_run` only says what it would be.
     pub async fn create(self: &Arc<Self>, caller: &Caller, spec: SliceSpec, dry_run: bool) -> Reply<Slice> {
+        let made = self.create_all(caller, spec, None, dry_run).await?.pop();
+        made.ok_or_else(|| ErrorBody::new(ErrorCode::Internal, "nothing was made", ""))
+    }
+
+    /// Makes one slice, or `count` alike whose names are numbered from 0: all of them or none.
+    pub async fn create_all(
+        self: &Arc<Self>,
+        caller: &Caller,
+        mut spec: SliceSpec,
+        count: Option<u32>,
+        dry_run: bool,
+    ) -> Reply<Vec<Slice>> {
         if !caller.admin {
             return Err(forbidden("create slices"));
         }
+        spec.oversubscribe.get_or_insert(self.config.oversubscribe);
         let owner = match &spec.owner {
             None => caller.uid,
             Some(text) => process::user_id(text).ok_or_else(|| {
@@ -58,8 +71,17 @@ impl Node {
                 ..e
             })?;
         }
-        if let Some(made) = self.try_mig(caller, &spec, owner, dry_run).await? {
-            return Ok(made);
+        if count.is_some() && spec.engine == Engine::Mig {
+            return Err(ErrorBody::new(
+                ErrorCode::Invalid,
+                "slices alike can't be of engine mig: each has an instance of its own",
+                "make them one by one, or leave the engine to the daemon",
+            ));
+        }
+        if count.is_none()
+            && let Some(made) = self.try_mig(caller, &spec, owner, dry_run).await?
+        {
+            return Ok(vec![made]);
         }
         let modes = self.lock().modes;
         let now = self.gpus_now();
@@ -69,7 +91,7 @@ impl Node {
             let name = format!("slice-{:02x}{:02x}{:02x}", bytes[0], bytes[1], bytes[2]);
             self.with_cards(inner, &now, spec.engine, |cards, records| {
                 let taken = |name: &str| inner.names.contains_key(name);
-                slice::admit(&spec, cards, records, process::machine_memory(), name, taken)
+                slice::admit(&spec, count, cards, records, process::machine_memory(), name, taken)
             })
         };
         let first = admit(&self.lock())?;
@@ -93,25 +115,15 @@ impl Node {
             share: admitted.compute_percent.is_some(),
         };
         let (choice, trust_domain) = engine::choose(wish, &gpus, self.means())?;
-        let uuid = new_uuid().ok_or_else(|| ErrorBody::new(ErrorCode::Internal, "no random numbers", ""))?;
-        let record = Record {
-            id: format!("SLICE-{}", format_uuid(uuid)),
-            name: admitted.name,
+        let devices = admitted.devices.iter().filter_map(|(place, limit_bytes)| {
+            let gpu = self.nvml.gpus().get(*place)?;
+            let (uuid, limit_bytes) = (gpu.uuid.clone(), *limit_bytes);
+            Some(RecordDevice { uuid, index: gpu.index, limit_bytes, ..RecordDevice::default() })
+        });
+        let alike = Record {
             owner,
             created_at: process::now(),
-            devices: admitted
-                .devices
-                .iter()
-                .filter_map(|(place, limit_bytes)| {
-                    let gpu = self.nvml.gpus().get(*place)?;
-                    Some(RecordDevice {
-                        uuid: gpu.uuid.clone(),
-                        index: gpu.index,
-                        limit_bytes: *limit_bytes,
-                        ..RecordDevice::default()
-                    })
-                })
-                .collect(),
+            devices: devices.collect(),
             compute_percent: admitted.compute_percent,
             mode: spec.mode,
             priority: spec.priority,
@@ -126,49 +138,65 @@ impl Node {
             holder: caller.process().filter(|_| spec.ephemeral),
             ..Record::default()
         };
-        if dry_run {
-            let around = self.around(&inner, &record);
-            return Ok(self.show_record(&record, &around));
+        let record = |name: String| {
+            let uuid = new_uuid().ok_or_else(|| ErrorBody::new(ErrorCode::Internal, "no random numbers", ""))?;
+            Ok(Record { id: format!("SLICE-{}", format_uuid(uuid)), name, ..alike.clone() })
+        };
+        let records = admitted.names.into_iter().map(record).collect::<Reply<Vec<Record>>>()?;
+        if !dry_run {
+            self.make(&mut inner, &records)?;
         }
-        self.make(&mut inner, &record)
+        let around = self.around(&inner, &alike);
+        let show = |record: &Record| match inner.slices.get(&record.id) {
+            Some(live) => self.show(live, &around),
+            None => self.show_record(record, &around),
+        };
+        Ok(records.iter().map(show).collect())
     }
 
-    /// Makes a slice that was decided on.
-    pub(super) fn make(self: &Arc<Self>, inner: &mut Inner, record: &Record) -> Reply<Slice> {
-        if let Some(key) = engine::domain(record) {
+    /// Makes slices alike, all or none.
+    pub(super) fn make(self: &Arc<Self>, inner: &mut Inner, records: &[Record]) -> Reply<()> {
+        let Some(first) = records.first() else { return Ok(()) };
+        if let Some(key) = engine::domain(first) {
             // A container that is given the slice has its folder mounted, whenever it starts.
-            let made = self.mps.get(&key.folder(), record.owner).prepare();
-            made.map_err(|e| file_fault(&format!("slice \"{}\" can't be made", record.name), &e))?;
+            let made = self.mps.get(&key.folder(), first.owner).prepare();
+            made.map_err(|e| file_fault(&format!("slice \"{}\" can't be made", first.name), &e))?;
         }
-        // First the row, then the files: a crash in between leaves a slice whose files are made at the next start.
-        inner.store.put(record).map_err(store_fault)?;
-        let facts = self.facts(&inner.store, record);
-        let made =
-            SliceFiles::create(&self.run, record, &facts).and_then(|files| self.open_doors(record.clone(), files));
-        let live = match made {
-            Ok(live) => live,
-            Err(error) => {
-                let _ = inner.store.remove(&record.id);
-                let _ = std::fs::remove_dir_all(self.run.slice_dir(&record.id));
-                return Err(file_fault(&format!("slice \"{}\" can't be made", record.name), &error));
+        // First the rows, then the files: a crash in between leaves slices whose files are made at the next start.
+        inner.store.put_all(records).map_err(store_fault)?;
+        let facts = self.facts(&inner.store, first);
+        let mut made: Vec<Live> = Vec::new();
+        for record in records {
+            let files = SliceFiles::create(&self.run, record, &facts);
+            match files.and_then(|files| self.open_doors(record.clone(), files)) {
+                Ok(live) => made.push(live),
+                Err(error) => {
+                    made.iter().flat_map(|live| &live.doors).for_each(AbortHandle::abort);
+                    let _ = inner.store.remove_all(records);
+                    for record in records {
+                        let _ = std::fs::remove_dir_all(self.run.slice_dir(&record.id));
+                    }
+                    return Err(file_fault(&format!("slice \"{}\" can't be made", record.name), &error));
+                }
             }
-        };
-        let shares: Vec<String> =
-            record.devices.iter().map(|d| format!("{} of GPU {}", format_bytes(d.limit_bytes), d.index)).collect();
-        let gpus = live.gpus.clone();
-        self.insert(inner, live);
-        // What it is promised, those without a share of their own have no more.
-        self.arrange(inner, &gpus);
-        let instance = record.mig.as_ref().map_or(String::new(), |held| format!(", in {}", held.place.profile));
-        let message = format!("slice {} has {}{instance}", record.name, shares.join(", "));
-        inner.event("slice-created", Some(record), &message);
-        self.write_cdi(inner, record);
-        self.write_domain(inner, record);
-        if let Some(holder) = record.holder {
-            self.watch_holder(holder, record.id.clone());
         }
-        let around = self.around(inner, record);
-        inner.slices.get(&record.id).map(|l| self.show(l, &around)).ok_or_else(|| unknown_slice(&record.name))
+        let gpus = made.first().map(|live| live.gpus.clone()).unwrap_or_default();
+        made.into_iter().for_each(|live| self.insert(inner, live));
+        // What they are promised, those without a share of their own have no more.
+        self.arrange(inner, &gpus);
+        let shares: Vec<String> =
+            first.devices.iter().map(|d| format!("{} of GPU {}", format_bytes(d.limit_bytes), d.index)).collect();
+        for record in records {
+            let instance = record.mig.as_ref().map_or(String::new(), |held| format!(", in {}", held.place.profile));
+            let message = format!("slice {} has {}{instance}", record.name, shares.join(", "));
+            inner.event("slice-created", Some(record), &message);
+            self.write_cdi(inner, record);
+            if let Some(holder) = record.holder {
+                self.watch_holder(holder, record.id.clone());
+            }
+        }
+        self.write_domain(inner, first);
+        Ok(())
     }
 
     pub(super) fn insert(&self, inner: &mut Inner, live: Live) {
@@ -201,7 +229,8 @@ impl Node {
     }
 
     /// Changes a slice. A lower limit is written first and use is read after, so that no grant slips in between.
-    pub fn resize(&self, caller: &Caller, key: &str, change: SliceChange) -> Reply<Slice> {
+    pub fn resize(&self, caller: &Caller, key: &str, mut change: SliceChange) -> Reply<Slice> {
+        change.oversubscribe.get_or_insert(self.config.oversubscribe);
         let mut now = self.gpus_now();
         let mut inner = self.lock();
         let live = inner.seen(key, caller)?;

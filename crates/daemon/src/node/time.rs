@@ -3,9 +3,9 @@ use super::slices::forbidden;
 use super::{Caller, Inner, Live, Node, Reply, store_fault};
 use crate::engine;
 use crate::explain;
-use crate::slice::{Record, rest, thousandths};
+use crate::slice::{self, Record, rest, thousandths};
 use crate::turns::{Party, Standing, clock};
-use cleave_api::{DeviceExplanation, Explanation, Mode, Neighbour, Slice, TurnKind};
+use cleave_api::{DeviceExplanation, Explanation, Mode, Neighbour, Reason, ReasonKind, Slice, TurnKind, risk};
 use cleave_policy::arbiter::{Domain, Isolation, Tenant};
 use cleave_policy::gate;
 use cleave_policy::pack::WHOLE;
@@ -74,6 +74,9 @@ impl Node {
         let record = &live.record;
         let processors = inner.processors(record);
         let devices = record.devices.iter().zip(&live.gpus).map(|(device, place)| {
+            let reserved = slice::reserved(inner.slices.values().map(|live| &live.record), &device.uuid).bytes;
+            let memory = place.and_then(|place| self.nvml.gpus().get(place)).map(|gpu| gpu.memory_bytes);
+            let risk = memory.and_then(|memory| risk(memory, reserved));
             let desk = self.desk(live, *place);
             let standings = desk.map(|desk| desk.standings()).unwrap_or_default();
             let now = clock();
@@ -108,6 +111,7 @@ impl Node {
                 }),
                 reasons: (processors.as_ref().and_then(explain::part).into_iter())
                     .chain(explain::reasons(me, record.paused, &others, now))
+                    .chain(risk.map(|message| Reason { kind: ReasonKind::Overcommitted, message }))
                     .collect(),
                 neighbours: others
                     .iter()

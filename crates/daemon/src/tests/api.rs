@@ -31,7 +31,7 @@ fn slices_are_made_changed_and_deleted() {
     assert_eq!(daemon.error("GET", "/v1/slices/dry", Value::Null).0, 404);
     let (_, error) = daemon.error("POST", "/v1/slices?dry_run=true", json!({ "gpu": "0", "memory": "75GiB" }));
     assert!(error.message.contains("70 GiB left of 80 GiB (taken: train 10 GiB)"), "{error}");
-    let over = json!({ "name": "over", "gpu": "0", "memory": "75GiB", "oversubscribe": true });
+    let over = json!({ "name": "over", "gpu": "0", "memory": "75GiB", "oversubscribe": 2 });
     assert!(daemon.ok::<Slice>("POST", "/v1/slices", over).overcommitted);
     let _: Value = daemon.ok("DELETE", "/v1/slices/over", Value::Null);
 
@@ -91,6 +91,9 @@ fn what_is_wrong_is_named() {
         ("POST", "/v1/slices", json!({ "priority": "top" }), 400, &["top", "production"]),
         ("POST", "/v1/slices", json!({ "burst_ms": 5 }), 400, &["5 ms", "balanced", "strict"]),
         ("PATCH", "/v1/slices/train", json!({ "priority": "8" }), 400, &["\"8\"", "7"]),
+        ("POST", "/v1/slices", json!({ "oversubscribe": 0.5 }), 400, &["0.5", "1 to 100"]),
+        ("POST", "/v1/replicas", json!({}), 400, &["count=20"]),
+        ("POST", "/v1/replicas?count=many", json!({}), 400, &["many"]),
         ("POST", "/v1/slices?dryrun=1", json!({}), 400, &["dryrun", "dry_run"]),
         ("POST", "/v1/slices?dry_run=maybe", json!({}), 400, &["maybe"]),
         ("PATCH", "/v1/slices/train", json!({}), 400, &["nothing to change"]),
@@ -223,6 +226,17 @@ fn when_descriptors_run_out_nothing_is_half_made() {
     // Its sockets are closed a moment after it is gone.
     let body = json!({ "name": "instead", "gpu": "0", "memory": "1MiB" }).to_string();
     eventually("there is room again", || daemon.request("POST", "/v1/slices", &body).0 == 201);
+    // Of many alike some could still be made: none is.
+    let _: Value = daemon.ok("DELETE", "/v1/slices/s-2", Value::Null);
+    let before = daemon.ok::<List<Slice>>("GET", "/v1/slices", Value::Null).items.len();
+    let body = json!({ "name": "many", "gpu": "0", "memory": "1MiB" });
+    let (status, error) = daemon.error("POST", "/v1/replicas?count=100", body);
+    assert!(status == 503 && error.message.contains("Too many open files"), "{error}");
+    assert_eq!(daemon.ok::<List<Slice>>("GET", "/v1/slices", Value::Null).items.len(), before);
+    assert_eq!(fs::read_dir(world.path("r/slices")).unwrap().count(), before);
+    daemon.crash();
+    let daemon = world.start();
+    assert_eq!(daemon.ok::<List<Slice>>("GET", "/v1/slices", Value::Null).items.len(), before);
 }
 
 fn node(world: &World) -> Arc<Node> {
