@@ -7,6 +7,7 @@ mod drain;
 mod error;
 mod inventory;
 mod mig;
+mod rest;
 mod sharing;
 mod watchdog;
 
@@ -17,6 +18,7 @@ pub use inventory::{
     Device, Inventory, LinkPath, MemoryFrom, Mig, MigProfile, Nic, NumaNode, Pair, PcieLink, Problem, Vendor,
 };
 pub use mig::{MigAction, MigGpu, MigInstance, MigLayout, MigOutcome, MigPlace, MigRequest, MigStep, MigWish};
+pub use rest::SuspendAfter;
 pub use sharing::{
     ClassUse, DeviceExplanation, DeviceTime, Engine, EngineAbility, Explanation, Given, GpuModes, Mode, Neighbour,
     Priority, Reason, ReasonKind, TurnKind,
@@ -52,6 +54,8 @@ pub struct SliceSpec {
     pub burst_ms: Option<u64>,
     /// What is done about work that does not end: nothing if absent.
     pub watchdog: Watchdog,
+    /// After how much idleness its memory leaves its GPUs: not by itself if absent.
+    pub suspend_after: SuspendAfter,
     /// How its GPU is divided: chosen by the daemon (`auto`) if absent.
     pub engine: Engine,
     /// Whom it trusts: slices of one user that name the same domain may share an MPS server, and fall with it. A name as
@@ -113,6 +117,8 @@ pub struct SliceChange {
     pub burst_ms: Option<u64>,
     /// New watchdog.
     pub watchdog: Option<Watchdog>,
+    /// New time of idleness after which its memory leaves its GPUs.
+    pub suspend_after: Option<SuspendAfter>,
     /// New quota of pinned host memory.
     pub host_memory: Option<MemoryAmount>,
     /// Shrink below what is in use; nothing is taken away, but nothing more is granted.
@@ -150,6 +156,9 @@ pub struct Slice {
     /// What is done about work that does not end.
     #[serde(default)]
     pub watchdog: Watchdog,
+    /// After how much idleness its memory leaves its GPUs.
+    #[serde(default)]
+    pub suspend_after: SuspendAfter,
     /// Its watchdog has put it into the lowest class, until work ends that is late.
     #[serde(default)]
     pub lowered: bool,
@@ -379,7 +388,7 @@ pub struct Event {
     /// When, RFC 3339.
     pub at: String,
     /// `slice-created`, `slice-resized`, `slice-paused`, `slice-resumed`, `slice-suspended`, `slice-woken`, `slice-deleted`, `process-started`, `process-ended`, `denied`, `bypass`,
-    /// `untracked`, `denial-loop`, `watchdog-warned`, `watchdog-lowered`, `watchdog-paused`, `watchdog-killed`, `watchdog-ended`, `fault`, `recovered`, `daemon-started`,
+    /// `untracked`, `denial-loop`, `watchdog-warned`, `watchdog-lowered`, `watchdog-paused`, `watchdog-killed`, `watchdog-ended`, `adaptive-tightened`, `adaptive-loosened`, `wake-waits`, `slice-moved`, `draining`, `drained`, `undrained`, `fault`, `recovered`, `daemon-started`,
     /// `adopted`, `warning`.
     pub kind: String,
     /// The slice it is about.

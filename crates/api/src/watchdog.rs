@@ -31,11 +31,18 @@ impl Watchdog {
     }
 }
 
-fn milliseconds(text: &str) -> Option<u64> {
+/// A time from 1 s to a day, in ms.
+pub(crate) fn milliseconds(text: &str) -> Option<u64> {
     let digits = text.find(|c: char| !c.is_ascii_digit())?;
     let (number, unit) = text.split_at_checked(digits)?;
     let (_, scale) = UNITS.into_iter().find(|(name, _)| *name == unit)?;
     number.parse::<u64>().ok()?.checked_mul(scale).filter(|ms| (SHORTEST_MS..=LONGEST_MS).contains(ms))
+}
+
+/// As [`milliseconds`] reads it.
+pub(crate) fn time_text(ms: u64) -> String {
+    let (unit, scale) = UNITS.into_iter().find(|(_, scale)| ms.is_multiple_of(*scale)).unwrap_or(("ms", 1));
+    format!("{}{unit}", ms / scale)
 }
 
 impl FromStr for Watchdog {
@@ -72,8 +79,7 @@ impl fmt::Display for Watchdog {
         let steps = STEPS.iter().zip(self.0).filter_map(|(name, ms)| Some((name, ms?)));
         for (at, (name, ms)) in steps.enumerate() {
             let comma = if at == 0 { "" } else { "," };
-            let (unit, scale) = UNITS.into_iter().find(|(_, scale)| ms % scale == 0).unwrap_or(("ms", 1));
-            write!(f, "{comma}{name}:{}{unit}", ms / scale)?;
+            write!(f, "{comma}{name}:{}", time_text(ms))?;
         }
         Ok(())
     }

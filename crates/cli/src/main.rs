@@ -9,7 +9,8 @@ mod yaml;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use cleave_api::{
-    Engine, Factor, Fraction, MemoryAmount, Mode, OnBypass, OnMissing, Percent, Priority, SliceSpec, Watchdog,
+    Engine, Factor, Fraction, MemoryAmount, Mode, OnBypass, OnMissing, Percent, Priority, SliceSpec, SuspendAfter,
+    Watchdog,
 };
 use commands::Context;
 use launch::{Hold, Pids};
@@ -280,6 +281,9 @@ struct SliceOptions {
     /// What is done about work that does not end, when it is so long over its expected time: warn, lower (the slice gives way to all others), pause, kill (the process); as in warn:2s,lower:5s,pause:10s,kill:30s
     #[arg(long, value_name = "STEPS", default_value_t)]
     watchdog: Watchdog,
+    /// Suspend it when it was idle for so long, sooner if another slice needs the room: 30s, 5m; its programs wake it
+    #[arg(long, value_name = "TIME", default_value_t)]
+    suspend_after: SuspendAfter,
     /// How its GPU is divided: temporal (in turns), spatial (at once, by MPS, within its trust domain), or auto
     #[arg(long, value_name = "ENGINE", default_value_t)]
     engine: Engine,
@@ -317,6 +321,7 @@ impl SliceOptions {
             priority: self.priority,
             burst_ms: self.burst,
             watchdog: self.watchdog,
+            suspend_after: self.suspend_after,
             engine: self.engine,
             trust_domain: self.trust_domain,
             fraction: self.fraction,
@@ -359,7 +364,7 @@ struct Run {
     #[arg(
         long = "slice",
         value_name = "SLICE",
-        conflicts_with_all = ["gpu", "memory", "compute", "mode", "priority", "burst", "watchdog", "engine", "trust_domain", "fraction", "host_memory", "name", "oversubscribe", "on_missing", "on_bypass"]
+        conflicts_with_all = ["gpu", "memory", "compute", "mode", "priority", "burst", "watchdog", "suspend_after", "engine", "trust_domain", "fraction", "host_memory", "name", "oversubscribe", "on_missing", "on_bypass"]
     )]
     existing: Option<String>,
     #[command(flatten)]
@@ -449,7 +454,7 @@ enum SliceCommand {
 #[group(skip)]
 struct ChangeOptions {
     /// New memory quota on each GPU
-    #[arg(long, short, value_name = "AMOUNT", required_unless_present_any = ["compute", "mode", "priority", "burst", "watchdog", "host_memory"])]
+    #[arg(long, short, value_name = "AMOUNT", required_unless_present_any = ["compute", "mode", "priority", "burst", "watchdog", "suspend_after", "host_memory"])]
     memory: Option<MemoryAmount>,
     /// New share of each GPU's time
     #[arg(long, value_name = "PERCENT")]
@@ -466,6 +471,9 @@ struct ChangeOptions {
     /// New watchdog: warn:2s,kill:30s, or none
     #[arg(long, value_name = "STEPS")]
     watchdog: Option<Watchdog>,
+    /// New time of idleness after which it is suspended: 30s, or none
+    #[arg(long, value_name = "TIME")]
+    suspend_after: Option<SuspendAfter>,
     /// New limit of pinned host memory
     #[arg(long, value_name = "AMOUNT")]
     host_memory: Option<MemoryAmount>,

@@ -105,3 +105,21 @@ fn what_goes_first_goes_first() {
     let urgent = Busy::start(&place, "urgent", &["--compute", "50%", "--priority", "production"]);
     until("more than its half", &[&urgent, &batch], |got| got[0] > got[1] * 2);
 }
+
+/// A16: an adaptive slice's neighbours are held tighter while it is at work beside them, and an event says so, once.
+#[test]
+fn an_adaptive_slice_tells_when_it_tightens_and_loosens() {
+    let place = Place::new("1xH100@real");
+    let adaptive = Busy::start(&place, "urgent", &["--compute", "50%", "--mode", "adaptive"]);
+    let batch = Busy::start(&place, "batch", &["--compute", "50%"]);
+    let kinds = || {
+        let events = place.json(&["events", "--slice", "urgent"])["items"].as_array().unwrap().clone();
+        let all = events.iter().map(|event| event["kind"].as_str().unwrap().to_owned());
+        all.filter(|kind| kind.starts_with("adaptive-")).collect::<Vec<_>>()
+    };
+    within(PATIENCE, "it is told", || kinds() == ["adaptive-tightened"]);
+    let Busy { program, .. } = adaptive;
+    program.end();
+    within(PATIENCE, "and its end", || kinds() == ["adaptive-tightened", "adaptive-loosened"]);
+    drop(batch);
+}

@@ -4,6 +4,8 @@ mod place;
 mod support;
 
 use place::{MIB, PATIENCE, Place, number, within};
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 /// A program in slice `a` that keeps `mib`, and its place.
 fn keeper(place: &Place, slice: &str, mib: u64) -> place::Held {
@@ -85,4 +87,69 @@ fn suspended_slices_outlive_the_daemon_and_not_their_processes() {
     within(PATIENCE, "nothing is left", || place.is_empty("b"));
     assert_eq!(place.show("b")["suspended"], false);
     stays.end();
+}
+
+/// What two slices are promised is more than the card has: they take turns on it by themselves, and lose nothing, also over a
+/// daemon's end (A19).
+#[test]
+fn idle_slices_make_room_for_those_at_work() {
+    let place = Place::new("1xH100");
+    for name in ["a", "b", "c"] {
+        let rest = if name == "c" { "1440m" } else { "1s" };
+        place.ok(&["slice", "create", "-m", "45GiB", "--name", name, "--oversubscribe", "2", "--suspend-after", rest]);
+    }
+    let suspended = |slice: &str| place.show(slice)["suspended"] == true;
+    let mut first = keeper(&place, "a", 64);
+    within(PATIENCE, "it is idle, and leaves", || suspended("a") && place.card_used() == 0);
+    let mut third = keeper(&place, "c", 64);
+    // Who was told to stay for long leaves all the same where another one needs the room.
+    assert_eq!(first.ask("?")["right"], 1);
+    within(PATIENCE, "it has made room", || suspended("c"));
+    let mut second = keeper(&place, "b", 64);
+    for _ in 0..2 {
+        for program in [&mut second, &mut third, &mut first] {
+            assert_eq!(program.ask("?")["right"], 1);
+        }
+    }
+    let messages = || {
+        let events = place.json(&["events"])["items"].as_array().unwrap().clone();
+        let all: Vec<String> = events.iter().map(|event| event["message"].as_str().unwrap().to_owned()).collect();
+        all.join("\n")
+    };
+    for text in ["slice a was suspended: it was idle", "slice c was suspended: to make room for"] {
+        within(PATIENCE, text, || messages().contains(text));
+    }
+    // A daemon's end at any moment of a move loses nothing.
+    for delay in [0, 3, 10, 30] {
+        let mut moving = place.cleave(&["suspend", "a"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let daemon = number(&place.json(&["status"])["pid"]).to_string();
+        std::thread::sleep(Duration::from_millis(delay));
+        assert!(Command::new("kill").args(["-9", &daemon]).status().unwrap().success());
+        let _ = moving.wait();
+        within(PATIENCE, "a new daemon", || place.cleave(&["gpus", "-o", "json"]).output().unwrap().status.success());
+        for program in [&mut second, &mut third, &mut first] {
+            assert_eq!(program.ask("?")["right"], 1);
+        }
+    }
+    // Nobody who did not agree to it is sent away: who needs the room waits, and says so.
+    for name in ["a", "b", "c"] {
+        place.ok(&["slice", "resize", name, "--suspend-after", "none"]);
+    }
+    place.ok(&["suspend", "c"]);
+    within(PATIENCE, "they are awake or can be", || {
+        let _ = place.cleave(&["suspend", "b"]).output();
+        place.cleave(&["wake", "a"]).output().unwrap().status.success()
+    });
+    std::thread::scope(|scope| {
+        let asking = scope.spawn(|| second.ask("?")["right"] == 1);
+        within(PATIENCE, "it says that it waits", || messages().contains("slice \"b\" can't wake"));
+        place.ok(&["slice", "resize", "a", "--suspend-after", "1s"]);
+        assert!(asking.join().unwrap());
+    });
+    let said = place.fails(2, &["slice", "create", "-m", "1GiB", "--suspend-after", "soon"]);
+    assert!(said.contains("soon") && said.contains("30s"), "{said}");
+    let mut spatial = vec!["slice", "create", "-m", "1GiB", "--oversubscribe", "2", "--suspend-after", "30s"];
+    spatial.extend(["--engine", "spatial"]);
+    let said = place.fails(3, &spatial);
+    assert!(said.contains("spatial can't be suspended"), "{said}");
 }

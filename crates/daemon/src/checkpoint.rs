@@ -78,24 +78,32 @@ pub fn suspend(driver: &impl Driver, pids: &[i32]) -> Result<(), String> {
 
 /// Brings all of them back that are away, or none, and lets those go on that are locked.
 pub fn wake(driver: &impl Driver, pids: &[i32]) -> Result<(), String> {
-    let in_state = |state: i32| -> Vec<i32> {
-        pids.iter().copied().filter(|pid| driver.state(*pid).is_ok_and(|found| found == state)).collect()
+    let in_state = |state: i32| -> Result<Vec<i32>, String> {
+        let mut all = Vec::new();
+        for pid in pids {
+            match driver.state(*pid) {
+                Ok(found) if found == state => all.push(*pid),
+                Ok(_) | Err(NO_PROCESS) => {}
+                Err(error) => return Err(format!("process {pid}: its state is not known: {}", driver.name(error))),
+            }
+        }
+        Ok(all)
     };
-    if let Err((restored, error)) = each(driver, Call::Restore, &in_state(AWAY)) {
+    if let Err((restored, error)) = each(driver, Call::Restore, &in_state(AWAY)?) {
         let _ = each(driver, Call::Checkpoint, &restored);
         return Err(error);
     }
-    each(driver, Call::Unlock, &in_state(LOCKED)).map(drop).map_err(|(_, error)| error)
+    each(driver, Call::Unlock, &in_state(LOCKED)?).map(drop).map_err(|(_, error)| error)
 }
 
-/// Starts the helper and waits for it.
-pub async fn run(config: &Config, driver_dir: &Path, away: bool, pids: &[u32]) -> anyhow::Result<()> {
+/// Starts the helper for the slice of this folder and waits for it.
+pub async fn run(config: &Config, driver_dir: &Path, slice: &Path, away: bool, pids: &[u32]) -> anyhow::Result<()> {
     let program = match &config.probe_program {
         Some(program) => program.clone(),
         None => std::env::current_exe().context("this program's own file is not known")?,
     };
     let mut command = tokio::process::Command::new(&program);
-    command.arg(COMMAND).arg(if away { "suspend" } else { "wake" }).arg(driver_dir);
+    command.arg(COMMAND).arg(if away { "suspend" } else { "wake" }).arg(driver_dir).arg(slice);
     command.args(pids.iter().map(u32::to_string)).env_remove("LD_PRELOAD");
     // Not killed when the request is dropped: it must not stop half way.
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
@@ -110,9 +118,14 @@ pub async fn run(config: &Config, driver_dir: &Path, away: bool, pids: &[u32]) -
     Ok(())
 }
 
-/// `cleave internal-checkpoint suspend|wake DIR PID…`, with the real driver of that folder.
+/// `cleave internal-checkpoint suspend|wake DIR SLICE PID…`, with the real driver of the folder DIR.
 pub fn checkpoint(arguments: &[String]) -> anyhow::Result<()> {
-    let [what, dir, pids @ ..] = arguments else { bail!("suspend or wake, a folder and process ids are missing") };
+    let [what, dir, slice, pids @ ..] = arguments else {
+        bail!("suspend or wake, two folders and process ids are missing")
+    };
+    // One that an earlier daemon started may still be at it: it comes to its end first.
+    let folder = std::fs::File::open(slice).with_context(|| format!("{slice} can't be opened"))?;
+    rustix::fs::flock(&folder, rustix::fs::FlockOperation::LockExclusive).context("the slice can't be locked")?;
     let pids: Vec<i32> = pids.iter().map(|pid| pid.parse()).collect::<Result<_, _>>().context("no process id")?;
     let [cuda, _] = LIBRARIES.map(|name| PathBuf::from(dir).join(name));
     let driver = Checkpoints::open(&cuda).map_err(anyhow::Error::msg)?;

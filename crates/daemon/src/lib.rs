@@ -10,6 +10,7 @@ mod gpu;
 mod http;
 mod install;
 mod inventory;
+mod levels;
 mod mig;
 mod mps;
 mod node;

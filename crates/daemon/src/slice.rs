@@ -5,7 +5,7 @@ use crate::gpu::GpuInfo;
 use crate::turns::HORIZON;
 use cleave_api::{
     ErrorBody, ErrorCode, Factor, Fraction, MemoryAmount, MigPlace, Mode, OnBypass, OnMissing, Percent, Priority,
-    SliceChange, SliceSpec, Watchdog, format_bytes,
+    SliceChange, SliceSpec, SuspendAfter, Watchdog, format_bytes,
 };
 use cleave_ledger::{DEVICES, KernelClass, UNIT};
 use cleave_policy::gate::done;
@@ -44,6 +44,9 @@ pub struct Record {
     /// What is done about work that does not end.
     #[serde(default)]
     pub watchdog: Watchdog,
+    /// After how much idleness its memory leaves its GPUs.
+    #[serde(default)]
+    pub suspend_after: SuspendAfter,
     /// How its GPU is divided, and why so.
     #[serde(default)]
     pub choice: Choice,
@@ -598,10 +601,15 @@ pub fn change(
 ) -> Result<Changed, ErrorBody> {
     let time =
         change.compute.is_some() || change.mode.is_some() || change.priority.is_some() || change.burst_ms.is_some();
-    if change.memory.is_none() && change.host_memory.is_none() && change.watchdog.is_none() && !time {
+    if change.memory.is_none()
+        && change.host_memory.is_none()
+        && change.watchdog.is_none()
+        && change.suspend_after.is_none()
+        && !time
+    {
         return Err(invalid(
             "nothing to change",
-            "give memory, compute, mode, priority, burst_ms, watchdog or host_memory",
+            "give memory, compute, mode, priority, burst_ms, watchdog, suspend_after or host_memory",
         ));
     }
     let mode = change.mode.unwrap_or(record.mode);

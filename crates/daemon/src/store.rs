@@ -27,7 +27,7 @@ const STEPS: [&str; 7] = [
     "",
     // GPUs may be drained, and records say where they go and came from.
     "CREATE TABLE draining (uuid TEXT PRIMARY KEY) STRICT;",
-    // Records may have a MIG instance; GPUs may have a layout.
+    // Records may have a MIG instance, and may be suspended by themselves; GPUs may have a layout.
     "CREATE TABLE mig (gpu TEXT PRIMARY KEY, layout TEXT NOT NULL) STRICT;
      CREATE TABLE mig_made (gpu TEXT NOT NULL, profile TEXT NOT NULL, start INTEGER NOT NULL, PRIMARY KEY (gpu, start)) STRICT;",
 ];

@@ -1,4 +1,5 @@
 //! Looks after processes whose work on a GPU does not end, and does what their slice's watchdog says.
+use crate::levels::Levels;
 use crate::node::{Inner, Node};
 use crate::turns::clock;
 use cleave_policy::watchdog::{Action, Denials, Rules, Seen, Step, Watch, overrun};
@@ -19,6 +20,7 @@ struct Watchdog {
     /// By device.
     watches: HashMap<(Key, usize), Watch>,
     denials: HashMap<Key, Denials>,
+    levels: Levels,
 }
 
 /// Something that was found.
@@ -41,6 +43,7 @@ pub async fn run(node: Arc<Node>) {
 impl Watchdog {
     fn round(&mut self, node: &Node, now: u64) {
         let mut inner = node.lock();
+        self.levels.look(&mut inner, now);
         let (findings, loops) = self.look(&inner, now);
         for finding in findings {
             act(node, &mut inner, &finding);

@@ -7,6 +7,7 @@
 //! * [`layout`] finds the way from the hardware instances that are there to those that are wanted.
 //! * [`mig`] knows which hardware instances fit on a GPU beside which.
 //! * [`pack`] finds the GPU for a workload, or the fewest GPUs for many.
+//! * [`rest`] decides whose memory leaves the GPUs, and who comes back next.
 //! * [`topology`] knows which devices are close to each other, and the best groups of them.
 //!
 //! The arbiter publishes a [`gate::Grant`] for each slice; the gates publish what they used and whether they wait. All
@@ -28,6 +29,8 @@ pub mod layout;
 pub mod mig;
 #[cfg(feature = "arbiter")]
 pub mod pack;
+#[cfg(feature = "arbiter")]
+pub mod rest;
 #[cfg(feature = "arbiter")]
 pub mod topology;
 #[cfg(feature = "arbiter")]

@@ -53,6 +53,7 @@ fn spec_of(slice: &Slice) -> SliceSpec {
         priority: slice.priority,
         burst_ms: slice.burst_ms,
         watchdog: slice.watchdog,
+        suspend_after: slice.suspend_after,
         engine: slice.engine,
         trust_domain: slice.trust_domain.clone(),
         host_memory: slice.host_limit_bytes.map(MemoryAmount::Bytes),
@@ -253,6 +254,10 @@ fn change(spec: &SliceSpec, there: &Slice, gpus: &[Gpu]) -> Result<(SliceChange,
         change.watchdog = Some(spec.watchdog);
         words.push(format!("watchdog {}", spec.watchdog));
     }
+    if spec.suspend_after != there.suspend_after {
+        change.suspend_after = Some(spec.suspend_after);
+        words.push(format!("suspend after {}", spec.suspend_after));
+    }
     if let Some(MemoryAmount::Bytes(host)) = spec.host_memory
         && there.host_limit_bytes != Some(host)
     {
@@ -299,6 +304,7 @@ fn undo(client: &Client, steps: &[(String, Step)]) -> Result<()> {
                     priority: Some(spec.priority),
                     burst_ms: spec.burst_ms,
                     watchdog: Some(spec.watchdog),
+                    suspend_after: Some(spec.suspend_after),
                     host_memory: spec.host_memory,
                     force: true,
                     ..SliceChange::default()

@@ -220,6 +220,9 @@ fn show_text(slice: &Slice) -> String {
         let lowered = if slice.lowered { " (in the lowest class now)" } else { "" };
         lines.push(("watchdog", format!("{}{lowered}", slice.watchdog)));
     }
+    if slice.suspend_after.ms().is_some() {
+        lines.push(("suspended", format!("after {} of idleness, sooner if room is needed", slice.suspend_after)));
+    }
     if slice.ephemeral {
         lines.push(("ends", "with its last process".into()));
     }
@@ -274,6 +277,7 @@ pub(crate) fn resize(context: &Context, slice: &str, change: ChangeOptions) -> R
         priority: change.priority,
         burst_ms: change.burst,
         watchdog: change.watchdog,
+        suspend_after: change.suspend_after,
         host_memory: change.host_memory,
         force: change.force,
         oversubscribe: change.oversubscribe,

@@ -296,6 +296,7 @@ impl Node {
             trust_domain: spec.trust_domain.clone(),
             burst_ms: admitted.burst_ms,
             watchdog: spec.watchdog,
+            suspend_after: spec.suspend_after,
             mig: Some(Held {
                 place: found.instance,
                 uuid: instance.uuid.unwrap_or_default(),

@@ -75,6 +75,7 @@ impl Node {
             paused: record.paused,
             suspended: record.suspended,
             watchdog: record.watchdog,
+            suspend_after: record.suspend_after,
             lowered: false,
             engine: record.choice.engine,
             engine_reason: record.choice.reason.clone(),

@@ -9,7 +9,7 @@ use crate::process;
 use crate::register::{self, Admits};
 use crate::slice::{self, Card, Record, RecordDevice};
 use crate::turns::Desk;
-use cleave_api::{Engine, ErrorBody, ErrorCode, Slice, SliceChange, SliceSpec, format_bytes};
+use cleave_api::{Engine, ErrorBody, ErrorCode, Slice, SliceChange, SliceSpec, SuspendAfter, format_bytes};
 use cleave_ledger::HOST;
 use std::collections::BTreeMap;
 use std::io;
@@ -115,6 +115,7 @@ impl Node {
             share: admitted.compute_percent.is_some(),
         };
         let (choice, trust_domain) = engine::choose(wish, &gpus, self.means())?;
+        check_rest(spec.suspend_after, choice.engine)?;
         let devices = admitted.devices.iter().filter_map(|(place, limit_bytes)| {
             let gpu = self.nvml.gpus().get(*place)?;
             let (uuid, limit_bytes) = (gpu.uuid.clone(), *limit_bytes);
@@ -131,6 +132,7 @@ impl Node {
             trust_domain,
             burst_ms: admitted.burst_ms,
             watchdog: spec.watchdog,
+            suspend_after: spec.suspend_after,
             host_limit_bytes: admitted.host_limit_bytes,
             on_missing: spec.on_missing,
             on_bypass: spec.on_bypass,
@@ -237,6 +239,7 @@ impl Node {
         if !caller.admin {
             return Err(forbidden("change slices"));
         }
+        check_rest(change.suspend_after.unwrap_or_default(), live.record.choice.engine)?;
         let id = live.record.id.clone();
         if let (Some(held), Some(device)) = (&live.record.mig, live.record.devices.first()) {
             now.iter_mut().filter(|gpu| gpu.uuid == device.uuid).for_each(|gpu| gpu.memory_bytes = held.memory_bytes);
@@ -319,6 +322,11 @@ impl Node {
         if record.burst_ms != changed.burst_ms {
             words.push(changed.burst_ms.map_or("no burst".into(), |ms| format!("burst: {ms} ms")));
         }
+        let suspend_after = change.suspend_after.unwrap_or(record.suspend_after);
+        if record.suspend_after != suspend_after {
+            words.push(format!("suspended after {suspend_after} instead of {}", record.suspend_after));
+        }
+        record.suspend_after = suspend_after;
         let watchdog = change.watchdog.unwrap_or(record.watchdog);
         if record.watchdog != watchdog {
             words.push(format!("watchdog {watchdog} instead of {}", record.watchdog));
@@ -462,6 +470,20 @@ impl Node {
             tracing::warn!("{error}");
         }
     }
+}
+
+/// What a client of MPS has can't leave the GPU: the driver has no checkpoints of it.
+fn check_rest(after: SuspendAfter, engine: Engine) -> Reply<()> {
+    if after.ms().is_none() || engine != Engine::Spatial {
+        return Ok(());
+    }
+    Err(ErrorBody::new(
+        ErrorCode::Refused,
+        format!(
+            "a slice of engine spatial can't be suspended after {after}: the driver can't take an MPS client's memory off a GPU"
+        ),
+        "leave --suspend-after out, or choose --engine temporal",
+    ))
 }
 
 pub(super) fn file_fault(what: &str, error: &io::Error) -> ErrorBody {

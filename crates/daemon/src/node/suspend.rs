@@ -3,16 +3,24 @@ use super::slices::forbidden;
 use super::{Caller, Inner, Live, Node, Reply, store_fault, unknown_slice};
 use crate::checkpoint;
 use crate::slice::Record;
+use crate::turns::clock;
 use cleave_api::{ErrorBody, ErrorCode, Slice, format_bytes};
 use cleave_ledger::Kind;
+use cleave_policy::rest::{Act, Sleeper, State, decide};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::task::JoinSet;
 
-/// How often it is looked whether a program of a suspended slice wants its GPU.
+/// How often it is looked who is idle, and who wants its GPU.
 const LOOK: Duration = Duration::from_millis(250);
 
 fn conflict(message: String, hint: &str) -> ErrorBody {
     ErrorBody::new(ErrorCode::Conflict, message, hint)
+}
+
+fn pids(live: &Live) -> Vec<u32> {
+    live.processes.values().filter(|member| member.dead.is_none()).map(|member| member.pid).collect()
 }
 
 /// Why the slice's memory can't leave its GPUs.
@@ -35,7 +43,9 @@ fn holds_on(live: &Live) -> Option<ErrorBody> {
 fn no_room(node: &Node, inner: &Inner, record: &Record) -> Option<ErrorBody> {
     for device in &record.devices {
         let card = node.place(&device.uuid).and_then(|place| node.nvml.gpus().get(place))?.memory_bytes;
-        let awake = |live: &&Live| live.record.id != record.id && !live.record.suspended && !live.processes.is_empty();
+        let awake = |live: &&Live| {
+            live.record.id != record.id && (!live.record.suspended || live.moving) && !live.processes.is_empty()
+        };
         let mut holders = Vec::new();
         let mut sum = device.limit_bytes;
         for other in inner.slices.values().filter(awake) {
@@ -80,7 +90,7 @@ impl Node {
             if let Some(why) = why {
                 return Err(why);
             }
-            let pids: Vec<u32> = live.processes.values().filter(|m| m.dead.is_none()).map(|m| m.pid).collect();
+            let pids = pids(live);
             let id = live.record.id.clone();
             // Before anything is taken away: whoever takes over from a daemon that dies meanwhile knows what to bring back.
             self.set_suspended(&mut inner, &id, true, true)?;
@@ -88,15 +98,32 @@ impl Node {
         };
         // Goes on to its end if whoever asked goes away.
         let (node, slice) = (Arc::clone(self), id.clone());
-        let moved = tokio::spawn(async move { node.moved(&slice, away, &pids).await }).await;
+        let moved = tokio::spawn(async move { node.moved(&slice, away, &pids, "").await }).await;
         moved.unwrap_or_else(|error| Err(ErrorBody::new(ErrorCode::Internal, error.to_string(), "")))?;
         let inner = self.lock();
         let live = inner.slices.get(&id).ok_or_else(|| unknown_slice(key))?;
         Ok(self.show(live, &self.around(&inner, &live.record)))
     }
 
-    async fn moved(self: Arc<Self>, id: &str, away: bool, pids: &[u32]) -> Reply<()> {
-        let done = checkpoint::run(&self.config, &self.run.driver_dir(), away, pids).await;
+    /// As [`Node::suspend`], of a slice that is marked as moving; `why` is said in the event.
+    async fn move_by_itself(self: &Arc<Self>, id: &str, away: bool, why: String) -> Reply<()> {
+        let pids = {
+            let mut inner = self.lock();
+            let Some(live) = inner.slices.get(id) else { return Ok(()) };
+            let pids = pids(live);
+            let written = self.set_suspended(&mut inner, id, true, true);
+            if let (Err(error), Some(live)) = (written, inner.slices.get_mut(id)) {
+                live.moving = false;
+                return Err(error);
+            }
+            pids
+        };
+        Arc::clone(self).moved(id, away, &pids, &why).await
+    }
+
+    async fn moved(self: Arc<Self>, id: &str, away: bool, pids: &[u32], why: &str) -> Reply<()> {
+        let folder = self.run.slice_dir(id);
+        let done = checkpoint::run(&self.config, &self.run.driver_dir(), &folder, away, pids).await;
         let mut inner = self.lock();
         let away_now = away == done.is_ok();
         self.set_suspended(&mut inner, id, away_now, false)?;
@@ -104,7 +131,7 @@ impl Node {
         let (kind, what) = if away { ("slice-suspended", "suspended") } else { ("slice-woken", "woken") };
         match done {
             Ok(()) => {
-                inner.event(kind, Some(&record), &format!("slice {} was {what}", record.name));
+                inner.event(kind, Some(&record), &format!("slice {} was {what}{why}", record.name));
                 Ok(())
             }
             Err(error) => {
@@ -128,23 +155,131 @@ impl Node {
     }
 }
 
-/// Wakes suspended slices whose programs want their GPU, until the daemon ends.
+/// What is remembered of a slice with processes between two looks.
+#[derive(Default)]
+struct Seen {
+    /// What its processes had launched, how many they were, and what memory they had.
+    counts: (u64, usize, u64),
+    /// When it was at work last.
+    worked: u64,
+    /// Since when it wants its GPU.
+    wants: Option<u64>,
+    /// It was said that it waits.
+    told: bool,
+    /// A move failed: not again before this.
+    not_before: u64,
+}
+
+/// After a failed move that nobody asked for, so long until the next try, in ns.
+const AGAIN: u64 = 20_000_000_000;
+
+/// Suspends slices that are idle and agreed to it, and wakes those whose programs want their GPU, until the daemon ends.
 pub async fn run(node: Arc<Node>) {
-    let daemon = Caller { uid: 0, pid: None, admin: true };
+    let mut seen: HashMap<String, Seen> = HashMap::new();
+    let mut moves: JoinSet<(String, bool)> = JoinSet::new();
     loop {
         tokio::time::sleep(LOOK).await;
-        let wanted: Vec<String> = {
-            let inner = node.lock();
-            let sleeping = inner.slices.values().filter(|l| l.record.suspended && !l.moving && !l.record.paused);
-            sleeping.filter(|live| wants(live)).map(|live| live.record.id.clone()).collect()
-        };
-        for id in wanted {
-            // One without room waits, and is tried again.
-            if let Err(error) = node.suspend(&daemon, &id, false).await {
-                tracing::debug!("{error}");
+        let now = clock();
+        while let Some(done) = moves.try_join_next() {
+            if let Ok((id, false)) = done
+                && let Some(seen) = seen.get_mut(&id)
+            {
+                seen.not_before = now.saturating_add(AGAIN);
             }
         }
+        let mut inner = node.lock();
+        let (ids, slices) = look(&inner, &mut seen, now);
+        let whole: Vec<u64> = node.nvml.gpus().iter().map(|gpu| gpu.memory_bytes).collect();
+        let plan = decide(now, &slices, &whole);
+        for at in plan.waiting {
+            let Some(live) = ids.get(at).and_then(|id| inner.slices.get(id)) else { continue };
+            let record = live.record.clone();
+            let told = seen.get_mut(&record.id).is_some_and(|seen| std::mem::replace(&mut seen.told, true));
+            if let Some(why) = no_room(&node, &inner, &record).filter(|_| !told) {
+                let message = format!("{}, and nobody there is idle that may be suspended", why.message);
+                inner.event("wake-waits", Some(&record), &message);
+            }
+        }
+        for act in plan.acts {
+            let (at, away) = match act {
+                Act::Wake(at) => (at, false),
+                Act::Rest(at) | Act::MakeRoom(at, _) => (at, true),
+            };
+            let name = |at: usize| ids.get(at).and_then(|id| Some(inner.slices.get(id)?.record.name.clone()));
+            let why = match act {
+                Act::Wake(_) => String::new(),
+                Act::Rest(at) => {
+                    let idle = slices.get(at).map_or(0, |slice| now.saturating_sub(slice.worked)) / 1_000_000_000;
+                    format!(": it was idle for {idle} s")
+                }
+                Act::MakeRoom(_, Some(other)) => format!(": to make room for {}", name(other).unwrap_or_default()),
+                Act::MakeRoom(_, None) => ": its GPU is promised to more than it has".into(),
+            };
+            let Some(id) = ids.get(at).cloned() else { continue };
+            // Marked before the lock is given back: the next look must not decide on it again.
+            if let Some(live) = inner.slices.get_mut(&id) {
+                live.moving = true;
+            }
+            let node = Arc::clone(&node);
+            moves.spawn(async move {
+                let done = node.move_by_itself(&id, away, why).await;
+                if let Err(error) = &done {
+                    tracing::debug!("{error}");
+                }
+                (id, done.is_ok())
+            });
+        }
     }
+}
+
+/// How each slice stands, and its id.
+fn look(inner: &Inner, seen: &mut HashMap<String, Seen>, now: u64) -> (Vec<String>, Vec<Sleeper>) {
+    seen.retain(|id, _| inner.slices.get(id).is_some_and(|live| !live.processes.is_empty()));
+    let (mut ids, mut slices) = (Vec::new(), Vec::new());
+    for (id, live) in &inner.slices {
+        let state = match () {
+            () if live.moving => State::Moving,
+            () if live.processes.is_empty() => State::Empty,
+            () if live.record.suspended => State::Asleep,
+            () => State::Awake,
+        };
+        let places = live.gpus.iter().zip(&live.record.devices);
+        let mut sleeper = Sleeper {
+            memory: places.filter_map(|(gpu, device)| Some(((*gpu)?, device.limit_bytes))).collect(),
+            state,
+            worked: now,
+            after: live.record.suspend_after.ms().map(|ms| ms.saturating_mul(1_000_000)),
+            wants: None,
+        };
+        if !live.processes.is_empty() {
+            let seen = seen.entry(id.clone()).or_default();
+            let readings: Vec<_> = live.processes.keys().map(|slot| live.files.read(*slot)).collect();
+            let launches = readings.iter().fold(0u64, |sum, reading| sum.wrapping_add(reading.launches));
+            let devices = 0..live.gpus.len();
+            let ends =
+                readings.iter().flat_map(|reading| devices.clone().map(|device| reading.work(device).busy_until));
+            let wants = wants(live) && !live.record.paused;
+            let memory = devices.clone().fold(0u64, |sum, device| sum.wrapping_add(live.files.used(device).0));
+            let counts = (launches, live.processes.len(), memory);
+            if counts != seen.counts || wants || ends.max().unwrap_or(0) > now {
+                seen.worked = now;
+            }
+            seen.counts = counts;
+            seen.wants = if wants { seen.wants.or(Some(now)) } else { None };
+            seen.told &= wants;
+            (sleeper.worked, sleeper.wants) = (seen.worked, seen.wants);
+            if now < seen.not_before {
+                // Others come first meanwhile.
+                (sleeper.after, sleeper.wants) = (None, None);
+            }
+            if sleeper.after.is_some() && holds_on(live).is_some() {
+                sleeper.after = None;
+            }
+        }
+        ids.push(id.clone());
+        slices.push(sleeper);
+    }
+    (ids, slices)
 }
 
 /// Whether a thread of the slice waits at the gate, in the driver for the GPU, or for memory.
