@@ -5,7 +5,7 @@ import sys
 import time
 from pathlib import Path
 
-from harness import MIB, Held, Report, Skip, Slice, build, cleave, expect, mib, nvml, run_program
+from harness import MIB, Held, Report, Skip, Slice, build, cleave, expect, mib, nvml, run_program, wait_until
 
 HERE = Path(__file__).resolve().parent
 TORCH = """
@@ -77,5 +77,26 @@ def turns(report):
                     report.row("turns", f"turn {number}", right, f"the other away in {away:.2f} s, answer after {seconds:.2f} s", seconds=seconds)
 
 
+def themselves(report):
+    """The same without a command: who is idle for a second makes room for who wants the GPU (A19)."""
+    program = build(HERE / "runaway.c")
+    quota = f"{nvml().memory().total * 3 // 4 // MIB}MiB"
+    flags = {"oversubscribe": 2, "suspend_after": "1s"}
+    with Slice(quota, **flags) as a, Slice(quota, **flags) as b, Held(a.command(program, "keep", 4096)) as first:
+        first.line(120)
+        gone = wait_until(lambda: a.show()["suspended"] and not sum(nvml().processes().values()), 30)
+        report.row("themselves", "an idle slice leaves", bool(gone), f"{mib(sum(nvml().processes().values()))} MiB of the card in use then")
+        with Held(b.command(program, "keep", 4096)) as second:
+            second.line(120)
+            seconds = []
+            for _ in range(2):
+                for held in (first, second):
+                    right, took = ask(held)
+                    expect(right, "the data are wrong")
+                    seconds.append(took)
+        report.row("themselves", "each in its turn", True, f"answers after {', '.join(f'{took:.1f}' for took in seconds)} s, all right", seconds=seconds)
+
+
 if __name__ == "__main__":
-    raise SystemExit(Report("suspend", {"plain": plain, "torch": torch, "turns": turns}, {"plain": 90, "torch": 120, "turns": 240}).main())
+    parts = {"plain": plain, "torch": torch, "turns": turns, "themselves": themselves}
+    raise SystemExit(Report("suspend", parts, {"plain": 90, "torch": 120, "turns": 240, "themselves": 120}).main())
