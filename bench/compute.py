@@ -627,13 +627,13 @@ class Quick(argparse.Action):
 
 
 def arguments(parser):
-    parser.add_argument("--seconds", type=float, default=1.1, help="measured time of each case")
+    parser.add_argument("--seconds", type=float, default=1.0, help="measured time of each case")
     parser.add_argument("--runs", type=int, default=3, help="how often each case in slices is measured")
     parser.add_argument("--equal-seconds", type=float, default=6, help="measured time of the four equal tenants (A6 asks for 60)")
     parser.add_argument("--quick", action=Quick, nargs=0, help="as " + " ".join(f"--{key.replace('_', '-')} {value:g}" for key, value in QUICK.items()))
     parser.add_argument("--hami", metavar="PATH", help="measure HAMi-core too: its libvgpu.so")
     parser.add_argument("--stub", action="store_true", help="a loop on the CPU in place of the PyTorch loops: tests this script alone")
-    parser.set_defaults(budget=585.0)
+    parser.set_defaults(budget=595.0)
 
 
 if __name__ == "__main__":
@@ -644,7 +644,7 @@ if __name__ == "__main__":
     limits = {"overhead": 40, "alone": 30, "strict": 50, "shares": 120, "fairness": 70, "tails": 100, "tails-spatial": 140, "halves": 110, "torch": 110, "lending": 40,
               "control": 30, "noise": 90, "faults": 80, "A6": 40, "peers": 60}
     report = Report("compute share benchmarks", parts, limits, arguments)
-    longer = max(1, report.options.seconds / 1.1 * report.options.runs / 3)
+    longer = max(1, report.options.seconds / 1.0 * report.options.runs / 3)
     for part in limits:
         limits[part] = int(limits[part] * longer)
     limits["A6"] += int(report.options.equal_seconds)
