@@ -129,6 +129,8 @@ enum Command {
     Mig(commands::mig::MigCommand),
     /// List the engines that each GPU can run, and why not the others
     Modes,
+    /// Say whether and how a language model fits on a GPU; needs no daemon
+    Fit(FitOptions),
     /// Take a GPU out of use: its slices go to others at once, or when their programs end
     Drain {
         /// Its index or UUID
@@ -255,6 +257,59 @@ struct Topo {
     /// List the groups of so many GPUs, the best linked first, and the processors near each
     #[arg(long, value_name = "COUNT")]
     best: Option<usize>,
+}
+
+#[derive(Args)]
+struct FitOptions {
+    /// Its name: llama-3-8b, Qwen/Qwen3-32B
+    model: String,
+    /// The GPU's model: H100, A100-40
+    #[arg(long, value_name = "MODEL")]
+    gpu: String,
+    /// GPUs that share each layer (tensor parallel)
+    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=64))]
+    gpus: u64,
+    /// Tokens of a request, read and written
+    #[arg(long, value_name = "TOKENS", default_value_t = 8192, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    context: u64,
+    /// Requests at a time
+    #[arg(long, value_name = "COUNT", default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    concurrency: u64,
+    /// How weights are kept
+    #[arg(long, value_enum, value_name = "TYPE", default_value_t)]
+    dtype: Dtype,
+    /// How keys and values are kept
+    #[arg(long, value_enum, value_name = "TYPE", default_value_t)]
+    kv_dtype: Dtype,
+    /// Part of the GPU's memory that may be used
+    #[arg(long, value_name = "PART", default_value = "0.9", value_parser = part)]
+    utilization: f64,
+}
+
+/// A number format.
+#[derive(Clone, Copy, Default, clap::ValueEnum)]
+enum Dtype {
+    #[default]
+    Bf16,
+    Fp16,
+    Fp8,
+    Int8,
+    Int4,
+}
+
+impl Dtype {
+    fn bits(self) -> u64 {
+        match self {
+            Self::Bf16 | Self::Fp16 => 16,
+            Self::Fp8 | Self::Int8 => 8,
+            Self::Int4 => 4,
+        }
+    }
+}
+
+fn part(text: &str) -> Result<f64, String> {
+    let part: f64 = text.parse().map_err(|_| format!("\"{text}\" is no number"))?;
+    if part > 0.0 && part <= 1.0 { Ok(part) } else { Err(format!("{text} is not above 0 and at most 1")) }
 }
 
 /// What a slice shall be.
@@ -617,7 +672,7 @@ fn early_color(arguments: &[OsString]) -> Color {
 }
 
 fn dispatch(context: Context, command: Command) -> client::Result<i32> {
-    use commands::{daemon, drain, inventory, manifest, program, show, slice, system};
+    use commands::{daemon, drain, fit, inventory, manifest, program, show, slice, system};
     match command {
         Command::Run(run) => match run.existing {
             Some(slice) => program::exec(&context, &slice, &run.run),
@@ -640,6 +695,7 @@ fn dispatch(context: Context, command: Command) -> client::Result<i32> {
         Command::Slice(SliceCommand::Delete { slices, force }) => slice::delete(&context, &slices, force),
         Command::Pause { slice } => slice::pause(&context, &slice, true),
         Command::Resume { slice } => slice::pause(&context, &slice, false),
+        Command::Fit(options) => fit::run(&context, &options),
         Command::Drain { gpu, plan, force } => drain::drain(&context, &gpu, plan, force),
         Command::Undrain { gpu } => drain::undrain(&context, &gpu),
         Command::Suspend { slice } => slice::suspend(&context, &slice, true),

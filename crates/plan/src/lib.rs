@@ -1,1 +1,4 @@
-//! What a workload needs and where it goes, as pure functions of a description and an inventory: no clock, no I/O.
+//! What workloads need of GPUs, as pure functions: no clock, no I/O.
+//!
+//! * [`fit`] sizes language models.
+pub mod fit;

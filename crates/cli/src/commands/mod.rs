@@ -1,6 +1,7 @@
 //! The commands, and what they have in common: which daemon they talk to.
 pub(crate) mod daemon;
 pub(crate) mod drain;
+pub(crate) mod fit;
 pub(crate) mod inventory;
 pub(crate) mod licenses;
 pub(crate) mod manifest;

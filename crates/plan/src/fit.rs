@@ -1,0 +1,175 @@
+//! How much memory a language model takes on a GPU: weights, keys and values of what it has read, and the rest.
+use serde::{Deserialize, Serialize};
+use std::sync::OnceLock;
+
+const GIB: f64 = (1u64 << 30) as f64;
+/// What a CUDA context takes on a large GPU, and what an inference server keeps for its graphs and activations, in bytes.
+const CONTEXT: u64 = 540 << 20;
+const WORKSPACE: u64 = 1 << 30;
+/// Tokens of a block of the cache.
+pub const BLOCK: u64 = 16;
+
+/// A model, as `data/models.toml` has it.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Llm {
+    /// Its name in the table.
+    pub name: String,
+    /// Other names of it.
+    #[serde(default)]
+    pub aliases: Vec<String>,
+    /// All of them, of every expert.
+    pub parameters: u64,
+    /// Layers with attention.
+    pub layers: u64,
+    /// Heads of keys and values.
+    #[serde(default)]
+    pub kv_heads: u64,
+    /// Values of a head.
+    #[serde(default)]
+    pub head_dim: u64,
+    /// Values that latent attention keeps a token and layer, instead of heads.
+    pub latent: Option<u64>,
+    /// The longest context that it was made for, in tokens.
+    pub context: u64,
+    /// Whose config.json says so.
+    pub source: String,
+}
+
+#[derive(Deserialize)]
+struct Models {
+    model: Vec<Llm>,
+}
+
+/// Every model of the table.
+pub fn models() -> &'static [Llm] {
+    static MODELS: OnceLock<Vec<Llm>> = OnceLock::new();
+    MODELS.get_or_init(|| {
+        let read: Result<Models, _> = toml::from_str(include_str!("../data/models.toml"));
+        read.map(|models| models.model).unwrap_or_default()
+    })
+}
+
+/// The model of a name: `llama-3-8b`, in any case, with its maker before it or without.
+pub fn named(name: &str) -> Option<&'static Llm> {
+    let plain = |text: &str| text.rsplit('/').next().unwrap_or(text).to_lowercase();
+    let wanted = plain(name);
+    let is = |model: &&Llm| {
+        [&model.name, &model.source].into_iter().chain(&model.aliases).any(|known| plain(known) == wanted)
+    };
+    models().iter().find(is)
+}
+
+/// How it is to be served.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask {
+    /// Bits of a weight, and of a value of the cache.
+    pub weight_bits: u64,
+    /// See `weight_bits`.
+    pub kv_bits: u64,
+    /// Tokens of a request, what was read and written.
+    pub context: u64,
+    /// Requests at a time.
+    pub concurrency: u64,
+    /// GPUs that share each layer.
+    pub gpus: u64,
+    /// The part of a GPU's memory that may be used.
+    pub utilization: f64,
+    /// Memory of a GPU, in bytes.
+    pub gpu_bytes: u64,
+}
+
+/// What comes of it, on each GPU, in bytes.
+#[derive(Clone, Debug, Serialize, PartialEq)]
+pub struct Fit {
+    /// Weights.
+    pub weights_bytes: u64,
+    /// Keys and values of one token.
+    pub kv_bytes_per_token: u64,
+    /// Those of all requests at their full length.
+    pub kv_bytes: u64,
+    /// The context, graphs and activations.
+    pub overhead_bytes: u64,
+    /// All of that.
+    pub total_bytes: u64,
+    /// What may be used of the GPU.
+    pub usable_bytes: u64,
+    /// Whether it fits.
+    pub fits: bool,
+    /// Tokens that the cache holds beside weights and overhead.
+    pub kv_tokens: u64,
+    /// The same in blocks of 16.
+    pub kv_blocks: u64,
+    /// Requests of that length at a time.
+    pub most_requests: u64,
+}
+
+/// Keys and values of one token on each of `gpus` GPUs, in bytes. Heads are shared out, latents are not.
+pub fn kv_bytes_per_token(model: &Llm, kv_bits: u64, gpus: u64) -> u64 {
+    let values = match model.latent {
+        Some(latent) => latent,
+        None => 2 * model.kv_heads.div_ceil(gpus.max(1)).max(1) * model.head_dim,
+    };
+    model.layers * values * kv_bits / 8
+}
+
+/// Blocks of the cache that so many bytes hold.
+pub fn blocks(model: &Llm, kv_bits: u64, gpus: u64, bytes: u64) -> u64 {
+    bytes / (kv_bytes_per_token(model, kv_bits, gpus) * BLOCK).max(1)
+}
+
+/// Sizes a model.
+pub fn fit(model: &Llm, ask: &Ask) -> Fit {
+    let weights_bytes =
+        (model.parameters as u128 * u128::from(ask.weight_bits) / 8 / u128::from(ask.gpus.max(1))) as u64;
+    let kv_bytes_per_token = kv_bytes_per_token(model, ask.kv_bits, ask.gpus);
+    let kv_bytes = kv_bytes_per_token.saturating_mul(ask.context).saturating_mul(ask.concurrency);
+    let overhead_bytes = CONTEXT + WORKSPACE;
+    let total_bytes = weights_bytes.saturating_add(kv_bytes).saturating_add(overhead_bytes);
+    let usable_bytes = (ask.gpu_bytes as f64 * ask.utilization) as u64;
+    let left = usable_bytes.saturating_sub(weights_bytes).saturating_sub(overhead_bytes);
+    let kv_blocks = blocks(model, ask.kv_bits, ask.gpus, left);
+    let most_requests = kv_blocks * BLOCK / ask.context.max(1);
+    Fit {
+        weights_bytes,
+        kv_bytes_per_token,
+        kv_bytes,
+        overhead_bytes,
+        total_bytes,
+        usable_bytes,
+        fits: total_bytes <= usable_bytes,
+        kv_tokens: kv_blocks * BLOCK,
+        kv_blocks,
+        most_requests,
+    }
+}
+
+/// What comes nearest where it doesn't fit, in words: what is changed, the smallest change of each kind that suffices.
+pub fn offers(model: &Llm, ask: &Ask) -> Vec<String> {
+    let fits = |ask: &Ask| fit(model, ask).fits;
+    let mut all = Vec::new();
+    let now = fit(model, ask);
+    if now.most_requests >= 1 {
+        all.push(format!("{} requests at a time", now.most_requests));
+    }
+    let shorter =
+        std::iter::successors(Some(ask.context / 2), |context| Some(context / 2)).take_while(|context| *context >= 512);
+    if let Some(context) = { shorter }.find(|context| fits(&Ask { context: *context, ..*ask })) {
+        all.push(format!("a context of {context} tokens"));
+    }
+    for (bits, name) in [(8, "fp8"), (4, "int4")] {
+        if bits < ask.weight_bits && fits(&Ask { weight_bits: bits, ..*ask }) {
+            all.push(format!("weights in {name}"));
+            break;
+        }
+    }
+    if let Some(gpus) = [2, 4, 8, 16].into_iter().find(|gpus| *gpus > ask.gpus && fits(&Ask { gpus: *gpus, ..*ask })) {
+        all.push(format!("{gpus} such GPUs"));
+    }
+    all
+}
+
+/// Bytes as GiB, for people.
+pub fn gib(bytes: u64) -> String {
+    format!("{:.2} GiB", bytes as f64 / GIB)
+}
