@@ -129,6 +129,15 @@ enum Command {
     Mig(commands::mig::MigCommand),
     /// List the engines that each GPU can run, and why not the others
     Modes,
+    /// Count the slices that GPUs give each tier; needs no daemon
+    Capacity {
+        /// The GPUs: 8xH100, or 4xH100+8xT4
+        #[arg(long, value_name = "GPUS")]
+        gpus: String,
+        /// A tier and how its GPUs are cut, once for each: prod=mig:3g.40gb, staging=spatial:25%, dev=temporal:4
+        #[arg(long = "tier", value_name = "NAME=ENGINE:HOW", required = true)]
+        tiers: Vec<String>,
+    },
     /// Say whether and how a language model fits on a GPU; needs no daemon
     Fit(FitOptions),
     /// Take a GPU out of use: its slices go to others at once, or when their programs end
@@ -672,7 +681,7 @@ fn early_color(arguments: &[OsString]) -> Color {
 }
 
 fn dispatch(context: Context, command: Command) -> client::Result<i32> {
-    use commands::{daemon, drain, fit, inventory, manifest, program, show, slice, system};
+    use commands::{capacity, daemon, drain, fit, inventory, manifest, program, show, slice, system};
     match command {
         Command::Run(run) => match run.existing {
             Some(slice) => program::exec(&context, &slice, &run.run),
@@ -695,6 +704,7 @@ fn dispatch(context: Context, command: Command) -> client::Result<i32> {
         Command::Slice(SliceCommand::Delete { slices, force }) => slice::delete(&context, &slices, force),
         Command::Pause { slice } => slice::pause(&context, &slice, true),
         Command::Resume { slice } => slice::pause(&context, &slice, false),
+        Command::Capacity { gpus, tiers } => capacity::run(&context, &gpus, &tiers),
         Command::Fit(options) => fit::run(&context, &options),
         Command::Drain { gpu, plan, force } => drain::drain(&context, &gpu, plan, force),
         Command::Undrain { gpu } => drain::undrain(&context, &gpu),

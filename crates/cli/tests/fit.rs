@@ -1,8 +1,12 @@
-//! `cleave fit` from its command line: no daemon, no GPU.
+//! `cleave fit` and `cleave capacity` from their command lines: no daemon, no GPU.
 use std::process::{Command, Output};
 
+fn cleave(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_cleave")).args(arguments).output().unwrap()
+}
+
 fn fit(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_cleave")).arg("fit").args(arguments).output().unwrap()
+    cleave(&[&["fit"], arguments].concat())
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -37,5 +41,26 @@ fn what_is_not_known_is_said() {
         let output = fit(arguments);
         let said = text(&output.stderr);
         assert!(output.status.code() == Some(code) && words.iter().all(|word| said.contains(word)), "{said}");
+    }
+}
+
+/// B9, and B10: eight H100 are 32 slots in turns of four, and 8 of 4g, not 16.
+#[test]
+fn tiers_have_slots() {
+    let tiers = ["--tier", "dev=temporal:4", "--tier", "prod=mig:4g.40gb", "--tier", "staging=spatial:25%"];
+    let output = cleave(&[&["capacity", "--gpus", "8xH100+2xTesla K80", "-o", "json"][..], &tiers].concat());
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let slots: Vec<_> = json["items"].as_array().unwrap().iter().map(|tier| tier["slots"].as_u64().unwrap()).collect();
+    let on = |tier: usize| json["items"][tier]["gpus"][0]["slots"].as_u64().unwrap();
+    assert_eq!((slots, on(0), on(1)), (vec![40, 8, 32], 32, 8), "{json}");
+    for (gpus, tier, word) in [
+        ("8xH900", "a=temporal:4", "H900"),
+        ("0xH100", "a=temporal:4", "1 to"),
+        ("H100", "temporal:4", "NAME="),
+        ("H100", "a=vgpu:4", "vgpu"),
+    ] {
+        let output = cleave(&["capacity", "--gpus", gpus, "--tier", tier]);
+        assert!(output.status.code() == Some(1) && text(&output.stderr).contains(word), "{}", text(&output.stderr));
     }
 }

@@ -1,4 +1,5 @@
 //! The commands, and what they have in common: which daemon they talk to.
+pub(crate) mod capacity;
 pub(crate) mod daemon;
 pub(crate) mod drain;
 pub(crate) mod fit;
