@@ -123,13 +123,15 @@ pub fn fit(model: &Llm, ask: &Ask) -> Fit {
     let weights_bytes =
         (model.parameters as u128 * u128::from(ask.weight_bits) / 8 / u128::from(ask.gpus.max(1))) as u64;
     let kv_bytes_per_token = kv_bytes_per_token(model, ask.kv_bits, ask.gpus);
-    let kv_bytes = kv_bytes_per_token.saturating_mul(ask.context).saturating_mul(ask.concurrency);
+    // A request has whole blocks.
+    let each = ask.context.div_ceil(BLOCK).max(1);
+    let kv_bytes = kv_bytes_per_token.saturating_mul(each * BLOCK).saturating_mul(ask.concurrency);
     let overhead_bytes = CONTEXT + WORKSPACE;
     let total_bytes = weights_bytes.saturating_add(kv_bytes).saturating_add(overhead_bytes);
     let usable_bytes = (ask.gpu_bytes as f64 * ask.utilization) as u64;
     let left = usable_bytes.saturating_sub(weights_bytes).saturating_sub(overhead_bytes);
     let kv_blocks = blocks(model, ask.kv_bits, ask.gpus, left);
-    let most_requests = kv_blocks * BLOCK / ask.context.max(1);
+    let most_requests = kv_blocks / each;
     Fit {
         weights_bytes,
         kv_bytes_per_token,

@@ -88,7 +88,7 @@ pub(crate) fn run(context: &Context, options: &FitOptions) -> Result<i32> {
                 sized.total_bytes.div_ceil(1 << 20)
             ),
             (false, true) => {
-                "does not fit, nor with fewer requests, a shorter context, fewer bits or up to 16 GPUs".into()
+                "does not fit, nor by any one of fewer requests, a shorter context, fewer bits or up to 16 GPUs".into()
             }
             (false, false) => format!("does not fit; what would: {}", offers.join("; or ")),
         };
