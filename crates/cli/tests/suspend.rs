@@ -146,6 +146,9 @@ fn idle_slices_make_room_for_those_at_work() {
         place.ok(&["slice", "resize", "a", "--suspend-after", "1s"]);
         assert!(asking.join().unwrap());
     });
+    for program in [second, third, first] {
+        program.end();
+    }
     let said = place.fails(2, &["slice", "create", "-m", "1GiB", "--suspend-after", "soon"]);
     assert!(said.contains("soon") && said.contains("30s"), "{said}");
     let mut spatial = vec!["slice", "create", "-m", "1GiB", "--oversubscribe", "2", "--suspend-after", "30s"];
