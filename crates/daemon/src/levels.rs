@@ -1,10 +1,9 @@
 //! How tight adaptive slices hold their neighbours, as events: of a change, not of a state, and not more often than is of use.
 use crate::node::{Inner, Live};
 use cleave_api::{Engine, Mode};
+use cleave_policy::arbiter::{Config, RECENT};
 use std::collections::HashMap;
 
-/// Who sent nothing for so long (ns) is not at work any more; as the arbiter has it.
-const RECENT: u64 = 1_000_000_000;
 /// Between two events about one slice, in ns.
 const PACE: u64 = 10_000_000_000;
 
@@ -29,21 +28,12 @@ impl Levels {
             |live: &&Live| live.record.mode == Mode::Adaptive && live.record.choice.engine == Engine::Temporal;
         let mut changes = Vec::new();
         for live in inner.slices.values().filter(adaptive) {
-            let at_work = |live: &Live| {
-                live.processes.keys().any(|slot| {
-                    let reading = live.files.read(*slot);
-                    (0..live.gpus.len()).map(|device| reading.work(device)).any(|work| {
-                        let sign = work.last_launch.min(now).max(work.busy_until.min(now));
-                        work.waiting + work.syncing > 0 || (sign > 0 && now.saturating_sub(sign) < RECENT)
-                    })
-                })
-            };
             let shares = |other: &Live| other.gpus.iter().flatten().any(|gpu| live.gpus.contains(&Some(*gpu)));
             let others = inner.slices.values().filter(|other| other.record.id != live.record.id && shares(other));
             let mut held: Vec<&str> =
-                others.filter(|other| at_work(other)).map(|other| other.record.name.as_str()).collect();
+                others.filter(|other| at_work(other, now)).map(|other| other.record.name.as_str()).collect();
             held.sort_unstable();
-            let tight = at_work(live) && !held.is_empty();
+            let tight = at_work(live, now) && !held.is_empty();
             if self.change(&live.record.id, tight, now) {
                 let name = &live.record.name;
                 changes.push((
@@ -51,8 +41,9 @@ impl Levels {
                     tight,
                     match tight {
                         true => format!(
-                            "slice {name} is at work beside {}, which queue 0.5 ms ahead at most",
-                            held.join(", ")
+                            "slice {name} is at work beside {}, which queue {} ms ahead at most",
+                            held.join(", "),
+                            f64::from(Config::default().adaptive_ahead) / 1e6
                         ),
                         false => format!("slice {name} is idle or alone: its neighbours queue as much as they like"),
                     },
@@ -64,6 +55,17 @@ impl Levels {
         }
         self.0.retain(|id, _| inner.slices.contains_key(id));
     }
+}
+
+/// Whether it sent something a moment ago, or waits.
+fn at_work(live: &Live, now: u64) -> bool {
+    live.processes.keys().any(|slot| {
+        let reading = live.files.read(*slot);
+        (0..live.gpus.len()).map(|device| reading.work(device)).any(|work| {
+            let sign = work.last_launch.min(now).max(work.busy_until.min(now));
+            work.waiting + work.syncing > 0 || (sign > 0 && now.saturating_sub(sign) < RECENT)
+        })
+    })
 }
 
 #[cfg(test)]

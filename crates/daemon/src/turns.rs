@@ -124,11 +124,8 @@ fn observation(tenant: TenantId, base: u64, works: impl Iterator<Item = Work>, n
     for work in works {
         let busy_until = work.busy_until.min(now + HORIZON);
         let last_launch = work.last_launch.min(now);
-        let stuck = match work.overdue {
-            0 => 0,
-            _ if work.syncing == 0 => 0,
-            overdue => now.saturating_sub(overdue.saturating_add(STUCK)),
-        };
+        let waits = work.syncing > 0 && work.overdue > 0;
+        let stuck = if waits { now.saturating_sub(work.overdue.saturating_add(STUCK)) } else { 0 };
         all.device_ns = all.device_ns.saturating_add(done(work.charged, busy_until, now)).saturating_add(stuck);
         all.waiting |= work.waiting > 0;
         // Who waits for the device has work there, even if it should have been done by now.

@@ -198,6 +198,13 @@ pub struct Table {
     pub geometries: Vec<Geometry>,
 }
 
+impl Model {
+    /// Memory of one GPU, in bytes: as it was read from one, else as the maker has it.
+    pub fn memory_bytes(&self) -> Option<u64> {
+        self.memory_mib.map(|mib| mib << 20).or(self.memory_gb.map(|gb| (gb * 1e9) as u64))
+    }
+}
+
 impl Table {
     /// The table that is built in.
     pub fn get() -> &'static Self {

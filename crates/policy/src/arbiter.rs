@@ -142,7 +142,7 @@ pub struct Decision {
 /// How often to see whether who has a turn has work, while others wait for it, in ns.
 pub const GLANCE: u64 = 5_000_000;
 /// How long a tenant that sent something counts as at work for its neighbours' `ahead`, in ns.
-const RECENT: u64 = 1_000_000_000;
+pub const RECENT: u64 = 1_000_000_000;
 /// How often the arbiter looks whether a higher class is at work, while a lower one runs, in ns.
 const LOOK: u64 = 100_000_000;
 /// Of its decisions, the arbiter asks for no more than one in this time by itself, ends of turns apart; 20 may come at

@@ -67,98 +67,118 @@ pub struct Plan {
     pub waiting: Vec<usize>,
 }
 
-/// Decides for GPUs with so much memory, in bytes. On each GPU one move is under way at a time.
-pub fn decide(now: u64, slices: &[Sleeper], whole: &[u64]) -> Plan {
-    let mut plan = Plan::default();
-    let mut taken = vec![0u64; whole.len()];
-    let mut busy = vec![false; whole.len()];
-    for slice in slices.iter().filter(|slice| matches!(slice.state, State::Awake | State::Moving)) {
-        for &(gpu, bytes) in slice.memory.iter().filter(|(gpu, _)| *gpu < whole.len()) {
-            taken[gpu] = taken[gpu].saturating_add(bytes);
-            busy[gpu] |= slice.state == State::Moving;
+/// What is on the GPUs, as a plan comes about.
+struct Room<'a> {
+    slices: &'a [Sleeper],
+    whole: &'a [u64],
+    /// Bytes that are promised to those on each GPU.
+    taken: Vec<u64>,
+    /// A move is under way there, or somebody waits for one.
+    busy: Vec<bool>,
+    /// Who is idle and may go, the longest idle first; and who goes.
+    idle: Vec<usize>,
+    gone: Vec<bool>,
+    plan: Plan,
+}
+
+impl Room<'_> {
+    /// What a slice has on each GPU that there is.
+    fn of(&self, at: usize) -> impl Iterator<Item = (usize, u64)> {
+        let count = self.whole.len();
+        self.slices[at].memory.iter().copied().filter(move |(gpu, _)| *gpu < count)
+    }
+
+    /// None of its GPUs is busy.
+    fn free(&self, at: usize) -> bool {
+        self.of(at).all(|(gpu, _)| !self.busy[gpu])
+    }
+
+    fn occupy(&mut self, at: usize) {
+        for (gpu, _) in self.of(at).collect::<Vec<_>>() {
+            self.busy[gpu] = true;
         }
     }
-    let mut gone = vec![false; slices.len()];
-    // Who is idle and may go, the longest idle first.
-    let mut idle: Vec<usize> = (0..slices.len())
-        .filter(|&at| {
-            let slice = &slices[at];
-            slice.state == State::Awake && slice.after.is_some() && slice.idle(now) >= CALM
-        })
-        .collect();
-    idle.sort_by_key(|&at| (slices[at].worked, at));
 
-    // Who goes so that `need` more fits on those GPUs; `None` if that is not enough.
-    let victims = |need: &[(usize, u64)], taken: &[u64], busy: &[bool], gone: &[bool]| {
-        let mut left = taken.to_vec();
-        let lacks = |left: &[u64], gpu: usize, bytes: u64| left[gpu].saturating_add(bytes) > whole[gpu];
+    /// Who goes so that `need` more fits on those GPUs; `None` if that is not enough.
+    fn victims(&self, need: &[(usize, u64)]) -> Option<Vec<usize>> {
+        let mut left = self.taken.clone();
+        let lacks = |left: &[u64], &(gpu, bytes): &(usize, u64)| left[gpu].saturating_add(bytes) > self.whole[gpu];
         let mut all = Vec::new();
-        for &at in &idle {
-            let helps = need.iter().any(|&(gpu, bytes)| lacks(&left, gpu, bytes) && slices[at].on(gpu) > 0);
-            let free = slices[at].memory.iter().all(|(gpu, _)| !busy.get(*gpu).copied().unwrap_or(false));
-            if helps && free && !gone[at] {
-                for &(gpu, bytes) in slices[at].memory.iter().filter(|(gpu, _)| *gpu < whole.len()) {
+        for &at in &self.idle {
+            let helps = need.iter().any(|one| lacks(&left, one) && self.slices[at].on(one.0) > 0);
+            if helps && self.free(at) && !self.gone[at] {
+                for (gpu, bytes) in self.of(at) {
                     left[gpu] = left[gpu].saturating_sub(bytes);
                 }
                 all.push(at);
             }
         }
-        (!need.iter().any(|&(gpu, bytes)| lacks(&left, gpu, bytes))).then_some(all)
+        (!need.iter().any(|one| lacks(&left, one))).then_some(all)
+    }
+
+    /// These go, for another one or for nobody.
+    fn make_room(&mut self, victims: Vec<usize>, other: Option<usize>) {
+        for victim in victims {
+            self.gone[victim] = true;
+            self.plan.acts.push(Act::MakeRoom(victim, other));
+            self.occupy(victim);
+        }
+    }
+}
+
+/// Decides for GPUs with so much memory, in bytes. On each GPU one move is under way at a time.
+pub fn decide(now: u64, slices: &[Sleeper], whole: &[u64]) -> Plan {
+    let all = 0..slices.len();
+    let may_go = |at: &usize| {
+        let slice = &slices[*at];
+        slice.state == State::Awake && slice.after.is_some() && slice.idle(now) >= CALM
     };
+    let mut idle: Vec<usize> = all.clone().filter(may_go).collect();
+    idle.sort_by_key(|&at| (slices[at].worked, at));
+    let (taken, busy, gone) = (vec![0; whole.len()], vec![false; whole.len()], vec![false; slices.len()]);
+    let mut room = Room { slices, whole, taken, busy, idle, gone, plan: Plan::default() };
+    for at in all.clone().filter(|&at| matches!(slices[at].state, State::Awake | State::Moving)) {
+        for (gpu, bytes) in room.of(at).collect::<Vec<_>>() {
+            room.taken[gpu] = room.taken[gpu].saturating_add(bytes);
+            room.busy[gpu] |= slices[at].state == State::Moving;
+        }
+    }
 
     let mut wanting: Vec<usize> =
-        (0..slices.len()).filter(|&at| slices[at].state == State::Asleep && slices[at].wants.is_some()).collect();
+        all.filter(|&at| slices[at].state == State::Asleep && slices[at].wants.is_some()).collect();
     wanting.sort_by_key(|&at| (slices[at].wants, at));
     for at in wanting {
-        let need: Vec<(usize, u64)> = slices[at].memory.iter().copied().filter(|(gpu, _)| *gpu < whole.len()).collect();
-        if !need.iter().any(|&(gpu, _)| busy[gpu]) {
-            match victims(&need, &taken, &busy, &gone) {
-                None => plan.waiting.push(at),
+        let need: Vec<(usize, u64)> = room.of(at).collect();
+        if room.free(at) {
+            match room.victims(&need) {
+                None => room.plan.waiting.push(at),
                 Some(none) if none.is_empty() => {
-                    plan.acts.push(Act::Wake(at));
-                    for &(gpu, bytes) in &need {
-                        taken[gpu] = taken[gpu].saturating_add(bytes);
+                    room.plan.acts.push(Act::Wake(at));
+                    for (gpu, bytes) in need {
+                        room.taken[gpu] = room.taken[gpu].saturating_add(bytes);
                     }
                 }
-                Some(some) => {
-                    for victim in some {
-                        gone[victim] = true;
-                        plan.acts.push(Act::MakeRoom(victim, Some(at)));
-                        slices[victim]
-                            .memory
-                            .iter()
-                            .filter(|(gpu, _)| *gpu < whole.len())
-                            .for_each(|(gpu, _)| busy[*gpu] = true);
-                    }
-                }
+                Some(some) => room.make_room(some, Some(at)),
             }
         }
         // Who asked later waits behind it.
-        need.iter().for_each(|(gpu, _)| busy[*gpu] = true);
+        room.occupy(at);
     }
     // Programs that started meanwhile may have made it too many.
-    for gpu in 0..whole.len() {
-        if taken[gpu] > whole[gpu] && !busy[gpu] {
-            for victim in victims(&[(gpu, 0)], &taken, &busy, &gone).unwrap_or_default() {
-                gone[victim] = true;
-                plan.acts.push(Act::MakeRoom(victim, None));
-                slices[victim]
-                    .memory
-                    .iter()
-                    .filter(|(gpu, _)| *gpu < whole.len())
-                    .for_each(|(gpu, _)| busy[*gpu] = true);
-            }
+    for (gpu, &bytes) in whole.iter().enumerate() {
+        if room.taken[gpu] > bytes && !room.busy[gpu] {
+            let victims = room.victims(&[(gpu, 0)]).unwrap_or_default();
+            room.make_room(victims, None);
         }
     }
-    for at in idle {
+    for at in room.idle.clone() {
         let slice = &slices[at];
-        let free = slice.memory.iter().all(|(gpu, _)| !busy.get(*gpu).copied().unwrap_or(false));
-        if !gone[at] && free && slice.after.is_some_and(|after| slice.idle(now) >= after) {
-            plan.acts.push(Act::Rest(at));
-            slice.memory.iter().filter(|(gpu, _)| *gpu < whole.len()).for_each(|(gpu, _)| busy[*gpu] = true);
+        if !room.gone[at] && room.free(at) && slice.after.is_some_and(|after| slice.idle(now) >= after) {
+            room.plan.acts.push(Act::Rest(at));
+            room.occupy(at);
         }
     }
-    plan
+    room.plan
 }
 
 #[cfg(test)]

@@ -75,7 +75,7 @@ fn kind(text: &str) -> Result<Kind> {
     Ok(Kind {
         name: found.name.clone(),
         count,
-        memory_bytes: found.memory_mib.map(|mib| mib << 20).or(found.memory_gb.map(|gb| (gb * 1e9) as u64)),
+        memory_bytes: found.memory_bytes(),
         mig: found.mig.as_deref().and_then(|name| table.geometry(name)).map(|geometry| geometry.known_shape().0),
         spatial: found.vendor == Vendor::Nvidia && major.is_some_and(|major| major >= 7),
     })

@@ -34,8 +34,7 @@ pub(crate) fn run(context: &Context, options: &FitOptions) -> Result<i32> {
         let message = format!("there is no GPU \"{}\" in the device table", options.gpu);
         ErrorBody::new(ErrorCode::NotFound, message, "name one as in H100, A100-40, L40S, T4, or \"GeForce RTX 4090\"")
     })?;
-    let bytes = gpu.memory_mib.map(|mib| mib << 20).or(gpu.memory_gb.map(|gb| (gb * 1e9) as u64));
-    let gpu_bytes = bytes.ok_or_else(|| {
+    let gpu_bytes = gpu.memory_bytes().ok_or_else(|| {
         let message = format!("the memory of a {} is not known", gpu.name);
         ErrorBody::new(ErrorCode::Unavailable, message, "name another GPU")
     })?;

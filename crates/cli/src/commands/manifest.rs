@@ -37,10 +37,6 @@ enum Step {
     Delete,
 }
 
-fn refused(code: ErrorCode, message: String, hint: &str) -> ErrorBody {
-    ErrorBody::new(code, message, hint)
-}
-
 /// A spec that makes a slice like this one, on the same GPUs.
 fn spec_of(slice: &Slice) -> SliceSpec {
     let gpus: Vec<String> = slice.devices.iter().map(|device| device.gpu.to_string()).collect();
@@ -48,7 +44,7 @@ fn spec_of(slice: &Slice) -> SliceSpec {
         name: Some(slice.name.clone()),
         gpu: gpus.join(","),
         memory: slice.devices.first().map(|device| MemoryAmount::Bytes(device.limit_bytes)),
-        compute: slice.compute_percent.and_then(|percent| Percent::try_from(percent.to_string()).ok()),
+        compute: slice.compute_percent.and_then(Percent::new),
         mode: slice.mode,
         priority: slice.priority,
         burst_ms: slice.burst_ms,
@@ -132,16 +128,15 @@ pub(crate) fn apply(context: &Context, file: &Path, prune: bool, dry_run: bool) 
             Applied { slice: slice.clone(), action, changes }
         })
         .collect();
-    output::print(context.format, &List::new("applied", applied), || {
+    let applied = List::new("applied", applied);
+    output::print(context.format, &applied, || {
         let would = if dry_run { "would be " } else { "" };
-        let rows = steps.iter().map(|(slice, step)| {
-            let (action, words) = match step {
-                Step::Create(_) => ("created", String::new()),
-                Step::Change(_, words, _) => ("changed", words.join(", ")),
-                Step::Keep => return vec![slice.clone(), "is as it shall be".into(), String::new()],
-                Step::Delete => ("deleted", String::new()),
+        let rows = applied.items.iter().map(|one| {
+            let action = match one.action {
+                "unchanged" => "is as it shall be".into(),
+                action => format!("{would}{action}"),
             };
-            vec![slice.clone(), format!("{would}{action}"), words]
+            vec![one.slice.clone(), action, one.changes.join(", ")]
         });
         table(&["SLICE", "ACTION", "WHAT"], rows.collect())
     })?;
@@ -155,7 +150,7 @@ fn plan(file: &str, manifest: Manifest, slices: &[Slice], gpus: &[Gpu], prune: b
     for (at, spec) in manifest.slices.into_iter().enumerate() {
         let Some(name) = spec.name.clone() else {
             let message = format!("{file}: slice {} of the list has no name", at + 1);
-            return Err(refused(
+            return Err(ErrorBody::new(
                 ErrorCode::Invalid,
                 message,
                 "give each a `name`: it says which slice is meant the next time",
@@ -163,7 +158,7 @@ fn plan(file: &str, manifest: Manifest, slices: &[Slice], gpus: &[Gpu], prune: b
         };
         if !names.insert(name.clone()) {
             let message = format!("{file}: slice \"{name}\" is there twice");
-            return Err(refused(ErrorCode::Invalid, message, "name each slice once"));
+            return Err(ErrorBody::new(ErrorCode::Invalid, message, "name each slice once"));
         }
         let step = match slices.iter().find(|slice| slice.name == name) {
             None => Step::Create(spec),
@@ -179,7 +174,7 @@ fn plan(file: &str, manifest: Manifest, slices: &[Slice], gpus: &[Gpu], prune: b
         if !slice.processes.is_empty() {
             let message =
                 format!("slice \"{}\" is not in {file}, and {} programs run in it", slice.name, slice.processes.len());
-            return Err(refused(
+            return Err(ErrorBody::new(
                 ErrorCode::Conflict,
                 message,
                 "end them first, or leave --prune out; nothing was changed",
@@ -195,7 +190,7 @@ fn change(spec: &SliceSpec, there: &Slice, gpus: &[Gpu]) -> Result<(SliceChange,
     let name = &there.name;
     let fixed = |what: &str, is: String, shall: String| {
         let message = format!("slice \"{name}\" has {what} {is}, and shall have {shall}; that can't be changed");
-        Err(refused(
+        Err(ErrorBody::new(
             ErrorCode::Conflict,
             message,
             "delete that slice first, or give the new one another name; nothing was changed",

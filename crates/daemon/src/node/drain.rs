@@ -80,6 +80,17 @@ fn plan(from: usize, cards: &[Card<'_>], records: &[&Record]) -> Result<Vec<(Str
     Ok(going.iter().map(|record| record.id.clone()).zip(places).collect())
 }
 
+/// No slice is on a GPU.
+fn is_empty(inner: &Inner, uuid: &str) -> bool {
+    !inner.slices.values().any(|live| live.record.devices.iter().any(|d| d.uuid == uuid))
+}
+
+/// The slices that are to leave a GPU, and are there still.
+fn leaving<'a>(inner: &'a Inner, uuid: &str) -> impl Iterator<Item = &'a Live> {
+    let leaves = move |live: &&Live| live.record.devices.iter().any(|d| d.uuid == uuid && d.moves_to.is_some());
+    inner.slices.values().filter(leaves)
+}
+
 impl Node {
     fn one_gpu(&self, text: &str) -> Reply<usize> {
         match slice::places(text, self.nvml.gpus())?.as_deref() {
@@ -115,8 +126,7 @@ impl Node {
         }
         if dry_run {
             // Those that are on their way already, and those that would be.
-            let going = |live: &&Live| live.record.devices.iter().any(|d| d.uuid == uuid && d.moves_to.is_some());
-            records.extend(inner.slices.values().filter(going).map(|live| live.record.clone()));
+            records.extend(leaving(&inner, &uuid).map(|live| live.record.clone()));
             let moves = self.moves(&inner, &records);
             return Ok(self.drained(&inner, from, moves));
         }
@@ -180,19 +190,14 @@ impl Node {
             }
         }
         // As it was decided, whatever happens meanwhile; and those that were on their way before.
-        let going = |live: &&Live| live.record.devices.iter().any(|d| d.uuid == uuid && d.moves_to.is_some());
-        ids.extend(inner.slices.values().filter(going).map(|live| live.record.id.clone()));
+        ids.extend(leaving(inner, uuid).map(|live| live.record.id.clone()));
         ids.sort();
         ids.dedup();
         let planned: Vec<Record> = ids.iter().filter_map(|id| Some(inner.slices.get(id)?.record.clone())).collect();
         let mut moves = self.moves(inner, &planned);
         for id in &ids {
             if let Some(live) = inner.slices.get(id).filter(|_| force) {
-                for member in live.processes.values().filter(|member| member.dead.is_none()) {
-                    if let Some(pidfd) = &member.pidfd {
-                        let _ = rustix::process::pidfd_send_signal(pidfd, rustix::process::Signal::KILL);
-                    }
-                }
+                live.kill();
             }
             self.go(inner, id);
         }
@@ -234,7 +239,7 @@ impl Node {
 
     fn drained(&self, inner: &Inner, gpu: usize, moves: Vec<SliceMove>) -> Drain {
         let info = self.nvml.gpus().get(gpu).cloned().unwrap_or_default();
-        let empty = !inner.slices.values().any(|live| live.record.devices.iter().any(|d| d.uuid == info.uuid));
+        let empty = is_empty(inner, &info.uuid);
         let draining = inner.draining.contains(&info.uuid);
         Drain { gpu: info.index, uuid: info.uuid, name: info.name, draining, empty, moves }
     }
@@ -305,8 +310,7 @@ impl Node {
             .cloned()
             .collect::<Vec<_>>()
         {
-            let left = inner.slices.values().any(|live| live.record.devices.iter().any(|d| d.uuid == uuid));
-            if let Some(place) = self.place(&uuid).filter(|_| !left) {
+            if let Some(place) = self.place(&uuid).filter(|_| is_empty(inner, &uuid)) {
                 inner.event("drained", None, &format!("GPU {} is drained: no slice is left on it", self.index(place)));
             }
         }

@@ -278,37 +278,25 @@ impl Node {
         let limit_bytes = admitted.devices.first().map_or(0, |(_, bytes)| *bytes);
         let uuid =
             super::slices::new_uuid().ok_or_else(|| ErrorBody::new(ErrorCode::Internal, "no random numbers", ""))?;
+        let base = super::slices::record_of(caller, spec, owner, &admitted);
         let record = Record {
             id: format!("SLICE-{}", format_uuid(uuid)),
             name: admitted.names.into_iter().next().unwrap_or_default(),
-            owner,
-            created_at: process::now(),
             devices: vec![RecordDevice {
                 uuid: gpu.uuid.clone(),
                 index: gpu.index,
                 limit_bytes,
                 ..RecordDevice::default()
             }],
-            compute_percent: admitted.compute_percent,
-            mode: spec.mode,
-            priority: spec.priority,
             choice: Choice { engine: Engine::Mig, reason: found.reason },
             trust_domain: spec.trust_domain.clone(),
-            burst_ms: admitted.burst_ms,
-            watchdog: spec.watchdog,
-            suspend_after: spec.suspend_after,
             mig: Some(Held {
                 place: found.instance,
                 uuid: instance.uuid.unwrap_or_default(),
                 id: instance.id,
                 memory_bytes: found.memory_bytes,
             }),
-            host_limit_bytes: admitted.host_limit_bytes,
-            on_missing: spec.on_missing,
-            on_bypass: spec.on_bypass,
-            ephemeral: spec.ephemeral,
-            holder: caller.process().filter(|_| spec.ephemeral),
-            ..Record::default()
+            ..base
         };
         let mut inner = self.lock();
         if !dry_run {

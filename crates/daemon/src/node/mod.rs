@@ -121,6 +121,18 @@ pub struct Live {
     deleting: bool,
 }
 
+impl Live {
+    /// Kills its processes; they are gone a little later.
+    fn kill(&self) {
+        for member in self.processes.values().filter(|member| member.dead.is_none()) {
+            let Some(pidfd) = &member.pidfd else { continue };
+            if let Err(error) = rustix::process::pidfd_send_signal(pidfd, rustix::process::Signal::KILL) {
+                tracing::warn!("process {} can't be killed: {error}", member.pid);
+            }
+        }
+    }
+}
+
 /// Where MPS is looked for: a simulated driver brings its own.
 fn mps_dirs(config: &Config, run: &RunDir) -> Vec<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();

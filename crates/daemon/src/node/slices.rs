@@ -7,7 +7,7 @@ use crate::gpu::{GpuInfo, format_uuid};
 use crate::mps;
 use crate::process;
 use crate::register::{self, Admits};
-use crate::slice::{self, Card, Record, RecordDevice};
+use crate::slice::{self, Admitted, Card, Record, RecordDevice};
 use crate::turns::Desk;
 use cleave_api::{Engine, ErrorBody, ErrorCode, Slice, SliceChange, SliceSpec, SuspendAfter, format_bytes};
 use cleave_ledger::HOST;
@@ -121,25 +121,8 @@ impl Node {
             let (uuid, limit_bytes) = (gpu.uuid.clone(), *limit_bytes);
             Some(RecordDevice { uuid, index: gpu.index, limit_bytes, ..RecordDevice::default() })
         });
-        let alike = Record {
-            owner,
-            created_at: process::now(),
-            devices: devices.collect(),
-            compute_percent: admitted.compute_percent,
-            mode: spec.mode,
-            priority: spec.priority,
-            choice,
-            trust_domain,
-            burst_ms: admitted.burst_ms,
-            watchdog: spec.watchdog,
-            suspend_after: spec.suspend_after,
-            host_limit_bytes: admitted.host_limit_bytes,
-            on_missing: spec.on_missing,
-            on_bypass: spec.on_bypass,
-            ephemeral: spec.ephemeral,
-            holder: caller.process().filter(|_| spec.ephemeral),
-            ..Record::default()
-        };
+        let devices = devices.collect();
+        let alike = Record { devices, choice, trust_domain, ..record_of(caller, &spec, owner, &admitted) };
         let record = |name: String| {
             let uuid = new_uuid().ok_or_else(|| ErrorBody::new(ErrorCode::Internal, "no random numbers", ""))?;
             Ok(Record { id: format!("SLICE-{}", format_uuid(uuid)), name, ..alike.clone() })
@@ -377,12 +360,7 @@ impl Node {
                 self.remove(&mut inner, &id, "deleted")?;
             } else if let Some(live) = inner.slices.get_mut(&id) {
                 live.deleting = true;
-                for member in live.processes.values().filter(|m| m.dead.is_none()) {
-                    let Some(pidfd) = &member.pidfd else { continue };
-                    if let Err(error) = rustix::process::pidfd_send_signal(pidfd, rustix::process::Signal::KILL) {
-                        tracing::warn!("process {} can't be killed: {error}", member.pid);
-                    }
-                }
+                live.kill();
             }
             record
         };
@@ -469,6 +447,26 @@ impl Node {
         {
             tracing::warn!("{error}");
         }
+    }
+}
+
+/// What a spec says of a slice, on whatever engine.
+pub(super) fn record_of(caller: &Caller, spec: &SliceSpec, owner: u32, admitted: &Admitted) -> Record {
+    Record {
+        owner,
+        created_at: process::now(),
+        compute_percent: admitted.compute_percent,
+        mode: spec.mode,
+        priority: spec.priority,
+        burst_ms: admitted.burst_ms,
+        watchdog: spec.watchdog,
+        suspend_after: spec.suspend_after,
+        host_limit_bytes: admitted.host_limit_bytes,
+        on_missing: spec.on_missing,
+        on_bypass: spec.on_bypass,
+        ephemeral: spec.ephemeral,
+        holder: caller.process().filter(|_| spec.ephemeral),
+        ..Record::default()
     }
 }
 

@@ -2,12 +2,14 @@
 use super::slices::forbidden;
 use super::{Caller, Inner, Live, Node, Reply, store_fault, unknown_slice};
 use crate::checkpoint;
+use crate::files::Reading;
 use crate::slice::Record;
 use crate::turns::clock;
 use cleave_api::{ErrorBody, ErrorCode, Slice, format_bytes};
 use cleave_ledger::Kind;
 use cleave_policy::rest::{Act, Sleeper, State, decide};
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
@@ -17,10 +19,6 @@ const LOOK: Duration = Duration::from_millis(250);
 
 fn conflict(message: String, hint: &str) -> ErrorBody {
     ErrorBody::new(ErrorCode::Conflict, message, hint)
-}
-
-fn pids(live: &Live) -> Vec<u32> {
-    live.processes.values().filter(|member| member.dead.is_none()).map(|member| member.pid).collect()
 }
 
 /// Why the slice's memory can't leave its GPUs.
@@ -90,10 +88,8 @@ impl Node {
             if let Some(why) = why {
                 return Err(why);
             }
-            let pids = pids(live);
             let id = live.record.id.clone();
-            // Before anything is taken away: whoever takes over from a daemon that dies meanwhile knows what to bring back.
-            self.set_suspended(&mut inner, &id, true, true)?;
+            let pids = self.begin_move(&mut inner, &id)?;
             (id, pids)
         };
         // Goes on to its end if whoever asked goes away.
@@ -105,20 +101,13 @@ impl Node {
         Ok(self.show(live, &self.around(&inner, &live.record)))
     }
 
-    /// As [`Node::suspend`], of a slice that is marked as moving; `why` is said in the event.
-    async fn move_by_itself(self: &Arc<Self>, id: &str, away: bool, why: String) -> Reply<()> {
-        let pids = {
-            let mut inner = self.lock();
-            let Some(live) = inner.slices.get(id) else { return Ok(()) };
-            let pids = pids(live);
-            let written = self.set_suspended(&mut inner, id, true, true);
-            if let (Err(error), Some(live)) = (written, inner.slices.get_mut(id)) {
-                live.moving = false;
-                return Err(error);
-            }
-            pids
-        };
-        Arc::clone(self).moved(id, away, &pids, &why).await
+    /// Marks a slice as moving, in either direction; the processes whose memory it is.
+    fn begin_move(&self, inner: &mut Inner, id: &str) -> Reply<Vec<u32>> {
+        let members = inner.slices.get(id).into_iter().flat_map(|live| live.processes.values());
+        let pids = members.filter(|member| member.dead.is_none()).map(|member| member.pid).collect();
+        // Before anything is taken away: whoever takes over from a daemon that dies meanwhile knows what to bring back.
+        self.set_suspended(inner, id, true, true)?;
+        Ok(pids)
     }
 
     async fn moved(self: Arc<Self>, id: &str, away: bool, pids: &[u32], why: &str) -> Reply<()> {
@@ -216,13 +205,14 @@ pub async fn run(node: Arc<Node>) {
                 Act::MakeRoom(_, None) => ": its GPU is promised to more than it has".into(),
             };
             let Some(id) = ids.get(at).cloned() else { continue };
-            // Marked before the lock is given back: the next look must not decide on it again.
-            if let Some(live) = inner.slices.get_mut(&id) {
-                live.moving = true;
-            }
+            // Under the lock of the look: the next one must not decide on it again.
+            let begun = node.begin_move(&mut inner, &id);
             let node = Arc::clone(&node);
             moves.spawn(async move {
-                let done = node.move_by_itself(&id, away, why).await;
+                let done = match begun {
+                    Ok(pids) => node.moved(&id, away, &pids, &why).await,
+                    Err(error) => Err(error),
+                };
                 if let Err(error) = &done {
                     tracing::debug!("{error}");
                 }
@@ -258,7 +248,8 @@ fn look(inner: &Inner, seen: &mut HashMap<String, Seen>, now: u64) -> (Vec<Strin
             let devices = 0..live.gpus.len();
             let ends =
                 readings.iter().flat_map(|reading| devices.clone().map(|device| reading.work(device).busy_until));
-            let wants = wants(live) && !live.record.paused;
+            let alive = live.processes.values().zip(&readings).filter(|(member, _)| member.dead.is_none());
+            let wants = !live.record.paused && alive.into_iter().any(|(_, reading)| wants(reading, devices.clone()));
             let memory = devices.clone().fold(0u64, |sum, device| sum.wrapping_add(live.files.used(device).0));
             let counts = (launches, live.processes.len(), memory);
             if counts != seen.counts || wants || ends.max().unwrap_or(0) > now {
@@ -282,13 +273,10 @@ fn look(inner: &Inner, seen: &mut HashMap<String, Seen>, now: u64) -> (Vec<Strin
     (ids, slices)
 }
 
-/// Whether a thread of the slice waits at the gate, in the driver for the GPU, or for memory.
-fn wants(live: &Live) -> bool {
-    live.processes.iter().filter(|(_, member)| member.dead.is_none()).any(|(slot, _)| {
-        let reading = live.files.read(*slot);
-        (0..live.record.devices.len()).any(|device| {
-            let work = reading.work(device);
-            work.waiting > 0 || work.syncing > 0 || reading.asked(device) > 0
-        })
+/// Whether a thread of the process waits at the gate, in the driver for the GPU, or for memory.
+fn wants(reading: &Reading, mut devices: Range<usize>) -> bool {
+    devices.any(|device| {
+        let work = reading.work(device);
+        work.waiting > 0 || work.syncing > 0 || reading.asked(device) > 0
     })
 }
