@@ -140,6 +140,8 @@ enum Command {
     },
     /// Say whether and how a language model fits on a GPU; needs no daemon
     Fit(FitOptions),
+    /// Say where workloads go and why, what would happen if, and do it; describes fleets too, and needs no daemon for those
+    Plan(PlanOptions),
     /// Take a GPU out of use: its slices go to others at once, or when their programs end
     Drain {
         /// Its index or UUID
@@ -254,6 +256,42 @@ struct Where {
     /// What `nvidia-smi topo -m` or `lstopo --of xml` wrote; - for stdin
     #[arg(long, value_name = "FILE")]
     import: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct PlanOptions {
+    /// The workloads, and the fleet if it is not this machine: YAML; - for stdin
+    #[arg(required_unless_present = "profile")]
+    file: Option<PathBuf>,
+    #[command(flatten)]
+    of: Where,
+    /// List every candidate of each workload with its score, and what rules the others out
+    #[arg(long)]
+    explain: bool,
+    /// What if there were so many more replicas of a workload
+    #[arg(long, value_name = "NAME=COUNT")]
+    add: Vec<String>,
+    /// What if a node or one of its GPUs were gone
+    #[arg(long, value_name = "NODE[/GPU]")]
+    lose: Vec<String>,
+    /// What if something of a workload were different
+    #[arg(long, value_name = "NAME:KEY=VALUE")]
+    change: Vec<String>,
+    /// What if the site had so many watts
+    #[arg(long)]
+    watts: Option<f64>,
+    /// Make the slices that the plan has on this machine
+    #[arg(long)]
+    apply: bool,
+    /// With --apply: which node of the fleet this machine is
+    #[arg(long, value_name = "NAME", requires = "apply")]
+    node: Option<String>,
+    /// Instead of a file: how many instances of this MIG profile there can be on --gpus
+    #[arg(long, value_name = "PROFILE", requires = "gpus", conflicts_with_all = ["file", "apply"])]
+    profile: Option<String>,
+    /// The GPUs for --profile: 8xH100
+    #[arg(long, value_name = "GPUS", requires = "profile")]
+    gpus: Option<String>,
 }
 
 #[derive(Args)]
@@ -681,7 +719,7 @@ fn early_color(arguments: &[OsString]) -> Color {
 }
 
 fn dispatch(context: Context, command: Command) -> client::Result<i32> {
-    use commands::{capacity, daemon, drain, fit, inventory, manifest, program, show, slice, system};
+    use commands::{capacity, daemon, drain, fit, inventory, manifest, plan, program, show, slice, system};
     match command {
         Command::Run(run) => match run.existing {
             Some(slice) => program::exec(&context, &slice, &run.run),
@@ -706,6 +744,7 @@ fn dispatch(context: Context, command: Command) -> client::Result<i32> {
         Command::Resume { slice } => slice::pause(&context, &slice, false),
         Command::Capacity { gpus, tiers } => capacity::run(&context, &gpus, &tiers),
         Command::Fit(options) => fit::run(&context, &options),
+        Command::Plan(options) => plan::run(&context, &options),
         Command::Drain { gpu, plan, force } => drain::drain(&context, &gpu, plan, force),
         Command::Undrain { gpu } => drain::undrain(&context, &gpu),
         Command::Suspend { slice } => slice::suspend(&context, &slice, true),

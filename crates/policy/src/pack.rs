@@ -49,7 +49,7 @@ impl Amount {
 
 /// How bad it is to leave `left` of a GPU that has `whole`: less left is better, and of equal sums the one in which memory
 /// and time are left in proportion, because one without the other is stranded. In millionths.
-fn leftover(left: &Amount, whole: &Amount) -> u64 {
+pub fn leftover(left: &Amount, whole: &Amount) -> u64 {
     let memory = left.memory * 1_000_000 / whole.memory.max(1);
     let compute = u64::from(left.compute) * 1_000_000 / u64::from(whole.compute.max(1));
     memory + compute + memory.abs_diff(compute)

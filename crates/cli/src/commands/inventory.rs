@@ -16,7 +16,7 @@ const MOST_NAMES: usize = 5;
 const MOST_GROUPS: usize = 40;
 
 /// The inventory that `of` names, or this machine's; and what a daemon knows of the GPUs besides, where one runs.
-fn find(context: &Context, of: &Where) -> Result<(Inventory, Vec<Gpu>)> {
+pub(super) fn find(context: &Context, of: &Where) -> Result<(Inventory, Vec<Gpu>)> {
     let (inventory, gpus) = match (&of.inventory, &of.import) {
         (Some(file), _) => (load(file)?, Vec::new()),
         (_, Some(file)) => (import(file)?, Vec::new()),
@@ -45,7 +45,7 @@ pub(super) fn invalid(file: &Path, why: &str, hint: &str) -> ErrorBody {
     ErrorBody::new(ErrorCode::Invalid, format!("{}: {why}", file.display()), hint)
 }
 
-fn load(file: &Path) -> Result<Inventory> {
+pub(super) fn load(file: &Path) -> Result<Inventory> {
     let hint = "`cleave gpus --save FILE` writes one; what other tools wrote is read with --import";
     let read: Inventory = serde_saphyr::from_str(&text_of(file)?).map_err(|e| invalid(file, &e.to_string(), hint))?;
     let known = Inventory::default().schema;
@@ -55,7 +55,7 @@ fn load(file: &Path) -> Result<Inventory> {
     Ok(read)
 }
 
-fn import(file: &Path) -> Result<Inventory> {
+pub(super) fn import(file: &Path) -> Result<Inventory> {
     let text = text_of(file)?;
     let xml = text.trim_start().starts_with('<');
     let read = if xml { hwloc::read(&text) } else { matrix::read(&text) };

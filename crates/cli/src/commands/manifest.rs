@@ -109,10 +109,15 @@ pub(crate) fn apply(context: &Context, file: &Path, prune: bool, dry_run: bool) 
     let name = if file.as_os_str() == "-" { "stdin".into() } else { file.display().to_string() };
     let hint = "a manifest is `slices:` and a list of specs, as `cleave slice export` prints it";
     let manifest: Manifest = yaml::read(&name, &inventory::text_of(file)?, hint)?;
+    settle(context, &name, manifest.slices, prune, dry_run)
+}
+
+/// Makes the slices these, which `name` asks for.
+pub(super) fn settle(context: &Context, name: &str, wanted: Vec<SliceSpec>, prune: bool, dry_run: bool) -> Result<i32> {
     let client = context.client_or_start()?;
     let slices = client.get::<List<Slice>>("slices")?.items;
     let gpus = client.get::<List<Gpu>>("gpus")?.items;
-    let steps = plan(&name, manifest, &slices, &gpus, prune)?;
+    let steps = plan(name, wanted, &slices, &gpus, prune)?;
     if !dry_run {
         carry_out(&client, &steps)?;
     }
@@ -144,10 +149,16 @@ pub(crate) fn apply(context: &Context, file: &Path, prune: bool, dry_run: bool) 
 }
 
 /// What is to be done, in order.
-fn plan(file: &str, manifest: Manifest, slices: &[Slice], gpus: &[Gpu], prune: bool) -> Result<Vec<(String, Step)>> {
+fn plan(
+    file: &str,
+    wanted: Vec<SliceSpec>,
+    slices: &[Slice],
+    gpus: &[Gpu],
+    prune: bool,
+) -> Result<Vec<(String, Step)>> {
     let mut steps = Vec::new();
     let mut names = HashSet::new();
-    for (at, spec) in manifest.slices.into_iter().enumerate() {
+    for (at, spec) in wanted.into_iter().enumerate() {
         let Some(name) = spec.name.clone() else {
             let message = format!("{file}: slice {} of the list has no name", at + 1);
             return Err(ErrorBody::new(

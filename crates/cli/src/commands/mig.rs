@@ -612,6 +612,11 @@ fn plan(context: &Context, plan: &Plan) -> Result<i32> {
     }
 }
 
+/// The same for GPUs that are written down: `8xH100`.
+pub(crate) fn count_on(context: &Context, gpus: &str, profile: &str) -> Result<i32> {
+    count(context, &imagined(gpus)?, profile)
+}
+
 /// How many instances of a profile the GPUs hold, and what to put beside them.
 fn count(context: &Context, sites: &[Site], profile: &str) -> Result<i32> {
     known(sites, profile)?;

@@ -1,0 +1,680 @@
+//! Where workloads go, one after the other: the highest class first, of one class the hardest to place first. Each goes where
+//! it scores best; several orders are tried, and what little a GPU holds is moved onto others that are in use anyway.
+use crate::fit;
+use crate::fleet::{Fleet, Kind};
+use crate::need::{Need, Obstacle, Rule, mib, need};
+use crate::spec::{File, Tier, Workload};
+use crate::told::Plan;
+use cleave_api::{Engine, Priority};
+use cleave_inventory::Table;
+use cleave_policy::mig::{Instance, MEDIA, Mask};
+use cleave_policy::pack::{Amount, WHOLE, leftover};
+use cleave_policy::topology::{Link, groups};
+use std::cmp::{Ordering, Reverse};
+use std::collections::{BTreeMap, HashMap};
+
+/// Thousandths of a GPU's time and bandwidth that stay free beside a promised latency, where there is another place.
+const HEADROOM: u32 = 100;
+/// Of a GPU that is in use for no more than this many workloads it is tried whether others could hold them.
+const FEW: usize = 4;
+/// With more workloads than this one order is tried, and nothing is moved.
+const MANY: usize = 5000;
+
+/// What else is on a GPU: not to be moved, and not to be touched.
+#[derive(Clone, Debug, Default)]
+pub struct Busy {
+    /// The node.
+    pub node: String,
+    /// The GPU's number there.
+    pub gpu: u32,
+    /// MiB that are promised.
+    pub memory_mib: u64,
+    /// Thousandths of its time that are promised.
+    pub compute: u16,
+    /// MIG slices that are taken.
+    pub mask: Mask,
+}
+
+/// Where a workload was before: node and GPUs, by the replica's name.
+pub type Places = HashMap<String, (String, Vec<u32>)>;
+
+/// What a GPU is used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Use {
+    Nothing,
+    Software,
+    Mig,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Card {
+    pub(crate) use_: Use,
+    pub(crate) memory: u64,
+    pub(crate) compute: u32,
+    pub(crate) bandwidth: u32,
+    pub(crate) mask: Mask,
+    pub(crate) held: Vec<usize>,
+    /// Somebody here was promised a latency.
+    pub(crate) slo: bool,
+}
+
+/// A replica.
+#[derive(Clone, Debug)]
+pub(crate) struct Item {
+    pub(crate) workload: usize,
+    pub(crate) name: String,
+}
+
+/// Where a replica would go: of one node, these GPUs.
+#[derive(Clone, Debug)]
+pub(crate) struct Spot {
+    pub(crate) node: usize,
+    pub(crate) slots: Vec<usize>,
+    pub(crate) engine: Engine,
+    pub(crate) instance: Option<Instance>,
+    pub(crate) score: Score,
+}
+
+impl Spot {
+    /// The better first; of equals the one that comes first in the fleet.
+    pub(crate) fn order(a: &Self, b: &Self) -> Ordering {
+        (&a.score, a.node, &a.slots).cmp(&(&b.score, b.node, &b.slots))
+    }
+}
+
+/// The less, the better.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Score {
+    pub(crate) moves: bool,
+    pub(crate) beside: bool,
+    pub(crate) conflict: u32,
+    /// It is in a tier, and the GPU is for all.
+    pub(crate) common: bool,
+    pub(crate) links: Reverse<Vec<Link>>,
+    pub(crate) opens: u32,
+    pub(crate) waste: u64,
+}
+
+#[derive(Clone)]
+pub(crate) struct Planner<'a> {
+    pub(crate) file: &'a File,
+    pub(crate) fleet: &'a Fleet,
+    pub(crate) tiers: &'a BTreeMap<String, Tier>,
+    pub(crate) keep: &'a Places,
+    pub(crate) items: &'a [Item],
+    /// By workload and kind.
+    pub(crate) needs: &'a [Vec<Result<Need, Vec<Obstacle>>>],
+    /// By workload: the one that it is on trial for.
+    pub(crate) originals: &'a [Option<usize>],
+    /// By kind: how often each profile is asked for.
+    pub(crate) weights: &'a [Vec<u32>],
+    /// No workload needs less.
+    pub(crate) least: Amount,
+    pub(crate) cards: Vec<Vec<Card>>,
+    /// Of each build, the nodes with room that something is on, and how many of its nodes, from the first, were opened.
+    pub(crate) open: Vec<Vec<usize>>,
+    pub(crate) spots: Vec<Option<Spot>>,
+    pub(crate) watts: f64,
+    /// Obstacles are wanted in words.
+    pub(crate) tell: bool,
+}
+
+impl<'a> Planner<'a> {
+    pub(crate) fn kind(&self, node: usize, slot: usize) -> (usize, &'a Kind) {
+        let at = self.fleet.shapes[self.fleet.nodes[node].1].cards[slot].1;
+        (at, &self.fleet.kinds[at])
+    }
+
+    pub(crate) fn workload(&self, item: usize) -> &'a Workload {
+        &self.file.workloads[self.items[item].workload]
+    }
+
+    /// The nodes that are worth a look for a replica: those in use that have room, and of each build one that is not in use.
+    pub(crate) fn nodes(&self, item: usize, workload: &Workload) -> Vec<usize> {
+        let mut nodes: Vec<usize> = self.open.iter().flatten().copied().collect();
+        let before = self.keep.get(&self.items[item].name);
+        if let Some(at) = before.and_then(|(node, _)| self.fleet.nodes.iter().position(|(name, _)| name == node)) {
+            nodes.push(at);
+        }
+        if let Some(wanted) = &workload.node {
+            nodes.extend(self.fleet.nodes.iter().position(|(name, _)| name == wanted));
+        }
+        nodes.sort_unstable();
+        nodes.dedup();
+        nodes
+    }
+
+    /// One GPU for a replica: how it would be used, or all that is in the way.
+    pub(crate) fn look(
+        &self,
+        item: usize,
+        workload: &Workload,
+        need: &Need,
+        node: usize,
+        slot: usize,
+    ) -> Result<Spot, Vec<Obstacle>> {
+        let (card, (kind_at, kind)) = (&self.cards[node][slot], self.kind(node, slot));
+        let mut all = Vec::new();
+        if let Some(wanted) =
+            workload.node.as_ref().filter(|wanted| **wanted != kind.nodes && **wanted != self.fleet.nodes[node].0)
+        {
+            all.push(self.because(Rule::Node, 0, || {
+                format!("it is on {}, and {wanted} is asked for", self.fleet.nodes[node].0)
+            }));
+        }
+        let watts = if card.use_ == Use::Nothing { kind.watts.unwrap_or(0.0) } else { 0.0 };
+        if let Some(limit) = self.file.site.watts.filter(|limit| self.watts + watts > *limit) {
+            let why = || {
+                format!(
+                    "with another {} at {watts} W the site would draw {} of its {limit} W",
+                    kind.model,
+                    self.watts + watts
+                )
+            };
+            all.push(self.because(Rule::Watts, 0, why));
+        }
+        let mut spots = Vec::new();
+        if let Some(engine) = need.software {
+            match card.use_ {
+                Use::Mig => all.push(self.because(Rule::Engine, 0, || "it is cut by MIG".into())),
+                _ => match self.room(need, card, kind) {
+                    Ok(waste) => spots.push((engine, None, waste)),
+                    Err(mut why) if !need.profiles.is_empty() && card.use_ == Use::Nothing && need.mig_opens => {
+                        why.clear()
+                    }
+                    Err(mut why) => all.append(&mut why),
+                },
+            }
+        }
+        if !need.profiles.is_empty() {
+            match card.use_ {
+                Use::Software if need.software.is_none() => {
+                    let why = || "it is shared in software, and MIG divides whole GPUs".into();
+                    all.push(self.because(Rule::Engine, 0, why));
+                }
+                Use::Nothing if !need.mig_opens => {}
+                Use::Software => {}
+                _ => match self.instance(need, card, kind_at, kind) {
+                    Some((instance, waste)) => spots.push((Engine::Mig, Some(instance), waste)),
+                    None => {
+                        let name = |at: &usize| Some(kind.geometry.as_ref()?.profiles.get(*at)?.name.as_str());
+                        let names = || need.profiles.iter().filter_map(name).collect::<Vec<_>>().join(" or ");
+                        all.push(self.because(Rule::Slice, 0, || format!("no {} fits beside what is there", names())));
+                    }
+                },
+            }
+        }
+        if spots.len() > 1 && need.mig_first {
+            spots.reverse();
+        }
+        let hard = all.iter().any(|one| matches!(one.rule, Rule::Node | Rule::Watts));
+        let Some((engine, instance, waste)) = spots.into_iter().next().filter(|_| !hard) else {
+            if all.is_empty() {
+                all.push(self.because(Rule::Engine, 0, || "MIG is off there, and nobody asked for it".into()));
+            }
+            return Err(all);
+        };
+        let over = |used: u32, more: u16, limit: u32| (used + u32::from(more)).saturating_sub(limit);
+        let whole = u32::from(WHOLE);
+        // MIG divides bandwidth too.
+        let conflict = if engine == Engine::Mig {
+            0
+        } else if card.slo || workload.slo.is_some() {
+            let others = card.use_ != Use::Nothing;
+            let limit = if others { whole - HEADROOM } else { whole };
+            over(card.bandwidth, need.amount.bandwidth, limit) + over(card.compute, need.amount.compute, limit)
+        } else {
+            over(card.bandwidth, need.amount.bandwidth, whole)
+        };
+        let before = self.keep.get(&self.items[item].name);
+        let number = self.fleet.shapes[self.fleet.nodes[node].1].cards[slot].0;
+        let moves = before.is_some_and(|(name, gpus)| *name != self.fleet.nodes[node].0 || !gpus.contains(&number));
+        let mine = self.items[item].workload;
+        let beside = card.held.iter().any(|other| {
+            let other = self.items[*other].workload;
+            self.originals[mine] == Some(other) || self.originals[other] == Some(mine)
+        });
+        let opens = u32::from(card.use_ == Use::Nothing);
+        let common = workload.tier.is_some() && kind.tier.is_none();
+        let score = Score { moves, beside, conflict, common, links: Reverse(Vec::new()), opens, waste };
+        Ok(Spot { node, slots: vec![slot], engine, instance, score })
+    }
+
+    /// Whether a GPU that is shared in software has room, and how much that would waste.
+    pub(crate) fn room(&self, need: &Need, card: &Card, kind: &Kind) -> Result<u64, Vec<Obstacle>> {
+        let left = Amount {
+            memory: kind.memory_mib.saturating_sub(card.memory),
+            compute: u32::from(WHOLE).saturating_sub(card.compute) as u16,
+            bandwidth: u32::from(WHOLE).saturating_sub(card.bandwidth) as u16,
+        };
+        let mut all = Vec::new();
+        if need.amount.memory > left.memory {
+            let why = || format!("{} are needed, and {} are left", mib(need.amount.memory), mib(left.memory));
+            all.push(self.because(Rule::Memory, left.memory, why));
+        }
+        if need.amount.compute > left.compute {
+            let percent = |of: u16| f64::from(of) / 10.0;
+            let why = || {
+                format!(
+                    "{} % of its time are needed, and {} % are left",
+                    percent(need.amount.compute),
+                    percent(left.compute)
+                )
+            };
+            all.push(self.because(Rule::Compute, u64::from(left.compute), why));
+        }
+        let whole = Amount { memory: kind.memory_mib, compute: WHOLE, bandwidth: WHOLE };
+        if all.is_empty() { Ok(leftover(&left.less(&need.amount), &whole)) } else { Err(all) }
+    }
+
+    /// The instance that costs least of what the GPU is still good for.
+    pub(crate) fn instance(&self, need: &Need, card: &Card, kind_at: usize, kind: &Kind) -> Option<(Instance, u64)> {
+        let geometry = kind.geometry.as_ref()?;
+        let weights = &self.weights[kind_at];
+        let (now, all) = (geometry.worth(card.mask, weights), geometry.worth(0, weights).max(1));
+        for profile in &need.profiles {
+            let cost =
+                |instance: &Instance| now.saturating_sub(geometry.worth(card.mask | geometry.mask(*instance), weights));
+            if let Some(instance) = geometry.fits(card.mask, *profile).min_by_key(cost) {
+                let memory = geometry.profiles.get(*profile)?.memory_mib;
+                let stranded = memory.saturating_sub(need.amount.memory) * 1_000_000 / kind.memory_mib.max(1);
+                return Some((instance, cost(&instance) * 1_000_000 / all + stranded));
+            }
+        }
+        None
+    }
+
+    pub(crate) fn because(&self, rule: Rule, most: u64, why: impl FnOnce() -> String) -> Obstacle {
+        Obstacle { rule, why: if self.tell { why() } else { String::new() }, most }
+    }
+
+    /// All places for a replica among the nodes that are worth a look, the best first, and what is in the way of the others,
+    /// with the number of GPUs.
+    pub(crate) fn spots(&self, item: usize) -> (Vec<Spot>, Vec<(Vec<Obstacle>, usize)>) {
+        let workload = self.workload(item);
+        let needs = &self.needs[self.items[item].workload];
+        let (mut spots, refused) = self.spots_on(item, workload, needs, self.nodes(item, workload));
+        spots.sort_by(Spot::order);
+        (spots, refused)
+    }
+
+    /// The same on these nodes, in no order, if the workload and what it needs of each kind were these.
+    pub(crate) fn spots_on(
+        &self,
+        item: usize,
+        workload: &Workload,
+        needs: &[Result<Need, Vec<Obstacle>>],
+        nodes: impl IntoIterator<Item = usize>,
+    ) -> (Vec<Spot>, Vec<(Vec<Obstacle>, usize)>) {
+        let (mut spots, mut refused) = (Vec::new(), Vec::new());
+        let wanted = workload.gpus as usize;
+        for node in nodes {
+            let shape = &self.fleet.shapes[self.fleet.nodes[node].1];
+            let mut here = Vec::new();
+            for (slot, (_, kind)) in shape.cards.iter().enumerate() {
+                // What rules out a kind is said of all of it together.
+                let Ok(need) = &needs[*kind] else { continue };
+                match self.look(item, workload, need, node, slot) {
+                    Ok(spot) => here.push(spot),
+                    Err(why) => refused.push((why, 1)),
+                }
+            }
+            if wanted == 1 {
+                spots.append(&mut here);
+                continue;
+            }
+            let count = here.len();
+            let slots: Vec<usize> = here.iter().map(|spot| spot.slots[0]).collect();
+            let found = groups(&shape.links, wanted, &slots);
+            if found.is_empty() && count > 0 {
+                let why = || {
+                    format!(
+                        "{wanted} GPUs of one node are needed, and {count} of {} have room",
+                        self.fleet.nodes[node].0
+                    )
+                };
+                refused.push((vec![self.because(Rule::Gpus, count as u64, why)], count));
+            }
+            for group in found {
+                let members: Vec<&Spot> = here.iter().filter(|spot| group.members.contains(&spot.slots[0])).collect();
+                let kinds: Vec<usize> = group.members.iter().map(|slot| shape.cards[*slot].1).collect();
+                let Some(first) = members.first().filter(|_| kinds.windows(2).all(|two| two[0] == two[1])) else {
+                    continue;
+                };
+                let score = Score {
+                    moves: members.iter().any(|spot| spot.score.moves),
+                    beside: members.iter().any(|spot| spot.score.beside),
+                    conflict: members.iter().map(|spot| spot.score.conflict).sum(),
+                    common: first.score.common,
+                    links: Reverse(group.links),
+                    opens: members.iter().map(|spot| spot.score.opens).sum(),
+                    waste: members.iter().map(|spot| spot.score.waste).sum(),
+                };
+                let more: f64 = members
+                    .iter()
+                    .filter(|spot| spot.score.opens > 0)
+                    .map(|spot| self.kind(node, spot.slots[0]).1.watts.unwrap_or(0.0))
+                    .sum();
+                if let Some(limit) = self.file.site.watts.filter(|limit| self.watts + more > *limit) {
+                    let (opens, sum) = (score.opens, self.watts + more);
+                    let why = || format!("with {opens} more GPUs the site would draw {sum} of its {limit} W");
+                    refused.push((vec![self.because(Rule::Watts, 0, why)], wanted));
+                    continue;
+                }
+                spots.push(Spot { slots: group.members, score, ..(*first).clone() });
+            }
+        }
+        (spots, refused)
+    }
+
+    /// Puts a replica there.
+    pub(crate) fn put(&mut self, item: usize, spot: Spot) {
+        let (node, slo) = (spot.node, self.workload(item).slo.is_some());
+        for slot in &spot.slots {
+            let (kind_at, kind) = self.kind(node, *slot);
+            let Ok(need) = &self.needs[self.items[item].workload][kind_at] else { continue };
+            let card = &mut self.cards[node][*slot];
+            if card.use_ == Use::Nothing {
+                self.watts += kind.watts.unwrap_or(0.0);
+            }
+            card.held.push(item);
+            match (spot.instance, &kind.geometry) {
+                (Some(instance), Some(geometry)) => {
+                    card.use_ = Use::Mig;
+                    card.mask |= geometry.mask(instance);
+                    card.memory += geometry.profiles.get(instance.profile).map_or(0, |profile| profile.memory_mib);
+                }
+                _ => {
+                    card.use_ = Use::Software;
+                    card.memory += need.amount.memory;
+                    card.slo |= slo;
+                }
+            }
+            card.compute += u32::from(need.amount.compute);
+            card.bandwidth += u32::from(need.amount.bandwidth);
+        }
+        self.spots[item] = Some(spot);
+        self.keep_open(node);
+    }
+
+    /// Of a node that something is on now: the next of its build takes its place as the one that is not in use; and a node
+    /// that nothing fits on any more is not looked at again.
+    pub(crate) fn keep_open(&mut self, node: usize) {
+        let shape = self.fleet.nodes[node].1;
+        let first = self.fleet.nodes.partition_point(|(_, other)| *other < shape);
+        let unused = |at: &usize| self.cards[*at].iter().all(|card| card.use_ == Use::Nothing);
+        let end = self.fleet.nodes.partition_point(|(_, other)| *other <= shape);
+        let open = &mut self.open[shape];
+        if !open.iter().any(unused) {
+            let last = open.last().copied().map_or(first, |last| last.max(node) + 1);
+            open.extend((last..end).chain(first..last).find(unused));
+        }
+        let full = self.cards[node].iter().zip(&self.fleet.shapes[shape].cards).all(|(card, (_, kind))| {
+            let kind = &self.fleet.kinds[*kind];
+            match card.use_ {
+                Use::Nothing => false,
+                Use::Software => {
+                    card.memory + self.least.memory > kind.memory_mib
+                        || card.compute + u32::from(self.least.compute) > u32::from(WHOLE)
+                }
+                Use::Mig => kind.geometry.as_ref().is_none_or(|geometry| {
+                    (0..geometry.profiles.len()).all(|profile| geometry.fits(card.mask, profile).next().is_none())
+                }),
+            }
+        });
+        let open = &mut self.open[shape];
+        match open.iter().position(|at| *at == node) {
+            Some(at) if full => drop(open.remove(at)),
+            None if !full => open.push(node),
+            _ => {}
+        }
+    }
+
+    /// Takes a replica away again.
+    pub(crate) fn take(&mut self, item: usize) -> Option<Spot> {
+        let spot = self.spots[item].take()?;
+        for slot in &spot.slots {
+            let (kind_at, kind) = self.kind(spot.node, *slot);
+            let Ok(need) = &self.needs[self.items[item].workload][kind_at] else { continue };
+            let card = &mut self.cards[spot.node][*slot];
+            card.held.retain(|other| *other != item);
+            match (spot.instance, &kind.geometry) {
+                (Some(instance), Some(geometry)) => {
+                    card.mask &= !geometry.mask(instance);
+                    card.memory -= geometry.profiles.get(instance.profile).map_or(0, |profile| profile.memory_mib);
+                }
+                _ => card.memory -= need.amount.memory,
+            }
+            card.compute -= u32::from(need.amount.compute);
+            card.bandwidth -= u32::from(need.amount.bandwidth);
+            // What else there was of others counts as memory, time or slices.
+            if card.held.is_empty() && (card.memory, card.compute, card.mask & !MEDIA) == (0, 0, 0) {
+                card.use_ = Use::Nothing;
+                self.watts -= kind.watts.unwrap_or(0.0);
+            }
+        }
+        let slo = |cards: &[Card], slot: usize| {
+            let held = &cards[slot].held;
+            held.iter().any(|other| self.file.workloads[self.items[*other].workload].slo.is_some())
+        };
+        for slot in &spot.slots {
+            let promised = slo(&self.cards[spot.node], *slot);
+            self.cards[spot.node][*slot].slo = promised;
+        }
+        self.keep_open(spot.node);
+        Some(spot)
+    }
+
+    pub(crate) fn run(&mut self, order: &[usize]) {
+        for item in order {
+            let workload = self.workload(*item);
+            let needs = &self.needs[self.items[*item].workload];
+            let spots = self.spots_on(*item, workload, needs, self.nodes(*item, workload)).0;
+            if let Some(spot) = spots.into_iter().min_by(Spot::order) {
+                self.put(*item, spot);
+            }
+        }
+    }
+
+    /// Moves what little a GPU holds onto others that are in use anyway, so that it is free; or makes room for who has none.
+    pub(crate) fn improve(&mut self) {
+        let mut used: Vec<(usize, usize)> = Vec::new();
+        for (node, cards) in self.cards.iter().enumerate() {
+            let few = |card: &Card| (1..=FEW).contains(&card.held.len());
+            used.extend((0..cards.len()).filter(|slot| few(&cards[*slot])).map(|slot| (node, slot)));
+        }
+        used.sort_by_key(|(node, slot)| (self.cards[*node][*slot].held.len(), self.cards[*node][*slot].memory));
+        for (node, slot) in used {
+            let held = self.cards[node][slot].held.clone();
+            let single =
+                |item: &usize| self.workload(*item).gpus == 1 && !self.keep.contains_key(&self.items[*item].name);
+            if held.is_empty() || !held.iter().all(single) {
+                continue;
+            }
+            let worse = |spots: &[Spot]| {
+                let sum = |of: fn(&Score) -> u32| spots.iter().map(|spot| of(&spot.score)).sum::<u32>();
+                (sum(|one| one.conflict), sum(|one| one.beside.into()), sum(|one| one.common.into()))
+            };
+            let gone: Vec<Spot> = held.iter().filter_map(|item| self.take(*item)).collect();
+            let mut found = Vec::new();
+            for item in &held {
+                let elsewhere = |spot: &Spot| (spot.node, spot.slots[0]) != (node, slot) && spot.score.opens == 0;
+                let Some(spot) = self.spots(*item).0.into_iter().find(elsewhere) else { break };
+                found.push(spot.clone());
+                self.put(*item, spot);
+            }
+            if found.len() < held.len() || worse(&found) > worse(&gone) {
+                held.iter().take(found.len()).for_each(|item| drop(self.take(*item)));
+                held.iter().zip(gone).for_each(|(item, spot)| self.put(*item, spot));
+            }
+        }
+    }
+
+    /// What a plan is judged by: the replicas without a place, by class from the highest, what is wanted twice, GPUs in use.
+    pub(crate) fn worth(&self) -> (Vec<usize>, u32, usize, u64) {
+        let mut without = vec![0; 8];
+        for (at, _) in self.spots.iter().enumerate().filter(|(_, spot)| spot.is_none()) {
+            without[7 - usize::from(self.priority(at).class().min(7))] += 1;
+        }
+        let spots = || self.spots.iter().flatten();
+        let used = self.cards.iter().flatten().filter(|card| card.use_ != Use::Nothing).count();
+        (without, spots().map(|spot| spot.score.conflict).sum(), used, spots().map(|spot| spot.score.waste).sum())
+    }
+
+    pub(crate) fn priority(&self, item: usize) -> Priority {
+        self.workload(item).priority.unwrap_or_default()
+    }
+}
+
+/// Plans a checked file on a fleet. What is `busy` stays as it is; who has a place in `keep` keeps it where it still can.
+/// With `explain` each placement lists what else there was.
+pub fn plan(file: &File, fleet: &Fleet, busy: &[Busy], keep: &Places, explain: bool) -> Result<Plan, String> {
+    let none = BTreeMap::new();
+    let tiers = file.tiers.as_ref().unwrap_or(&none);
+    for workload in &file.workloads {
+        if let Some(name) =
+            workload.model.as_ref().filter(|name| workload.memory.is_none() && fit::named(name).is_none())
+        {
+            return Err(format!(
+                "workload {}: model: \"{name}\" is not in the table; `cleave fit` lists them, or give `memory`",
+                workload.name
+            ));
+        }
+        if let Some(name) = workload
+            .gpu
+            .as_ref()
+            .filter(|name| Table::get().named(name).is_none() && !fleet.kinds.iter().any(|kind| kind.is(name)))
+        {
+            return Err(format!("workload {}: gpu: there is no \"{name}\" in the device table", workload.name));
+        }
+        if let Some(on) = workload.on.as_ref().filter(|on| Table::get().named(on).is_none()) {
+            return Err(format!("workload {}: on: there is no \"{on}\" in the device table", workload.name));
+        }
+    }
+    let items: Vec<Item> = file
+        .workloads
+        .iter()
+        .enumerate()
+        .flat_map(|(at, workload)| workload.names().into_iter().map(move |name| Item { workload: at, name }))
+        .collect();
+    let mut names: Vec<&str> = items.iter().map(|item| item.name.as_str()).collect();
+    names.sort_unstable();
+    if let Some(two) = names.windows(2).find(|two| two[0] == two[1]) {
+        return Err(format!("two replicas would have the name {}; rename one of the workloads", two[0]));
+    }
+    let needs: Vec<Vec<_>> = file
+        .workloads
+        .iter()
+        .map(|workload| fleet.kinds.iter().map(|kind| need(workload, kind, tiers)).collect())
+        .collect();
+    let place = |name: &str| file.workloads.iter().position(|workload| workload.name == name);
+    let originals: Vec<Option<usize>> = file.workloads.iter().map(|workload| place(workload.original()?)).collect();
+    let mut least = Amount { memory: u64::MAX, compute: WHOLE, bandwidth: 0 };
+    for need in needs.iter().flatten().flatten() {
+        least.memory = least.memory.min(need.amount.memory);
+        least.compute = least.compute.min(need.amount.compute);
+    }
+    let weights: Vec<Vec<u32>> =
+        fleet.kinds.iter().enumerate().map(|(at, kind)| weights(file, &needs, at, kind)).collect();
+    let card = Card { use_: Use::Nothing, memory: 0, compute: 0, bandwidth: 0, mask: 0, held: Vec::new(), slo: false };
+    let cards = fleet.nodes.iter().map(|(_, shape)| vec![card.clone(); fleet.shapes[*shape].cards.len()]).collect();
+    let mut empty = Planner {
+        file,
+        fleet,
+        tiers,
+        keep,
+        items: &items,
+        needs: &needs,
+        originals: &originals,
+        weights: &weights,
+        least,
+        cards,
+        open: vec![Vec::new(); fleet.shapes.len()],
+        spots: vec![None; items.len()],
+        watts: file.site.base_watts,
+        tell: false,
+    };
+    for one in busy {
+        let Some(node) = fleet.nodes.iter().position(|(name, _)| *name == one.node) else { continue };
+        let shape = &fleet.shapes[fleet.nodes[node].1];
+        let Some(slot) = shape.cards.iter().position(|(number, _)| *number == one.gpu) else { continue };
+        let kind = &fleet.kinds[shape.cards[slot].1];
+        let card = &mut empty.cards[node][slot];
+        if card.use_ == Use::Nothing {
+            empty.watts += kind.watts.unwrap_or(0.0);
+        }
+        card.use_ = if one.mask == 0 && kind.mig != Some(true) { Use::Software } else { Use::Mig };
+        card.memory += one.memory_mib;
+        card.compute += u32::from(one.compute);
+        card.mask |= one.mask;
+        empty.keep_open(node);
+    }
+    for (shape, open) in empty.open.iter_mut().enumerate().filter(|(_, open)| open.is_empty()) {
+        open.extend(fleet.nodes.iter().position(|(_, other)| *other == shape));
+    }
+
+    // Originals before those that follow them; then the highest class, the largest group, the fewest places, the largest.
+    let placeable = |at: &usize| needs[items[*at].workload].iter().filter(|need| need.is_ok()).count();
+    let sizes = |at: &usize| {
+        let all = needs[items[*at].workload].iter().zip(&fleet.kinds);
+        let parts = all.filter_map(|(need, kind)| {
+            let need = need.as_ref().ok()?;
+            Some((need.amount.memory * 1000 / kind.memory_mib.max(1), u64::from(need.amount.compute)))
+        });
+        parts.fold((0, 0), |most, part| (most.0.max(part.0), most.1.max(part.1)))
+    };
+    let orders: [fn((u64, u64)) -> u64; 4] = [
+        |(memory, compute)| memory.max(compute),
+        |(memory, compute)| memory + compute,
+        |(memory, _)| memory,
+        |(_, compute)| compute,
+    ];
+    // Whose place is gone must not take another's.
+    let there = |name: &str| {
+        let Some((node, gpus)) = keep.get(name) else { return false };
+        let found = fleet.nodes.iter().find(|(name, _)| name == node);
+        found
+            .is_some_and(|(_, shape)| gpus.iter().all(|gpu| fleet.shapes[*shape].cards.iter().any(|(at, _)| at == gpu)))
+    };
+    let tries = if items.len() > MANY { 1 } else { orders.len() };
+    let mut best: Option<Planner<'_>> = None;
+    let mut best_order = Vec::new();
+    for size in orders.iter().take(tries) {
+        let mut order: Vec<usize> = (0..items.len()).collect();
+        order.sort_by_cached_key(|at| {
+            let workload = &file.workloads[items[*at].workload];
+            (
+                workload.original().is_some(),
+                Reverse(workload.priority.unwrap_or_default()),
+                !there(&items[*at].name),
+                Reverse(workload.gpus),
+                placeable(at),
+                Reverse(size(sizes(at))),
+                *at,
+            )
+        });
+        let mut this = empty.clone();
+        this.run(&order);
+        if items.len() <= MANY {
+            this.improve();
+            let left: Vec<usize> = order.iter().copied().filter(|item| this.spots[*item].is_none()).collect();
+            this.run(&left);
+        }
+        if best.as_ref().is_none_or(|best| this.worth() < best.worth()) {
+            (best, best_order) = (Some(this), order);
+        }
+    }
+    Ok(best.map(|best| best.told(&empty, &best_order, explain)).unwrap_or_default())
+}
+
+/// How often each profile of a kind is the smallest that a replica can have there; each counts a little in any case.
+fn weights(file: &File, needs: &[Vec<Result<Need, Vec<Obstacle>>>], at: usize, kind: &Kind) -> Vec<u32> {
+    let mut weights = vec![1; kind.geometry.as_ref().map_or(0, |geometry| geometry.profiles.len())];
+    for (workload, needs) in file.workloads.iter().zip(needs) {
+        let first = needs[at].as_ref().ok().and_then(|need| need.profiles.first());
+        if let Some(weight) = first.and_then(|first| weights.get_mut(*first)) {
+            *weight += workload.count.min(1000);
+        }
+    }
+    weights
+}
