@@ -27,7 +27,7 @@ use std::time::Duration;
     version,
     arg_required_else_help = true,
     after_help = "Exit codes: 0 done, 1 error, 2 wrong usage or failed check, 3 refused by a rule, 4 not found, 5 conflict.\n\
-                  `cleave run` and `cleave exec` end as their program ends."
+                  `cleave run`, `exec` and `profile` end as their program ends."
 )]
 struct Cli {
     #[command(flatten)]
@@ -75,7 +75,7 @@ enum Command {
     Run(Run),
     /// Run a program in a slice that exists
     Exec(Exec),
-    /// Run a program, measure what it needs of a GPU, and print that as a workload for the planner
+    /// Run a program and measure what it needs of a GPU, as a workload for the planner
     Profile(ProfileOptions),
     /// Create, list, show, resize and delete slices
     #[command(subcommand)]

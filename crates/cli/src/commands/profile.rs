@@ -314,14 +314,19 @@ fn sum_up(workload: &Workload, slice: &Slice, log: &Log, part: Option<f64>) {
     }
     if slice.denied_total > 0 {
         output::warning(&format!(
-            "{} allocations were refused: the program takes more than this where it can have more",
-            grouped(slice.denied_total)
+            "{} refused: the program takes more than this where it can have more",
+            if slice.denied_total == 1 {
+                "1 allocation was".into()
+            } else {
+                format!("{} allocations were", grouped(slice.denied_total))
+            }
         ));
     }
     let waited: u64 = slice.devices.iter().map(|device| device.time.throttled_ns).sum();
-    if waited > 0 {
+    // It takes a moment until its first work may go.
+    if waited as f64 / 1e9 > profile.seconds / 100.0 {
         output::warning(&format!(
-            "its work waited {} for the turns of other slices: alone it takes more of the GPU's time",
+            "its work waited {} for its turns on the GPU: without others there it may take more of the time",
             duration(waited as f64 / 1e9)
         ));
     }
