@@ -460,9 +460,6 @@ struct ProfileOptions {
     /// How its GPU is divided meanwhile: temporal, spatial, mig or auto
     #[arg(long, value_name = "ENGINE", default_value_t)]
     engine: Engine,
-    /// The trust domain that engine spatial needs
-    #[arg(long, value_name = "NAME")]
-    trust_domain: Option<String>,
     /// The workload's name; the program's file name if not given
     #[arg(long, value_parser = commands::profile::name)]
     name: Option<String>,

@@ -76,8 +76,10 @@ struct Profile {
     seconds: f64,
     ended: String,
     memory_peak_bytes: u64,
-    memory_p95_bytes: u64,
+    memory_p95_bytes: Option<u64>,
+    #[serde(default)]
     memory_used_for: BTreeMap<String, u64>,
+    #[serde(default)]
     memory_over_time: Vec<(f64, u64)>,
     #[serde(default)]
     memory_refused: u64,
@@ -85,7 +87,7 @@ struct Profile {
     device_time_p95_percent: Option<f64>,
     nvml_busy_percent: Option<f64>,
     launches_per_second: f64,
-    queued_ms_p95: f64,
+    queued_ms_p95: Option<f64>,
 }
 
 fn read(text: &str) -> Workload {
@@ -164,7 +166,7 @@ fn a_programs_peak_is_right_to_the_byte() {
     assert_eq!(profile.memory_peak_bytes, peak);
     assert_eq!(profile.memory_used_for["linear"], 4074 * MIB);
     assert_eq!(profile.memory_used_for.values().sum::<u64>(), peak);
-    assert!((less..=peak).contains(&profile.memory_p95_bytes), "{profile:?}");
+    assert!((less..=peak).contains(&profile.memory_p95_bytes.unwrap()), "{profile:?}");
     let curve = &profile.memory_over_time;
     assert!(curve.len() <= 60 && curve.is_sorted_by(|a, b| a.0 <= b.0), "{curve:?}");
     assert_eq!(curve.iter().map(|(_, bytes)| *bytes).max(), Some(peak));
@@ -185,7 +187,7 @@ fn a_programs_peak_is_right_to_the_byte() {
 fn device_time_is_what_the_device_worked() {
     let place = Place::new("1xH100@real");
     let mut measured = Measured::start(&place, &[]);
-    assert_eq!(measured.ask("launch 200"), 0);
+    assert_eq!(measured.ask("launch 400"), 0);
     let pid = number(&place.slices()[0]["processes"][0]["pid"]) as u32;
     let worked = fakegpu::delivered(&place.run_dir().join("driver"), 0).unwrap();
     let worked = worked.into_iter().find(|(of, _)| *of == pid).unwrap().1 as f64 / 1e9;
@@ -193,7 +195,7 @@ fn device_time_is_what_the_device_worked() {
     assert_eq!(status.code(), Some(0), "{said}");
     let workload = read(&saved.unwrap());
     let profile = &workload.profile;
-    assert!((0.6..0.61).contains(&worked), "{worked}");
+    assert!((1.2..1.22).contains(&worked), "{worked}");
     let used = profile.device_time_percent * profile.seconds / 100.0;
     assert!(used >= worked * 0.95 && used <= profile.seconds, "{used} of {worked}: {profile:?}");
     // While it was at work it had nearly all of the time, and over its whole run it had less.
@@ -245,7 +247,7 @@ fn a_program_that_is_interrupted_ends_and_what_it_used_is_written() {
     assert_eq!((workload.name.as_str(), workload.profile.ended.as_str()), ("python3", "interrupted"));
     // It launched nothing, so nothing is said of time.
     assert_eq!(workload.compute, None);
-    assert!(said.contains("no device time was measured"), "{said}");
+    assert!(said.contains("too little device time was measured") && said.contains("it was interrupted"), "{said}");
     assert!(said.contains("other slices hold the rest"), "{said}");
 }
 

@@ -5,6 +5,9 @@ pub const WINDOW: u64 = 1_000_000_000;
 /// Requests for memory are whole units of so many bytes.
 pub const UNIT: u64 = 64 << 20;
 
+/// Readings from the beginning of a program's work to its end that it takes to tell its part of the time.
+const FEWEST: usize = 5;
+
 /// What a program had used of one GPU at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reading {
@@ -26,7 +29,8 @@ pub fn memory(peak: u64, margin: u64, card: u64) -> u64 {
 }
 
 /// Percent of the GPU's time that a program takes while it is at work: device time in windows of [`WINDOW`], those left out
-/// in which it had none; 95 % of the others have no more. `None` if it used no device time.
+/// in which it had none; 95 % of the others have no more. `None` if it used no device time, or was read too seldom
+/// meanwhile.
 ///
 /// `readings` are in the order of time. Device time counts up late, once work is known to be done: what is more than a
 /// window has room for is counted to the one before.
@@ -35,7 +39,8 @@ pub fn compute(readings: &[Reading]) -> Option<f64> {
     let end = readings.iter().find(|reading| reading.device_ns == most)?.at;
     let start = readings.iter().rev().find(|reading| reading.device_ns == 0).map_or(0, |reading| reading.at);
     let span = end.saturating_sub(start);
-    if most == 0 || span == 0 {
+    let during = readings.iter().filter(|reading| (start..=end).contains(&reading.at)).count();
+    if most == 0 || span == 0 || during <= FEWEST {
         return None;
     }
     // What is left of the last second belongs to the last window.
@@ -117,14 +122,11 @@ mod tests {
         about(compute(&readings(400, |at| at / 10 + (at.clamp(SECOND, 2 * SECOND) - SECOND) * 9 / 10)), 10.0);
         // Shorter than a window.
         about(compute(&readings(5, |at| at / 4)), 25.0);
-        about(compute(&[Reading::default(), Reading { at: SECOND / 2, device_ns: SECOND / 10, used_bytes: 0 }]), 20.0);
     }
 
     #[test]
     fn device_time_that_is_counted_late_was_used_before() {
         // A kernel of 3 s, known when it has ended: a whole GPU, and not three.
-        let late = readings(80, |at| if at >= 5 * SECOND { 3 * SECOND } else { 0 });
-        assert_eq!(compute(&late), Some(100.0));
         let spread = readings(100, |at| if at > 9 * SECOND { 3 * SECOND } else { (at > 0).into() });
         assert_eq!(compute(&spread), Some(100.0));
         // More than there was time (a clock of its own): the whole GPU.
@@ -132,9 +134,12 @@ mod tests {
     }
 
     #[test]
-    fn who_used_no_device_time_has_no_part() {
+    fn of_no_device_time_or_too_few_readings_no_part_is_told() {
         assert_eq!(compute(&[]), None);
         assert_eq!(compute(&readings(20, |_| 0)), None);
+        assert_eq!(compute(&readings(4, |at| at / 4)), None);
+        // All of it came between two readings.
+        assert_eq!(compute(&readings(80, |at| if at >= 5 * SECOND { SECOND / 20 } else { 0 })), None);
     }
 
     #[test]

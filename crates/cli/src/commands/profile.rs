@@ -4,7 +4,7 @@ use super::{Context, inventory::write_whole};
 use crate::ProfileOptions;
 use crate::client::{Client, Result, segment};
 use crate::launch::{self, Ended, Pids, Prints};
-use crate::output::{self, Format, grouped};
+use crate::output::{self, grouped};
 use cleave_api::{ErrorBody, ErrorCode, Gpu, List, MemoryAmount, Slice, SliceSpec, format_bytes};
 use cleave_plan::profile::{Reading, compute, curve, memory, percentile};
 use rustix::fs::Access;
@@ -21,6 +21,9 @@ const POINTS: usize = 60;
 const NAME: usize = 63;
 /// A slice that lacks less than this of its GPU has all of it, in bytes.
 const WHOLE: u64 = 64 << 20;
+
+/// How a program ended that was asked to.
+const INTERRUPTED: &str = "interrupted";
 
 /// A file for `cleave plan`.
 #[derive(Serialize)]
@@ -51,15 +54,18 @@ struct Profile {
     /// RFC 3339.
     measured_at: String,
     seconds: f64,
-    /// `by itself` or `interrupted`.
+    /// `by itself` or [`INTERRUPTED`].
     ended: &'static str,
     memory_peak_bytes: u64,
-    /// While it used any.
-    memory_p95_bytes: u64,
+    /// While it used any. This and the next two are absent if it used memory between two readings only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory_p95_bytes: Option<u64>,
     /// What memory was used for when most was, in bytes.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     memory_used_for: BTreeMap<String, u64>,
     /// Seconds and bytes.
-    memory_over_time: FlowSeq<Vec<FlowSeq<(f64, u64)>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory_over_time: Option<FlowSeq<Vec<FlowSeq<(f64, u64)>>>>,
     /// Allocations that it was refused.
     #[serde(skip_serializing_if = "is_zero")]
     memory_refused: u64,
@@ -73,7 +79,8 @@ struct Profile {
     nvml_busy_percent: Option<f64>,
     launches_per_second: f64,
     /// Work that was sent and still to come, while it used memory.
-    queued_ms_p95: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    queued_ms_p95: Option<f64>,
 }
 
 /// What was read of a program.
@@ -136,7 +143,6 @@ pub(crate) fn run(context: &Context, options: &ProfileOptions) -> Result<i32> {
         gpu: options.gpu.clone(),
         memory: options.memory,
         engine: options.engine,
-        trust_domain: options.trust_domain.clone(),
         ephemeral: true,
         ..SliceSpec::default()
     };
@@ -264,6 +270,7 @@ fn workload(
     let busy: u64 = most.busy.iter().map(|percent| u64::from(*percent)).sum();
     let count = log.gpus.iter().filter(|gpu| gpu.peak_bytes > 0).count();
     let points = curve(&most.readings, POINTS);
+    let points = points.iter().map(|one| FlowSeq((rounded(one.at as f64 / 1e9, 1000.0), one.used_bytes))).collect();
     let workload = Workload {
         name: options.name.clone().unwrap_or_else(|| {
             let program = options.entry.program.first().map(Path::new);
@@ -277,19 +284,17 @@ fn workload(
             simulated: gpu.simulated,
             measured_at: last.created_at.clone(),
             seconds: rounded(seconds, 1000.0),
-            ended: if ended.asked { "interrupted" } else { "by itself" },
+            ended: if ended.asked { INTERRUPTED } else { "by itself" },
             memory_peak_bytes: most.peak_bytes,
-            memory_p95_bytes: percentile(used, 95).unwrap_or(most.peak_bytes),
+            memory_p95_bytes: percentile(used, 95),
             memory_used_for: most.used_for.clone(),
-            memory_over_time: FlowSeq(
-                points.iter().map(|one| FlowSeq((rounded(one.at as f64 / 1e9, 1000.0), one.used_bytes))).collect(),
-            ),
+            memory_over_time: (most.most_read > 0).then_some(FlowSeq(points)),
             memory_refused: last.denied_total,
             device_time_percent: rounded(device_ns as f64 / 1e7 / seconds, 100.0),
             device_time_p95_percent: part.map(|part| rounded(part, 100.0)),
             nvml_busy_percent: (!most.busy.is_empty()).then(|| rounded(busy as f64 / most.busy.len() as f64, 10.0)),
             launches_per_second: rounded(last.launches_total as f64 / seconds, 10.0),
-            queued_ms_p95: percentile(most.queued.clone(), 95).map_or(0.0, |ns| rounded(ns as f64 / 1e6, 1000.0)),
+            queued_ms_p95: percentile(most.queued.clone(), 95).map(|ns| rounded(ns as f64 / 1e6, 1000.0)),
         },
     };
     sum_up(&workload, last, &log, part);
@@ -309,8 +314,11 @@ fn sum_up(workload: &Workload, slice: &Slice, log: &Log, part: Option<f64>) {
         format_bytes(*memory),
         grouped(slice.launches_total)
     );
+    if profile.ended == INTERRUPTED {
+        output::warning("it was interrupted: what it needs later is not known");
+    }
     if part.is_none() && slice.devices.iter().all(|device| device.mig_profile.is_none()) {
-        output::warning("no device time was measured: `compute` is left out");
+        output::warning("too little device time was measured to tell its part of a GPU: `compute` is left out");
     }
     if slice.denied_total > 0 {
         output::warning(&format!(
@@ -345,7 +353,7 @@ fn deliver(context: &Context, options: &ProfileOptions, workload: Workload) -> R
     let Some(file) = &options.save else {
         return output::print(context.format, &all, || yaml().unwrap_or_default());
     };
-    let json = context.format == Format::Json || file.extension().is_some_and(|end| end == "json");
+    let json = file.extension().is_some_and(|end| end == "json");
     let text = if json { serde_json::to_string_pretty(&all).map_err(|e| e.to_string()) } else { yaml() };
     write_whole(file, text.map(|text| text.trim_end().to_owned()))
 }
