@@ -31,6 +31,9 @@ struct Workloads {
     workloads: [Workload; 1],
 }
 
+/// Seconds and bytes.
+type Curve = FlowSeq<Vec<FlowSeq<(f64, u64)>>>;
+
 /// What to ask for, and why.
 #[derive(Serialize)]
 struct Workload {
@@ -63,9 +66,8 @@ struct Profile {
     /// What memory was used for when most was, in bytes.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     memory_used_for: BTreeMap<String, u64>,
-    /// Seconds and bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
-    memory_over_time: Option<FlowSeq<Vec<FlowSeq<(f64, u64)>>>>,
+    memory_over_time: Option<Curve>,
     /// Allocations that it was refused.
     #[serde(skip_serializing_if = "is_zero")]
     memory_refused: u64,
