@@ -35,6 +35,9 @@ const NOT_ENTERED: i32 = 125;
 /// Where the slice's socket is to be seen.
 const SOCKET_PLACE: &str = "/run/cleave/slice";
 
+/// The signals that ask a program to end.
+const ENDING: [i32; 4] = [number::SIGTERM, number::SIGINT, number::SIGHUP, number::SIGQUIT];
+
 /// What is handed on to the program.
 const FORWARDED: [i32; 8] = [
     number::SIGTERM,
@@ -76,15 +79,43 @@ pub(crate) struct Entry {
     verbose: bool,
 }
 
+/// How a program ended.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ended {
+    pub(crate) status: ExitStatus,
+    /// Somebody asked it to end, by a key or a signal.
+    pub(crate) asked: bool,
+}
+
+/// Where a program's output goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Prints {
+    /// To stdout, as it says.
+    Out,
+    /// To stderr, because stdout has something else.
+    Aside,
+}
+
 /// Runs `program` in the slice of `plan` and waits for its end.
-pub(crate) fn run(plan: LaunchPlan, hold: Hold, pids: Pids, verbose: bool, program: &[OsString]) -> Result<ExitStatus> {
+pub(crate) fn run(
+    plan: LaunchPlan,
+    hold: Hold,
+    pids: Pids,
+    prints: Prints,
+    verbose: bool,
+    program: &[OsString],
+) -> Result<Ended> {
     let failed = |what: &str, e: &io::Error| ErrorBody::new(ErrorCode::Unavailable, format!("can't {what}: {e}"), "");
     // Registered before the program starts: from here on a signal finds either nobody or the program.
     let mut signals = SignalsInfo::<WithOrigin>::new(caught()).map_err(|e| failed("watch signals", &e))?;
     let wanted = pids == Pids::Own && hold != Hold::Environment && rustix::process::geteuid().is_root();
     let start = |apart| {
         let entry = serde_json::to_string(&Entry { plan: plan.clone(), hold, apart, verbose })?;
-        Command::new("/proc/self/exe").arg0("cleave").arg("internal-enter").arg(entry).arg("--").args(program).spawn()
+        let mut command = Command::new("/proc/self/exe");
+        if prints == Prints::Aside {
+            command.stdout(io::stderr());
+        }
+        command.arg0("cleave").arg("internal-enter").arg(entry).arg("--").args(program).spawn()
     };
     // On a thread of its own: the thread that has made a PID namespace for its children can start no threads, and no
     // processes either if the first one there has failed.
@@ -114,10 +145,12 @@ pub(crate) fn run(plan: LaunchPlan, hold: Hold, pids: Pids, verbose: bool, progr
     // The descriptor stays the child's even after another process has got its number.
     let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty());
     let forwarder = std::thread::spawn(move || {
+        let mut asked = false;
         for origin in &mut signals {
             // The terminal sends to the whole process group; the program has had that signal. And what the program
             // sends to its parent is not meant for the program.
             let by_itself = origin.process.is_some_and(|sender| sender.pid == pid.as_raw_nonzero().get());
+            asked |= ENDING.contains(&origin.signal) && !by_itself;
             if matches!(origin.cause, Cause::Kernel) || by_itself {
                 continue;
             }
@@ -125,12 +158,14 @@ pub(crate) fn run(plan: LaunchPlan, hold: Hold, pids: Pids, verbose: bool, progr
                 let _ = rustix::process::pidfd_send_signal(pidfd, signal);
             }
         }
+        asked
     });
     let status = child.wait().map_err(|e| failed("wait for the program", &e))?;
     handle.close();
-    let _ = forwarder.join();
+    let asked = forwarder.join().unwrap_or(false);
     drop(first);
-    Ok(status)
+    // It may have died of the signal before the forwarder has seen it.
+    Ok(Ended { status, asked: asked || status.signal().is_some_and(|signal| ENDING.contains(&signal)) })
 }
 
 /// The first process of a PID namespace, with which the kernel ends all others there. It ends when this is dropped; if

@@ -18,6 +18,7 @@ use output::{Color, Format};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// Run unmodified GPU programs in slices of a card with hard memory quotas.
 #[derive(Parser)]
@@ -26,7 +27,7 @@ use std::process::ExitCode;
     version,
     arg_required_else_help = true,
     after_help = "Exit codes: 0 done, 1 error, 2 wrong usage or failed check, 3 refused by a rule, 4 not found, 5 conflict.\n\
-                  `cleave run` and `cleave exec` end as their program ends."
+                  `cleave run`, `exec` and `profile` end as their program ends."
 )]
 struct Cli {
     #[command(flatten)]
@@ -74,6 +75,8 @@ enum Command {
     Run(Run),
     /// Run a program in a slice that exists
     Exec(Exec),
+    /// Run a program and measure what it needs of a GPU, as a workload for the planner
+    Profile(ProfileOptions),
     /// Create, list, show, resize and delete slices
     #[command(subcommand)]
     Slice(SliceCommand),
@@ -437,24 +440,31 @@ impl SliceOptions {
     }
 }
 
-/// How a program is run.
+/// A program, and how it is put into its slice.
 #[derive(Args)]
-struct RunOptions {
+struct ProgramOptions {
     /// How the stand-in takes the driver's place: by mounts (needs root; reaches absolute paths and `env -i` too), or by environment variables
     #[arg(long, value_enum, default_value_t)]
     hold: Hold,
     /// Which processes the program sees: its own, which end with it (needs root), or the host's; own by default in a slice of its own, host in one that exists
     #[arg(long, value_enum)]
     pids: Option<Pids>,
+    /// The program and its arguments, after `--`
+    #[arg(last = true, required = true, value_name = "PROGRAM")]
+    program: Vec<OsString>,
+}
+
+/// How a program is run.
+#[derive(Args)]
+struct RunOptions {
+    #[command(flatten)]
+    entry: ProgramOptions,
     /// Sum up what it used when it has ended, even if stderr is no terminal
     #[arg(long, overrides_with = "no_summary")]
     summary: bool,
     /// Don't sum up
     #[arg(long)]
     no_summary: bool,
-    /// The program and its arguments, after `--`
-    #[arg(last = true, required = true, value_name = "PROGRAM")]
-    program: Vec<OsString>,
 }
 
 #[derive(Args)]
@@ -471,6 +481,37 @@ struct Run {
     existing: Option<String>,
     #[command(flatten)]
     run: RunOptions,
+}
+
+/// How a program is measured.
+#[derive(Args)]
+#[command(after_help = "Example: cleave profile --save train.yaml -- python train.py\n\n\
+                        Memory is read every so often: a peak that is shorter than that may be missed, which the margin is for.\n\
+                        Interrupt a program that does not end by itself: what it used until then is printed.")]
+struct ProfileOptions {
+    /// The GPU: `any`, or an index or UUID, or several with commas
+    #[arg(long, value_name = "GPU", default_value = "any")]
+    gpu: String,
+    /// Memory that it may have on each GPU; all that is left of it if not given
+    #[arg(long, short, value_name = "AMOUNT")]
+    memory: Option<MemoryAmount>,
+    /// How its GPU is divided meanwhile: temporal, spatial, mig or auto
+    #[arg(long, value_name = "ENGINE", default_value_t)]
+    engine: Engine,
+    /// The workload's name; the program's file name if not given
+    #[arg(long, value_parser = commands::profile::name)]
+    name: Option<String>,
+    /// Percent of memory to ask for above the peak
+    #[arg(long, value_name = "PERCENT", default_value_t = 10, value_parser = clap::value_parser!(u64).range(0..=100))]
+    margin: u64,
+    /// Time between two readings, 10ms to 1s
+    #[arg(long, value_name = "TIME", default_value = "100ms", value_parser = every)]
+    every: Duration,
+    /// Write the workload to a file, JSON where it is named .json, else YAML; without it the workload goes to stdout, and what the program prints to stderr
+    #[arg(long, value_name = "FILE")]
+    save: Option<PathBuf>,
+    #[command(flatten)]
+    entry: ProgramOptions,
 }
 
 #[derive(Args)]
@@ -647,6 +688,15 @@ fn window(text: &str) -> Result<u64, String> {
     }
 }
 
+fn every(text: &str) -> Result<Duration, String> {
+    let units = [("ms", 1), ("s", 1000)];
+    let number = |(unit, ms): (&str, u64)| Some(text.strip_suffix(unit)?.parse::<u64>().ok()?.saturating_mul(ms));
+    match units.into_iter().find_map(number) {
+        Some(ms) if (10..=1000).contains(&ms) => Ok(Duration::from_millis(ms)),
+        _ => Err("it must be a time between 10ms and 1s, as in 100ms".into()),
+    }
+}
+
 fn seconds(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(seconds) if (0.1..=3600.0).contains(&seconds) => Ok(seconds),
@@ -719,13 +769,14 @@ fn early_color(arguments: &[OsString]) -> Color {
 }
 
 fn dispatch(context: Context, command: Command) -> client::Result<i32> {
-    use commands::{capacity, daemon, drain, fit, inventory, manifest, plan, program, show, slice, system};
+    use commands::{capacity, daemon, drain, fit, inventory, manifest, plan, profile, program, show, slice, system};
     match command {
         Command::Run(run) => match run.existing {
             Some(slice) => program::exec(&context, &slice, &run.run),
             None => program::run(&context, run.slice.spec(true, None), &run.run),
         },
         Command::Exec(exec) => program::exec(&context, &exec.slice, &exec.run),
+        Command::Profile(options) => profile::run(&context, &options),
         Command::Slice(SliceCommand::Create { named, count, mut slice, owner, dry_run }) => {
             slice.name = slice.name.or(named);
             slice::create(&context, &slice.spec(false, owner), count, dry_run)
@@ -771,7 +822,7 @@ fn dispatch(context: Context, command: Command) -> client::Result<i32> {
         Command::InternalEnter { entry, program, .. } => Ok(launch::enter(&entry, &program)),
         Command::InternalFirst => Ok(launch::first()),
         Command::InternalTenant { mode, iterations, pause_ms, computes } => {
-            Ok(tenant::run(mode, iterations, std::time::Duration::from_millis(pause_ms), computes))
+            Ok(tenant::run(mode, iterations, Duration::from_millis(pause_ms), computes))
         }
         Command::InternalCheckpoint { arguments } => daemon::checkpoint(&arguments),
         Command::InternalProbeContext { arguments } => daemon::probe_context(&arguments),
@@ -787,6 +838,15 @@ mod tests {
         assert_eq!((window("20ms"), window("2ms"), window("200ms")), (Ok(20), Ok(2), Ok(200)));
         for bad in ["20", "20s", "1ms", "201ms", "-5ms", "2.5ms", "ms", ""] {
             assert!(window(bad).is_err_and(|error| error.contains("between 2ms and 200ms")), "{bad}");
+        }
+    }
+
+    #[test]
+    fn readings_are_as_far_apart_as_makes_sense() {
+        let ms = |ms| Ok(Duration::from_millis(ms));
+        assert_eq!((every("10ms"), every("250ms"), every("1s")), (ms(10), ms(250), ms(1000)));
+        for bad in ["9ms", "1001ms", "2s", "0s", "100", "1m", "-1s", "0.1s", ""] {
+            assert!(every(bad).is_err_and(|error| error.contains("between 10ms and 1s")), "{bad}");
         }
     }
 

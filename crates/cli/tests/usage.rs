@@ -41,6 +41,10 @@ fn malformed_amounts_are_named_with_their_rule() {
         (&["run", "--priority", "8", "--", "true"], "\"8\" is no priority: it must be experiment, staging, production"),
         (&["slice", "resize", "a", "--burst", "1s"], "invalid value '1s' for '--burst <MS>'"),
         (&["top", "-n", "0"], "between 0.1 and 3600"),
+        (&["profile", "--every", "5ms", "--", "true"], "between 10ms and 1s"),
+        (&["profile", "--margin", "101", "--", "true"], "101 is not in 0..=100"),
+        (&["profile", "--name", "A_b", "--", "true"], "it must be 1 to 63 of a-z, 0-9 and -"),
+        (&["profile", "--memory", "0", "--", "true"], "it must be above 0"),
     ];
     for (arguments, said) in cases {
         let (code, out, err) = run(arguments);

@@ -8,6 +8,7 @@ pub(crate) mod licenses;
 pub(crate) mod manifest;
 pub(crate) mod mig;
 pub(crate) mod plan;
+pub(crate) mod profile;
 pub(crate) mod program;
 pub(crate) mod show;
 pub(crate) mod slice;

@@ -1,9 +1,9 @@
 //! `cleave run`, `exec` and `env`: programs in slices.
 use super::Context;
-use crate::RunOptions;
 use crate::client::{Client, Result, segment};
-use crate::launch::{self, Pids};
+use crate::launch::{self, Ended, Pids, Prints};
 use crate::output::{self, Named, grouped, percent};
+use crate::{ProgramOptions, RunOptions};
 use cleave_api::{ErrorBody, ErrorCode, LaunchPlan, Slice, SliceSpec, format_bytes};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -16,27 +16,32 @@ const ATTEMPTS: usize = 3;
 
 /// Runs a program in a slice of its own.
 pub(crate) fn run(context: &Context, spec: SliceSpec, options: &RunOptions) -> Result<i32> {
-    let (client, slice): (Client, Slice) = create(context, "slices", &spec)?;
+    let status = in_own_slice(context, &spec, |client, slice| start(context, client, &slice.id, options, Pids::Own))?;
+    launch::end_as(status)
+}
+
+/// Does something with a slice that is made for it, and goes with it.
+pub(super) fn in_own_slice<T>(
+    context: &Context,
+    spec: &SliceSpec,
+    what: impl FnOnce(&Client, &Slice) -> Result<T>,
+) -> Result<T> {
+    let (client, slice): (Client, Slice) = create(context, "slices", spec)?;
     if slice.overcommitted {
         output::warning(&format!(
             "the quotas on GPU {} sum up to more than it has: a program can run out of memory below its quota",
             gpus_of(&slice)
         ));
     }
-    let status = match start(context, &client, &slice.id, options, Pids::Own) {
-        Ok(status) => status,
-        Err(error) => {
-            let _ = client.delete(&format!("slices/{}?force=true", segment(&slice.id)));
-            return Err(error);
-        }
-    };
+    let done = what(&client, &slice);
     // It may be gone by itself already, or the daemon may be: that must not change how the program ended.
     if let Err(error) = client.delete(&format!("slices/{}?force=true", segment(&slice.id)))
         && error.code != ErrorCode::NotFound
+        && done.is_ok()
     {
         output::warning(&format!("slice {} was not deleted: {}", slice.name, error.message));
     }
-    launch::end_as(status)
+    done
 }
 
 /// Runs a program in a slice that exists.
@@ -62,6 +67,22 @@ pub(super) fn create<T: DeserializeOwned>(context: &Context, path: &str, spec: &
     }
 }
 
+/// Runs a program in a slice, and waits for its end.
+pub(super) fn enter(
+    context: &Context,
+    client: &Client,
+    slice: &str,
+    entry: &ProgramOptions,
+    pids: Pids,
+    prints: Prints,
+) -> Result<Ended> {
+    let plan: LaunchPlan = client.post(&format!("slices/{}/launch", segment(slice)), &serde_json::json!({}))?;
+    if context.verbose > 0 {
+        anstream::eprintln!("debug: slice {} ({})", plan.name, plan.id);
+    }
+    launch::run(plan, entry.hold, entry.pids.unwrap_or(pids), prints, context.verbose > 0, &entry.program)
+}
+
 fn start(
     context: &Context,
     client: &Client,
@@ -69,20 +90,15 @@ fn start(
     options: &RunOptions,
     pids: Pids,
 ) -> Result<std::process::ExitStatus> {
-    let plan: LaunchPlan = client.post(&format!("slices/{}/launch", segment(slice)), &serde_json::json!({}))?;
-    if context.verbose > 0 {
-        anstream::eprintln!("debug: slice {} ({})", plan.name, plan.id);
-    }
-    let id = plan.id.clone();
     let started = Instant::now();
-    let status = launch::run(plan, options.hold, options.pids.unwrap_or(pids), context.verbose > 0, &options.program)?;
+    let ended = enter(context, client, slice, &options.entry, pids, Prints::Out)?;
     if options.summary || (std::io::stderr().is_terminal() && !options.no_summary) {
-        match client.get::<Slice>(&format!("slices/{}", segment(&id))) {
+        match client.get::<Slice>(&format!("slices/{}", segment(slice))) {
             Ok(slice) => anstream::eprintln!("{}", summary(&slice, started.elapsed().as_secs_f64())),
             Err(error) => output::warning(&format!("no summary: {}", error.message)),
         }
     }
-    Ok(status)
+    Ok(ended.status)
 }
 
 /// What a program used, in a paragraph.
@@ -111,7 +127,7 @@ fn summary(slice: &Slice, seconds: f64) -> String {
     )
 }
 
-fn duration(seconds: f64) -> String {
+pub(super) fn duration(seconds: f64) -> String {
     let whole = seconds as u64;
     match whole {
         0..60 => format!("{seconds:.1} s"),
