@@ -160,8 +160,10 @@ fn a_programs_peak_is_right_to_the_byte() {
     assert_eq!(measured.ask("free 1"), 0);
     let (status, saved, said) = measured.end();
     assert_eq!(status.code(), Some(0), "{said}");
+    // It is what the planner reads.
+    let planned = place.json(&["plan", place.dir.path().join("saved.yaml").to_str().unwrap()]);
+    assert_eq!(planned["placements"][0]["name"], "train", "{planned}");
     let workload = read(&saved.unwrap());
-
     let profile = &workload.profile;
     assert_eq!(profile.memory_peak_bytes, peak);
     assert_eq!(profile.memory_used_for["linear"], 4074 * MIB);
