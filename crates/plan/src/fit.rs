@@ -38,7 +38,7 @@ pub struct Ask {
 pub struct Fit {
     /// Weights.
     pub weights_bytes: u64,
-    /// Keys and values of one token.
+    /// Keys and values of one token, in layers without a window and with one.
     pub kv_bytes_per_token: u64,
     /// Those of all requests at their full length.
     pub kv_bytes: u64,
@@ -50,7 +50,7 @@ pub struct Fit {
     pub usable_bytes: u64,
     /// Whether it fits.
     pub fits: bool,
-    /// Tokens that the cache holds beside weights and overhead.
+    /// Tokens that the cache holds beside weights and overhead, in requests of that length.
     pub kv_tokens: u64,
     /// The same in blocks of 16.
     pub kv_blocks: u64,
@@ -58,9 +58,14 @@ pub struct Fit {
     pub most_requests: u64,
 }
 
-/// Keys and values of one token on each of `gpus` GPUs, in bytes. Heads are shared out, latents are not.
+/// Keys and values of one token in all layers on each of `gpus` GPUs, in bytes. Heads are shared out, latents are not.
 pub fn kv_bytes_per_token(model: &Llm, kv_bits: u64, gpus: u64) -> u64 {
     model.layers * model.kept(gpus) * kv_bits / 8
+}
+
+/// Keys and values of one request of so many tokens on each of `gpus` GPUs, in bytes: whole blocks, and of layers with a window no more than that.
+pub fn request_bytes(model: &Llm, kv_bits: u64, gpus: u64, tokens: u64) -> u64 {
+    model.kept_blocks(tokens.max(1), BLOCK) * BLOCK * model.kept(gpus) * kv_bits / 8
 }
 
 /// Weights on each of `gpus` GPUs, in bytes.
@@ -83,15 +88,14 @@ pub fn blocks(model: &Llm, kv_bits: u64, gpus: u64, bytes: u64) -> u64 {
 pub fn fit(model: &Llm, ask: &Ask) -> Fit {
     let weights_bytes = weights_bytes(model, ask.weight_bits, ask.gpus);
     let kv_bytes_per_token = kv_bytes_per_token(model, ask.kv_bits, ask.gpus);
-    // A request has whole blocks.
-    let each = ask.context.div_ceil(BLOCK).max(1);
-    let kv_bytes = kv_bytes_per_token.saturating_mul(each * BLOCK).saturating_mul(ask.concurrency);
+    let each = request_bytes(model, ask.kv_bits, ask.gpus, ask.context).max(1);
+    let kv_bytes = each.saturating_mul(ask.concurrency);
     let overhead_bytes = CONTEXT + GRAPHS + activations_bytes(model, BATCH, REQUESTS, ask.gpus);
     let total_bytes = weights_bytes.saturating_add(kv_bytes).saturating_add(overhead_bytes);
     let usable_bytes = (ask.gpu_bytes as f64 * ask.utilization) as u64;
     let left = usable_bytes.saturating_sub(weights_bytes).saturating_sub(overhead_bytes);
-    let kv_blocks = blocks(model, ask.kv_bits, ask.gpus, left);
-    let most_requests = kv_blocks / each;
+    let most_requests = left / each;
+    let kv_blocks = (u128::from(left) * u128::from(ask.context.div_ceil(BLOCK).max(1)) / u128::from(each)) as u64;
     Fit {
         weights_bytes,
         kv_bytes_per_token,

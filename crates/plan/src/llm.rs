@@ -81,6 +81,10 @@ pub struct Llm {
     v_head_dim: Option<u64>,
     #[serde(default)]
     extra: u64,
+    #[serde(rename = "sliding_window", alias = "window")]
+    window: Option<u64>,
+    #[serde(default)]
+    window_layers: u64,
     /// Bits of a weight in the published checkpoint.
     #[serde(default = "sixteen")]
     pub bits: u64,
@@ -165,6 +169,7 @@ impl Llm {
             let kept = how.get("modules_to_not_convert").map(Value::to_string).unwrap_or_default();
             model.wide_attention = kept.contains(".self_attn.");
         }
+        model.window_layers = model.windows(&value);
         let latent = model.kv_lora_rank.is_some();
         let experts = match model.family {
             Family::DeepseekV2 | Family::DeepseekV3 => "n_routed_experts",
@@ -201,6 +206,20 @@ impl Llm {
         Ok(model)
     }
 
+    /// How many layers look back no further than the window, by `config.json` and its family's habit.
+    fn windows(&self, config: &Value) -> u64 {
+        let every = config.get("sliding_window_pattern").and_then(Value::as_u64).filter(|every| *every > 0);
+        match (config.get("layer_types").and_then(Value::as_array), self.family) {
+            _ if self.window.is_none() => 0,
+            (Some(types), _) => types.iter().filter(|kind| kind.as_str() == Some("sliding_attention")).count() as u64,
+            (None, Family::Gemma2 | Family::GptOss) => self.layers.div_ceil(2),
+            (None, Family::Gemma3Text) => self.layers - self.layers / every.unwrap_or(6),
+            (None, Family::Mistral | Family::Mixtral | Family::Phi3) => self.layers,
+            _ => 0,
+        }
+        .min(self.layers)
+    }
+
     fn of_deepseek(&self) -> bool {
         matches!(self.family, Family::DeepseekV2 | Family::DeepseekV3)
     }
@@ -231,6 +250,12 @@ impl Llm {
             Some(rank) => rank + self.qk_rope_head_dim.unwrap_or(0),
             None => 2 * self.kv_heads(gpus) * self.head_dim(),
         }
+    }
+
+    /// Blocks of `block` tokens that each layer keeps of a request, added up over the layers.
+    pub(crate) fn kept_blocks(&self, tokens: u64, block: u64) -> u64 {
+        let seen = self.window.map_or(tokens, |window| tokens.min(window));
+        (self.layers - self.window_layers) * tokens.div_ceil(block) + self.window_layers * seen.div_ceil(block)
     }
 
     /// Whether `gpus` GPUs can share each layer: heads are not cut, and those of keys and values are shared out evenly or all copied evenly.

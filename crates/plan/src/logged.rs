@@ -1,5 +1,5 @@
 //! What vLLM printed about models' memory, in public logs, and what [`fit`](crate::fit) says.
-use crate::fit::{BLOCK, GIB, REQUESTS, activations_bytes, blocks, kv_bytes_per_token, named, weights_bytes};
+use crate::fit::{BLOCK, GIB, REQUESTS, activations_bytes, blocks, named, request_bytes, weights_bytes};
 use crate::spec::Dtype;
 use serde::{Deserialize, Serialize};
 use std::sync::OnceLock;
@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 pub enum Of {
     /// Weights on each GPU, in GiB.
     Weights,
-    /// Cache that so many tokens need, in GiB.
+    /// Cache that a request of so many tokens needs, in GiB.
     Cache,
     /// Blocks that so many GiB of cache hold.
     Blocks,
@@ -74,7 +74,7 @@ impl Logged {
         let held = blocks(model, 16, self.gpus, (self.with * GIB) as u64);
         Some(match self.of {
             Of::Weights => gib(weights_bytes(model, self.dtype.bits(), self.gpus)),
-            Of::Cache => gib(kv_bytes_per_token(model, 16, self.gpus)) * self.with,
+            Of::Cache => gib(request_bytes(model, 16, self.gpus, self.with as u64)),
             Of::Blocks => held as f64,
             Of::Tokens => (held * BLOCK) as f64,
             Of::Step => gib(activations_bytes(model, self.with as u64, REQUESTS, self.gpus)),

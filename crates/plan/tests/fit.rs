@@ -1,6 +1,7 @@
 //! Sizes against what vLLM printed, in logs that people made public, and against what is known of the models.
 use cleave_plan::fit::{
-    Ask, Family, Llm, activations_bytes, fit, kv_bytes_per_token, models, named, near, offers, weights_bytes,
+    Ask, Family, Llm, activations_bytes, fit, kv_bytes_per_token, models, named, near, offers, request_bytes,
+    weights_bytes,
 };
 use cleave_plan::logged::logged;
 use std::collections::BTreeSet;
@@ -108,9 +109,22 @@ fn heads_are_shared_out_or_copied() {
     assert_eq!((choice, layer), (256 * 152_064 * 40, 65_536 * 6 * (3584 + 18_944)));
 }
 
+/// Of layers with a window the cache keeps no more than that: five of six in Gemma 3.
+#[test]
+fn windows_bound_the_cache() {
+    let gemma = named("gemma-3-27b").unwrap();
+    let layer = 2 * 16 * 128 * 2;
+    assert_eq!(request_bytes(gemma, 16, 1, 1000), 62 * 1008 * layer);
+    assert_eq!(request_bytes(gemma, 16, 1, 131_072), (10 * 131_072 + 52 * 1024) * layer);
+    let long = Ask { context: 131_072, concurrency: 1, gpu_bytes: 80 << 30, ..ask() };
+    let fit = fit(gemma, &long);
+    assert!(fit.fits && fit.most_requests == 1 && fit.kv_tokens > 131_072, "{fit:?}");
+    assert!(fit.kv_bytes * 5 < fit.kv_bytes_per_token * 131_072, "{fit:?}");
+}
+
 fn config(change: impl Fn(&mut serde_json::Map<String, serde_json::Value>)) -> Result<Llm, String> {
     let mut llama = serde_json::json!({
-        "architectures": ["LlamaForCausalLM"], "attention_bias": false, "head_dim": null, "hidden_size": 4096, "intermediate_size": 14336,
+        "architectures": ["LlamaForCausalLM"], "attention_bias": false, "head_dim": 128, "hidden_size": 4096, "intermediate_size": 14336,
         "max_position_embeddings": 131072, "model_type": "llama", "num_attention_heads": 32, "num_hidden_layers": 32, "num_key_value_heads": 8,
         "rope_scaling": {"factor": 8.0}, "tie_word_embeddings": false, "torch_dtype": "bfloat16", "vocab_size": 128256
     });
@@ -129,6 +143,7 @@ fn a_config_json_gives_the_same_as_the_table() {
             what.as_object().unwrap().clone().into_iter().for_each(|(key, value)| drop(map.insert(key, value)))
         })
     };
+    assert_eq!(set(serde_json::json!({"head_dim": null})).unwrap().parameters(), known.parameters());
     for (quantization, bits) in [
         (serde_json::json!({"quant_method": "awq", "bits": 4}), 4),
         (serde_json::json!({"quant_method": "fp8"}), 8),
@@ -144,6 +159,19 @@ fn a_config_json_gives_the_same_as_the_table() {
     let meta = serde_json::json!({"quant_method": "fbgemm_fp8", "modules_to_not_convert": ["model.layers.1.self_attn.q_proj", "lm_head"]});
     let meta = set(serde_json::json!({ "quantization_config": meta })).unwrap();
     assert!(weights_bytes(&meta, 8, 1) > weights_bytes(known, 8, 1));
+    // Windows: by the list of layers, by a pattern, by the family's habit, or off.
+    for (more, kept) in [
+        (serde_json::json!({"model_type": "mistral"}), 32 * 4096),
+        (serde_json::json!({"model_type": "gemma2"}), 16 * 4096 + 16 * 8192),
+        (serde_json::json!({"model_type": "gemma3_text", "sliding_window_pattern": 8}), 28 * 4096 + 4 * 8192),
+        (serde_json::json!({"layer_types": ["sliding_attention", "full_attention"]}), 4096 + 31 * 8192),
+        (serde_json::json!({"model_type": "qwen2", "use_sliding_window": false}), 32 * 8192),
+    ] {
+        let mut more = more;
+        more["sliding_window"] = serde_json::json!(4096);
+        let model = set(more);
+        assert_eq!(request_bytes(&model.unwrap(), 16, 1, 8192) / kept, 2 * 8 * 128 * 2);
+    }
     // DeepSeek's and Mixtral's names of the same things.
     let latent = set(serde_json::json!({
         "model_type": "deepseek_v2", "vocab_size": 102400, "hidden_size": 2048, "intermediate_size": 10944, "moe_intermediate_size": 1408,
