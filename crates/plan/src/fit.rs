@@ -3,8 +3,9 @@ pub use crate::llm::{Family, Llm, models, named, near};
 use serde::Serialize;
 
 pub(crate) const GIB: f64 = (1u64 << 30) as f64;
-/// What a CUDA context takes on a large GPU, and what an inference server keeps for its CUDA graphs, in bytes.
-const CONTEXT: u64 = 540 << 20;
+/// What a CUDA context takes on an H100, as `docs/design/memory.md` has it measured, in bytes.
+const CONTEXT: u64 = 543_162_368;
+/// What an inference server keeps for its CUDA graphs, in bytes: assumed, its logs have 0.1 to 0.6 GiB.
 const GRAPHS: u64 = 512 << 20;
 /// Tokens that are read at a time, and requests whose next token is chosen at a time, as vLLM has them if nobody says otherwise.
 const BATCH: u64 = 8192;
