@@ -182,7 +182,8 @@ impl Llm {
             ("num_attention_heads", Some(model.heads), true, 1 << 12),
             ("intermediate_size", Some(model.intermediate), true, 1 << 17),
             ("vocab_size", Some(model.vocab), true, 1 << 22),
-            ("num_key_value_heads", model.kv_heads, !latent, 1 << 12),
+            ("num_key_value_heads", model.kv_heads, !latent, model.heads),
+            ("sliding_window", model.window, false, 1 << 32),
             ("head_dim", model.head_dim, false, 1 << 12),
             (experts, model.experts, model.sparse(), 1 << 12),
             ("num_experts_per_tok", model.experts_per_token, model.sparse(), 1 << 12),
@@ -346,11 +347,15 @@ impl Llm {
         (2 * shared(hidden * heads * head) + 2 * hidden * self.kv_heads(gpus) * head, small + bias)
     }
 
-    /// Weights on each of `gpus` GPUs, in bytes. Formats of 4 bits have a scale and a zero point for every 128 of them, MXFP4 a scale for every 32.
+    /// Weights on each of `gpus` GPUs, in bytes. Formats of 4 bits have a scale and a zero point for every 128 of them, MXFP4 a scale for every 32;
+    /// for that vLLM's kernels want rows of 256.
     pub(crate) fn weights_bytes(&self, bits: u64, gpus: u64) -> u64 {
-        let (narrow, wide) = self.parts(gpus);
+        let (mut narrow, wide) = self.parts(gpus);
         let scales = match (bits, self.family) {
-            (4, Family::GptOss) => narrow / 32,
+            (4, Family::GptOss) => {
+                narrow = narrow / self.hidden * self.hidden.next_multiple_of(256);
+                narrow / 32
+            }
             (4, _) => narrow / 128 * 20 / 8,
             _ => 0,
         };

@@ -83,10 +83,10 @@ fn embeddings_stay_at_16_bits() {
     assert_eq!(weights_bytes(model, 16, 1), 2 * model.parameters());
     assert_eq!(weights_bytes(model, 8, 1), projections + 2 * (embeddings + norms));
     assert_eq!(weights_bytes(model, 4, 1), projections / 2 + projections / 128 * 20 / 8 + 2 * (embeddings + norms));
-    // Only experts are narrow here, and their scales are smaller.
+    // Only experts are narrow here, their scales are smaller, and their rows are padded.
     let oss = named("gpt-oss-20b").unwrap();
-    let experts = 24 * 32 * 3 * 2880 * 2880;
-    assert_eq!(weights_bytes(oss, 4, 1), experts / 2 + experts / 32 + 2 * (oss.parameters() - experts));
+    let (experts, padded) = (24 * 32 * 3 * 2880 * 2880, 24 * 32 * 3 * 2880 * 3072);
+    assert_eq!(weights_bytes(oss, 4, 1), padded / 2 + padded / 32 + 2 * (oss.parameters() - experts));
 }
 
 /// Heads are not cut; those of keys and values are copied where they are fewer than GPUs.
@@ -199,6 +199,8 @@ fn what_a_config_json_lacks_is_said() {
         ("num_attention_heads", serde_json::json!(0), ["num_attention_heads", "is 0"]),
         ("hidden_size", serde_json::json!(u64::MAX), ["hidden_size", "1 to 131072"]),
         ("hidden_size", serde_json::json!("wide"), ["wide", "u64"]),
+        ("num_key_value_heads", serde_json::json!(33), ["num_key_value_heads", "1 to 32"]),
+        ("sliding_window", serde_json::json!(0), ["sliding_window", "is 0"]),
         ("kv_lora_rank", serde_json::json!(512), ["qk_nope_head_dim", "missing"]),
         ("quantization_config", serde_json::json!({"quant_method": "quip"}), ["quip", "awq"]),
     ] {
@@ -206,6 +208,23 @@ fn what_a_config_json_lacks_is_said() {
         assert!(words.iter().all(|word| why.contains(word)), "{why}");
     }
     assert!(Llm::from_config("{").unwrap_err().contains("JSON"));
+    // The largest of everything is still a number.
+    let largest = config(|map| {
+        for (key, most) in [
+            ("num_hidden_layers", 1 << 10),
+            ("hidden_size", 1 << 17),
+            ("num_attention_heads", 1 << 12),
+            ("num_key_value_heads", 1 << 12),
+            ("head_dim", 1 << 12),
+            ("intermediate_size", 1 << 17),
+            ("vocab_size", 1 << 22),
+            ("num_experts", 1 << 12),
+            ("num_experts_per_tok", 1 << 12),
+        ] {
+            map.insert(key.into(), serde_json::json!(most));
+        }
+    });
+    assert!(!fit(&largest.unwrap(), &Ask { context: 10_000_000, concurrency: 100_000, ..ask() }).fits);
 }
 
 #[test]
