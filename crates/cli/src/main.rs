@@ -311,11 +311,18 @@ struct Topo {
 
 #[derive(Args)]
 struct FitOptions {
-    /// Its name: llama-3-8b, Qwen/Qwen3-32B
-    model: String,
+    /// Its name (llama-3-8b, Qwen/Qwen3-32B), or the path of its config.json
+    #[arg(required_unless_present_any = ["check", "models"])]
+    model: Option<String>,
     /// The GPU's model: H100, A100-40
-    #[arg(long, value_name = "MODEL")]
-    gpu: String,
+    #[arg(long, value_name = "MODEL", required_unless_present_any = ["check", "models"])]
+    gpu: Option<String>,
+    /// List what vLLM printed about models' memory in public logs, and what cleave says, instead
+    #[arg(long, conflicts_with_all = ["model", "gpu"])]
+    check: bool,
+    /// List the models of the table instead
+    #[arg(long, conflicts_with_all = ["model", "gpu", "check"])]
+    models: bool,
     /// GPUs that share each layer (tensor parallel)
     #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=64))]
     gpus: u64,
@@ -325,9 +332,9 @@ struct FitOptions {
     /// Requests at a time
     #[arg(long, value_name = "COUNT", default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     concurrency: u64,
-    /// How weights are kept
-    #[arg(long, value_enum, value_name = "TYPE", default_value_t)]
-    dtype: Dtype,
+    /// How weights are kept; as the model is published if not given, which is bf16 for most
+    #[arg(long, value_enum, value_name = "TYPE")]
+    dtype: Option<Dtype>,
     /// How keys and values are kept
     #[arg(long, value_enum, value_name = "TYPE", default_value_t)]
     kv_dtype: Dtype,

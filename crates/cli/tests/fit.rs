@@ -33,15 +33,62 @@ fn a_model_that_fits_and_one_that_does_not() {
 #[test]
 fn what_is_not_known_is_said() {
     for (arguments, code, words) in [
-        (&["gpt-9", "--gpu", "H100"][..], 4, ["gpt-9", "llama-3-8b"]),
+        (&["lama-3.1-8b", "--gpu", "H100"][..], 4, ["\"lama-3.1-8b\"", "near it are llama-3.1-8b"]),
         (&["llama-3-8b", "--gpu", "H900"], 4, ["H900", "A100-40"]),
         (&["llama-3-8b", "--gpu", "H100", "--utilization", "1.5"], 2, ["1.5", "at most 1"]),
         (&["llama-3-8b", "--gpu", "H100", "--gpus", "0"], 2, ["0", "1..=64"]),
+        (&["qwen2.5-7b", "--gpu", "H100", "--gpus", "3"], 1, ["--gpus: 3 GPUs", "nearest that can: 2 or 4"]),
+        (&["llama-3-8b"], 2, ["--gpu", "required"]),
+        (&["--check", "--gpu", "H100"], 2, ["--check", "cannot be used"]),
+        (&["/nowhere/config.json", "--gpu", "H100"], 4, ["/nowhere/config.json", "No such file"]),
     ] {
         let output = fit(arguments);
         let said = text(&output.stderr);
         assert!(output.status.code() == Some(code) && words.iter().all(|word| said.contains(word)), "{said}");
     }
+}
+
+#[test]
+fn a_config_json_is_a_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("config.json");
+    let sized = |what: &str| {
+        std::fs::write(&path, what).unwrap();
+        fit(&[path.to_str().unwrap(), "--gpu", "A100-40", "-o", "json"])
+    };
+    let shape = r#""hidden_size": 4096, "intermediate_size": 14336, "max_position_embeddings": 8192, "num_attention_heads": 32,
+        "num_hidden_layers": 32, "num_key_value_heads": 8, "vocab_size": 128256"#;
+    let output = sized(&format!(r#"{{"model_type": "llama", {shape}}}"#));
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let known = fit(&["llama-3-8b", "--gpu", "A100-40", "-o", "json"]);
+    let known: serde_json::Value = serde_json::from_slice(&known.stdout).unwrap();
+    assert_eq!((&json["total_bytes"], &json["parameters"]), (&known["total_bytes"], &known["parameters"]));
+    // As it is published: 4 bits.
+    let quantization = r#""quantization_config": {"quant_method": "awq", "bits": 4}"#;
+    let output = sized(&format!(r#"{{"model_type": "llama", {quantization}, {shape}}}"#));
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(json["weight_bits"] == 4 && json["weights_bytes"].as_u64().unwrap() < 6_000_000_000, "{json}");
+    let output = sized(&format!("{{{shape}}}"));
+    let said = text(&output.stderr);
+    assert!(output.status.code() == Some(1) && said.contains("model_type") && output.stdout.is_empty(), "{said}");
+}
+
+/// Each line of `--check` is within 5 % or says why not.
+#[test]
+fn logs_are_listed_beside_what_is_said_here() {
+    let output = fit(&["--check"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let said = text(&output.stdout);
+    let lines: Vec<_> = said.lines().skip(1).collect();
+    assert!(lines.len() >= 25 && lines.iter().all(|line| line.contains(" %") && line.contains('/')), "{said}");
+    let output = fit(&["--check", "-o", "json"]);
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    for one in json["items"].as_array().unwrap() {
+        let off = one["found"].as_f64().unwrap() / one["value"].as_f64().unwrap() - 1.0;
+        assert_eq!(off.abs() < 0.05, one["why"].is_null(), "{one}");
+    }
+    let output = fit(&["--models"]);
+    assert!(output.status.success() && text(&output.stdout).contains("gpt-oss-120b"), "{}", text(&output.stdout));
 }
 
 /// B9, and B10: eight H100 are 32 slots in turns of four, and 8 of 4g, not 16.

@@ -1,64 +1,19 @@
 //! How much memory a language model takes on a GPU: weights, keys and values of what it has read, and the rest.
-use serde::{Deserialize, Serialize};
-use std::sync::OnceLock;
+pub use crate::llm::{Family, Llm, models, named, near};
+use serde::Serialize;
 
-const GIB: f64 = (1u64 << 30) as f64;
-/// What a CUDA context takes on a large GPU, and what an inference server keeps for its graphs and activations, in bytes.
-const CONTEXT: u64 = 540 << 20;
-const WORKSPACE: u64 = 1 << 30;
+pub(crate) const GIB: f64 = (1u64 << 30) as f64;
+/// What a CUDA context takes on an H100, as `docs/design/memory.md` has it measured, in bytes.
+const CONTEXT: u64 = 543_162_368;
+/// What an inference server keeps for its CUDA graphs, in bytes: assumed, its logs have 0.1 to 0.6 GiB.
+const GRAPHS: u64 = 512 << 20;
+/// Tokens that are read at a time, and requests whose next token is chosen at a time, as vLLM has them if nobody says otherwise.
+const BATCH: u64 = 8192;
+pub(crate) const REQUESTS: u64 = 256;
+/// What choosing a token takes for each word of the vocabulary, in bytes: vLLM's logs have 38 to 41.
+const WORD: u64 = 40;
 /// Tokens of a block of the cache.
 pub const BLOCK: u64 = 16;
-
-/// A model, as `data/models.toml` has it.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Llm {
-    /// Its name in the table.
-    pub name: String,
-    /// Other names of it.
-    #[serde(default)]
-    pub aliases: Vec<String>,
-    /// All of them, of every expert.
-    pub parameters: u64,
-    /// Layers with attention.
-    pub layers: u64,
-    /// Heads of keys and values.
-    #[serde(default)]
-    pub kv_heads: u64,
-    /// Values of a head.
-    #[serde(default)]
-    pub head_dim: u64,
-    /// Values that latent attention keeps a token and layer, instead of heads.
-    pub latent: Option<u64>,
-    /// The longest context that it was made for, in tokens.
-    pub context: u64,
-    /// Whose config.json says so.
-    pub source: String,
-}
-
-#[derive(Deserialize)]
-struct Models {
-    model: Vec<Llm>,
-}
-
-/// Every model of the table.
-pub fn models() -> &'static [Llm] {
-    static MODELS: OnceLock<Vec<Llm>> = OnceLock::new();
-    MODELS.get_or_init(|| {
-        let read: Result<Models, _> = toml::from_str(include_str!("../data/models.toml"));
-        read.map(|models| models.model).unwrap_or_default()
-    })
-}
-
-/// The model of a name: `llama-3-8b`, in any case, with its maker before it or without.
-pub fn named(name: &str) -> Option<&'static Llm> {
-    let plain = |text: &str| text.rsplit('/').next().unwrap_or(text).to_lowercase();
-    let wanted = plain(name);
-    let is = |model: &&Llm| {
-        [&model.name, &model.source].into_iter().chain(&model.aliases).any(|known| plain(known) == wanted)
-    };
-    models().iter().find(is)
-}
 
 /// How it is to be served.
 #[derive(Clone, Copy, Debug)]
@@ -71,7 +26,7 @@ pub struct Ask {
     pub context: u64,
     /// Requests at a time.
     pub concurrency: u64,
-    /// GPUs that share each layer.
+    /// GPUs that share each layer; see [`Llm::split`].
     pub gpus: u64,
     /// The part of a GPU's memory that may be used.
     pub utilization: f64,
@@ -84,7 +39,7 @@ pub struct Ask {
 pub struct Fit {
     /// Weights.
     pub weights_bytes: u64,
-    /// Keys and values of one token.
+    /// Keys and values of one token, in layers without a window and with one.
     pub kv_bytes_per_token: u64,
     /// Those of all requests at their full length.
     pub kv_bytes: u64,
@@ -96,7 +51,7 @@ pub struct Fit {
     pub usable_bytes: u64,
     /// Whether it fits.
     pub fits: bool,
-    /// Tokens that the cache holds beside weights and overhead.
+    /// Tokens that the cache holds beside weights and overhead, in requests of that length.
     pub kv_tokens: u64,
     /// The same in blocks of 16.
     pub kv_blocks: u64,
@@ -104,13 +59,25 @@ pub struct Fit {
     pub most_requests: u64,
 }
 
-/// Keys and values of one token on each of `gpus` GPUs, in bytes. Heads are shared out, latents are not.
+/// Keys and values of one token in all layers on each of `gpus` GPUs, in bytes. Heads are shared out, latents are not.
 pub fn kv_bytes_per_token(model: &Llm, kv_bits: u64, gpus: u64) -> u64 {
-    let values = match model.latent {
-        Some(latent) => latent,
-        None => 2 * model.kv_heads.div_ceil(gpus.max(1)).max(1) * model.head_dim,
-    };
-    model.layers * values * kv_bits / 8
+    model.layers * model.kept(gpus) * kv_bits / 8
+}
+
+/// Keys and values of one request of so many tokens on each of `gpus` GPUs, in bytes: whole blocks, and of layers with a window no more than that.
+pub fn request_bytes(model: &Llm, kv_bits: u64, gpus: u64, tokens: u64) -> u64 {
+    model.kept_blocks(tokens.max(1), BLOCK) * BLOCK * model.kept(gpus) * kv_bits / 8
+}
+
+/// Weights on each of `gpus` GPUs, in bytes.
+pub fn weights_bytes(model: &Llm, weight_bits: u64, gpus: u64) -> u64 {
+    model.weights_bytes(weight_bits, gpus)
+}
+
+/// The most that a step takes beside weights and cache on each of `gpus` GPUs, in bytes: a layer at work on `tokens` that are read, or the choice
+/// of the next token of `requests`.
+pub fn activations_bytes(model: &Llm, tokens: u64, requests: u64, gpus: u64) -> u64 {
+    (tokens * model.work_bytes(gpus)).max(requests * model.vocab() * WORD)
 }
 
 /// Blocks of the cache that so many bytes hold.
@@ -120,18 +87,16 @@ pub fn blocks(model: &Llm, kv_bits: u64, gpus: u64, bytes: u64) -> u64 {
 
 /// Sizes a model.
 pub fn fit(model: &Llm, ask: &Ask) -> Fit {
-    let weights_bytes =
-        (model.parameters as u128 * u128::from(ask.weight_bits) / 8 / u128::from(ask.gpus.max(1))) as u64;
+    let weights_bytes = weights_bytes(model, ask.weight_bits, ask.gpus);
     let kv_bytes_per_token = kv_bytes_per_token(model, ask.kv_bits, ask.gpus);
-    // A request has whole blocks.
-    let each = ask.context.div_ceil(BLOCK).max(1);
-    let kv_bytes = kv_bytes_per_token.saturating_mul(each * BLOCK).saturating_mul(ask.concurrency);
-    let overhead_bytes = CONTEXT + WORKSPACE;
+    let each = request_bytes(model, ask.kv_bits, ask.gpus, ask.context).max(1);
+    let kv_bytes = each.saturating_mul(ask.concurrency);
+    let overhead_bytes = CONTEXT + GRAPHS + activations_bytes(model, BATCH, REQUESTS, ask.gpus);
     let total_bytes = weights_bytes.saturating_add(kv_bytes).saturating_add(overhead_bytes);
     let usable_bytes = (ask.gpu_bytes as f64 * ask.utilization) as u64;
     let left = usable_bytes.saturating_sub(weights_bytes).saturating_sub(overhead_bytes);
-    let kv_blocks = blocks(model, ask.kv_bits, ask.gpus, left);
-    let most_requests = kv_blocks / each;
+    let most_requests = left / each;
+    let kv_blocks = (u128::from(left) * u128::from(ask.context.div_ceil(BLOCK).max(1)) / u128::from(each)) as u64;
     Fit {
         weights_bytes,
         kv_bytes_per_token,
@@ -165,7 +130,8 @@ pub fn offers(model: &Llm, ask: &Ask) -> Vec<String> {
             break;
         }
     }
-    if let Some(gpus) = [2, 4, 8, 16].into_iter().find(|gpus| *gpus > ask.gpus && fits(&Ask { gpus: *gpus, ..*ask })) {
+    let more = |gpus: &u64| *gpus > ask.gpus && model.splits(*gpus) && fits(&Ask { gpus: *gpus, ..*ask });
+    if let Some(gpus) = [2, 4, 8, 16].into_iter().find(more) {
         all.push(format!("{gpus} such GPUs"));
     }
     all

@@ -8,6 +8,8 @@
 pub mod capacity;
 pub mod fit;
 pub mod fleet;
+mod llm;
+pub mod logged;
 mod need;
 pub mod planner;
 pub mod profile;

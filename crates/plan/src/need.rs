@@ -1,7 +1,7 @@
 //! What a workload needs of a kind of GPU, and what rules a kind or a place out.
 use crate::fit::{self, Ask};
 use crate::fleet::Kind;
-use crate::spec::{Tier, Workload, vendor_name};
+use crate::spec::{Dtype, Tier, Workload, vendor_name};
 use cleave_api::{Engine, Percent};
 use cleave_policy::pack::{Amount, WHOLE};
 use serde::{Deserialize, Serialize};
@@ -261,8 +261,9 @@ fn sized(workload: &Workload, name: &str, kind: &Kind) -> Option<fit::Fit> {
 }
 
 pub(crate) fn ask(workload: &Workload, kind: &Kind) -> Ask {
+    let published = workload.model.as_deref().and_then(fit::named).map_or(16, |model| model.bits);
     Ask {
-        weight_bits: workload.dtype.unwrap_or_default().bits(),
+        weight_bits: workload.dtype.map_or(published, Dtype::bits),
         kv_bits: workload.kv_dtype.unwrap_or_default().bits(),
         context: workload.context.unwrap_or(8192),
         concurrency: workload.concurrency.unwrap_or(8),

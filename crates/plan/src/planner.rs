@@ -532,13 +532,15 @@ pub fn plan(file: &File, fleet: &Fleet, busy: &[Busy], keep: &Places, explain: b
     let none = BTreeMap::new();
     let tiers = file.tiers.as_ref().unwrap_or(&none);
     for workload in &file.workloads {
-        if let Some(name) =
-            workload.model.as_ref().filter(|name| workload.memory.is_none() && fit::named(name).is_none())
-        {
-            return Err(format!(
-                "workload {}: model: \"{name}\" is not in the table; `cleave fit` lists them, or give `memory`",
-                workload.name
-            ));
+        if let Some(name) = workload.model.as_ref().filter(|_| workload.memory.is_none()) {
+            let model = fit::named(name).ok_or_else(|| {
+                let near = fit::near(name).join(", ");
+                format!(
+                    "workload {}: model: \"{name}\" is not in the table; near it are {near}; or give `memory`",
+                    workload.name
+                )
+            })?;
+            model.split(u64::from(workload.gpus)).map_err(|why| format!("workload {}: gpus: {why}", workload.name))?;
         }
         if let Some(name) = workload
             .gpu

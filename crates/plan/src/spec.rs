@@ -79,7 +79,7 @@ pub struct Workload {
     pub count: u32,
     /// A language model that it serves: its memory is worked out.
     pub model: Option<String>,
-    /// How weights are kept.
+    /// How weights are kept; as the model is published if it is not given.
     pub dtype: Option<Dtype>,
     /// How keys and values are kept.
     pub kv_dtype: Option<Dtype>,
@@ -168,6 +168,17 @@ pub enum Dtype {
 }
 
 impl Dtype {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Bf16 => "bf16",
+            Self::Fp16 => "fp16",
+            Self::Fp8 => "fp8",
+            Self::Int8 => "int8",
+            Self::Int4 => "int4",
+        }
+    }
+
     /// Bits of a value.
     pub fn bits(self) -> u64 {
         match self {

@@ -314,6 +314,25 @@ fn what_would_do_is_said() {
     }
 }
 
+/// Of models: a name that is not in the table, and GPUs that can't share the heads; without a format it is as it was published.
+#[test]
+fn models_have_their_rules() {
+    let with = |workload: Value| {
+        let file = file(json!({"fleet": [{"name": "n", "gpus": "4xL4"}], "workloads": [workload]})).unwrap();
+        plan(&file, &fleet(&file), &[], &Places::new(), false)
+    };
+    for (workload, words) in [
+        (json!({"name": "a", "model": "lama-3-8b"}), ["workload a: model: \"lama-3-8b\"", "near it are llama-3-8b"]),
+        (json!({"name": "a", "model": "qwen2.5-7b", "gpus": 3}), ["workload a: gpus: 3", "2 or 4"]),
+    ] {
+        let error = with(workload).unwrap_err();
+        assert!(words.iter().all(|word| error.contains(word)), "{error}");
+    }
+    let unplaced = |workload: Value| with(workload).unwrap().unplaced.len();
+    assert_eq!(unplaced(json!({"name": "a", "model": "gpt-oss-20b"})), 0);
+    assert_eq!(unplaced(json!({"name": "a", "model": "gpt-oss-20b", "dtype": "bf16"})), 1);
+}
+
 #[test]
 fn what_contradicts_itself_is_refused() {
     let with = |workload: Value| file(json!({"workloads": [{"name": "a", "memory": "1GiB"}, workload]})).unwrap_err();
