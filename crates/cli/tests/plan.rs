@@ -244,4 +244,7 @@ workloads:
     let said = low.fails(5, &["plan", file, "--node", "mid", "--apply"]);
     assert!(said.contains("L40S") && said.contains("K80") && said.contains("nothing was done"), "{said}");
     assert_eq!(engines(&low).len(), 1);
+    // What can't be enforced isn't pretended.
+    let said = low.fails(3, &["plan", file, "--node", "amd", "--apply"]);
+    assert!(said.contains("MI300X") && said.contains("nothing enforces quotas"), "{said}");
 }

@@ -8,7 +8,7 @@ use crate::told::Plan;
 use cleave_api::{Engine, Priority};
 use cleave_inventory::Table;
 use cleave_policy::mig::{Instance, MEDIA, Mask};
-use cleave_policy::pack::{Amount, WHOLE, leftover};
+use cleave_policy::pack::{Amount, WHOLE, leftover, pack};
 use cleave_policy::topology::{Link, groups};
 use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, HashMap};
@@ -476,6 +476,37 @@ impl<'a> Planner<'a> {
         }
     }
 
+    /// Where all GPUs are of one kind and each workload shares one in software: the fewest GPUs that hold them, and the
+    /// replicas in the order of those. `None` if that is not so, or if something keeps one of them from where it would go.
+    fn packed(&self) -> Option<(Self, Vec<usize>)> {
+        let [kind] = self.fleet.kinds.as_slice() else { return None };
+        let need = |item: &Item| {
+            let alone = self.file.workloads[item.workload].gpus == 1;
+            let need = self.needs[item.workload].first()?.as_ref().ok()?;
+            (alone && need.software.is_some() && !need.mig_opens).then_some(need.amount)
+        };
+        let needs: Vec<Amount> = self.items.iter().map(need).collect::<Option<_>>()?;
+        let whole = Amount { memory: kind.memory_mib, compute: WHOLE, bandwidth: WHOLE };
+        let bins = pack(&needs, &whole)?;
+        let mut this = self.clone();
+        let cards =
+            self.cards.iter().enumerate().flat_map(|(node, cards)| (0..cards.len()).map(move |slot| (node, slot)));
+        let mut order = Vec::with_capacity(self.items.len());
+        for (count, (bin, (node, slot))) in bins.iter().zip(cards).enumerate() {
+            for item in bin {
+                let workload = this.workload(*item);
+                let need = this.needs[this.items[*item].workload].first()?.as_ref().ok()?;
+                let spot = this.look(*item, workload, need, node, slot).ok()?;
+                this.put(*item, spot);
+                order.push(*item);
+            }
+            if count + 1 == bins.len() {
+                return Some((this, order));
+            }
+        }
+        None
+    }
+
     /// Moves what little a GPU holds onto others that are in use anyway, so that it is free; or makes room for who has none.
     pub(crate) fn improve(&mut self) {
         let mut used: Vec<(usize, usize)> = Vec::new();
@@ -665,6 +696,11 @@ pub fn plan(file: &File, fleet: &Fleet, busy: &[Busy], keep: &Places, explain: b
         if best.as_ref().is_none_or(|best| this.worth() < best.worth()) {
             (best, best_order) = (Some(this), order);
         }
+    }
+    if let Some((packed, order)) = empty.packed().filter(|_| keep.is_empty() && busy.is_empty() && items.len() <= MANY)
+        && best.as_ref().is_none_or(|best| packed.worth() < best.worth())
+    {
+        (best, best_order) = (Some(packed), order);
     }
     Ok(best.map(|best| best.told(&empty, &best_order, explain)).unwrap_or_default())
 }

@@ -4,7 +4,7 @@ pub use crate::need::Rule;
 use crate::need::{Need, Obstacle, ask, need};
 use crate::planner::{Planner, Score, Spot, Use};
 use crate::spec::Workload;
-use cleave_api::{Engine, MemoryAmount, Mode, Percent, Priority};
+use cleave_api::{Engine, MemoryAmount, Mode, Percent, Priority, Vendor};
 use cleave_policy::topology::Cpus;
 use serde::Serialize;
 use std::cmp::Reverse;
@@ -71,6 +71,8 @@ pub struct Placement {
     pub place: Candidate,
     /// The model of its GPUs.
     pub model: String,
+    /// Who made them.
+    pub vendor: Vendor,
     /// Memory on each, in bytes.
     pub memory_bytes: u64,
     /// The share of each one's time, in percent.
@@ -302,8 +304,12 @@ impl Planner<'_> {
                 warnings.push(format!("what {} draws is not known: it counts as 0 W", kind.model));
             }
         }
-        let others: Vec<&str> =
-            placements.iter().flatten().filter(|one| !self.governed(one)).map(|one| one.name.as_str()).collect();
+        let others: Vec<&str> = placements
+            .iter()
+            .flatten()
+            .filter(|one| one.vendor != Vendor::Nvidia)
+            .map(|one| one.name.as_str())
+            .collect();
         if let Some(some) = others.get(..others.len().min(3)).filter(|some| !some.is_empty()) {
             let more = if others.len() > 3 { format!(" and {} more", others.len() - 3) } else { String::new() };
             warnings
@@ -319,10 +325,6 @@ impl Planner<'_> {
             watts_limit: self.file.site.watts,
             warnings,
         }
-    }
-
-    fn governed(&self, placement: &Placement) -> bool {
-        self.fleet.kinds.iter().any(|kind| kind.model == placement.model && kind.vendor == cleave_api::Vendor::Nvidia)
     }
 
     fn placement(&self, item: usize, spot: &Spot, reason: String) -> Placement {
@@ -347,6 +349,7 @@ impl Planner<'_> {
             trust_domain: workload.trust_domain.clone(),
             place: self.candidate(spot),
             model: kind.model.clone(),
+            vendor: kind.vendor,
             memory_bytes: need.map(|need| need.bytes).filter(|bytes| *bytes > 0).or(whole).unwrap_or(0),
             compute_percent: need.and_then(|need| percent(need.amount.compute, workload.compute.is_some())),
             bandwidth_percent: need.and_then(|need| percent(need.amount.bandwidth, workload.bandwidth.is_some())),

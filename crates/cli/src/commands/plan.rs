@@ -5,7 +5,7 @@ use crate::output::{self, Format, Named, or_dash, percent, table};
 use crate::{PlanOptions, yaml};
 use cleave_api::{
     Engine, ErrorBody, ErrorCode, Gpu, List, MemoryAmount, MigGpu, MigLayout, MigOutcome, MigPlace, MigRequest,
-    MigWish, Percent, Slice, SliceSpec, format_bytes,
+    MigWish, Percent, Slice, SliceSpec, Vendor, format_bytes,
 };
 use cleave_inventory::{drawing, geometry};
 use cleave_plan::fleet::{self, Fleet};
@@ -381,6 +381,12 @@ fn apply(context: &Context, options: &PlanOptions, name: &str, plan: &Plan) -> R
         }
     };
     let here: Vec<&Placement> = plan.placements.iter().filter(|one| one.place.node == node).collect();
+    if let Some(one) = here.iter().find(|one| one.vendor != Vendor::Nvidia) {
+        let message =
+            format!("{} is to be on a {}, and nothing enforces quotas there; nothing was done", one.name, one.model);
+        let hint = "only NVIDIA's GPUs are divided so far; `vendor: nvidia` keeps a workload on them";
+        return Err(ErrorBody::new(ErrorCode::Refused, message, hint));
+    }
     let client = context.client_or_start()?;
     let gpus = client.get::<List<Gpu>>("gpus")?.items;
     for one in &here {
