@@ -5,6 +5,7 @@
 //! * [`profile`] sizes programs by what they used.
 //! * [`spec`] is what people write about workloads and nodes, [`fleet`] the GPUs that there are, [`planner`] decides what goes
 //!   where; [`told`] is its answer.
+//! * [`tier`] is which engines the work of a tier may run on, [`yaml`] how files are read.
 pub mod capacity;
 pub mod fit;
 pub mod fleet;
@@ -14,4 +15,6 @@ mod need;
 pub mod planner;
 pub mod profile;
 pub mod spec;
+pub mod tier;
 pub mod told;
+pub mod yaml;
