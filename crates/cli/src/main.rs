@@ -133,14 +133,7 @@ enum Command {
     /// List the engines that each GPU can run, and why not the others
     Modes,
     /// Count the slices that GPUs give each tier; needs no daemon
-    Capacity {
-        /// The GPUs: 8xH100, or 4xH100+8xT4
-        #[arg(long, value_name = "GPUS")]
-        gpus: String,
-        /// A tier and how its GPUs are cut, once for each: prod=mig:3g.40gb, staging=spatial:25%, dev=temporal:4
-        #[arg(long = "tier", value_name = "NAME=ENGINE:HOW", required = true)]
-        tiers: Vec<String>,
-    },
+    Capacity(CapacityOptions),
     /// Say whether and how a language model fits on a GPU; needs no daemon
     Fit(FitOptions),
     /// Say where workloads go and why, what would happen if, and do it; describes fleets too, and needs no daemon for those
@@ -295,6 +288,27 @@ struct PlanOptions {
     /// The GPUs for --profile: 8xH100
     #[arg(long, value_name = "GPUS", requires = "profile")]
     gpus: Option<String>,
+}
+
+#[derive(Args)]
+struct CapacityOptions {
+    #[command(flatten)]
+    of: Where,
+    /// GPUs that need not be here, instead of this machine's: 8xH100, or 4xH100+8xT4
+    #[arg(long, value_name = "GPUS", conflicts_with_all = ["inventory", "import"])]
+    gpus: Option<String>,
+    /// What slots are counted by
+    #[arg(long = "by", value_name = "WHAT", value_parser = ["tier"], default_value = "tier")]
+    _by: String,
+    /// A tier and how its GPUs are cut, once for each: prod=mig:3g.40gb, staging=spatial:25%, dev=temporal:4
+    #[arg(long, value_name = "NAME=ENGINE:HOW")]
+    tier: Vec<String>,
+    /// Instead, a file with the engines of each tier; without it prod has mig, staging mig or spatial, dev temporal
+    #[arg(long, value_name = "FILE", conflicts_with = "tier")]
+    tiers: Option<PathBuf>,
+    /// With --tiers or without --tier: into how many parts a GPU is cut
+    #[arg(long, value_name = "COUNT", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=100), conflicts_with = "tier")]
+    parts: u32,
 }
 
 #[derive(Args)]
@@ -800,7 +814,7 @@ fn dispatch(context: Context, command: Command) -> client::Result<i32> {
         Command::Slice(SliceCommand::Delete { slices, force }) => slice::delete(&context, &slices, force),
         Command::Pause { slice } => slice::pause(&context, &slice, true),
         Command::Resume { slice } => slice::pause(&context, &slice, false),
-        Command::Capacity { gpus, tiers } => capacity::run(&context, &gpus, &tiers),
+        Command::Capacity(options) => capacity::run(&context, &options),
         Command::Fit(options) => fit::run(&context, &options),
         Command::Plan(options) => plan::run(&context, &options),
         Command::Drain { gpu, plan, force } => drain::drain(&context, &gpu, plan, force),

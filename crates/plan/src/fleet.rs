@@ -123,21 +123,18 @@ pub fn same_model(one: &str, other: &str) -> bool {
     one.eq_ignore_ascii_case(other) || row(one).is_some() && row(one) == row(other)
 }
 
-/// GPUs as they are written: `8xH100`, or several such joined by `+`, each with the engine that it is kept for after a comma.
+/// The GPUs of a node as they are written: `8xH100`, or several such joined by `+`, each with the engine that it is kept for
+/// after a comma.
 pub fn gpus(text: &str) -> Result<Vec<(u32, Kind)>, String> {
+    groups(text, MOST_GPUS)
+}
+
+/// The same of GPUs that need not stand in one node, at most `most` in each group.
+pub fn groups(text: &str, most: u32) -> Result<Vec<(u32, Kind)>, String> {
     let group = |text: &str| {
         let (what, engine) = text.trim().split_once(',').unwrap_or((text.trim(), "auto"));
         let engine: Engine = engine.trim().parse()?;
-        let (count, model) = match what.split_once(['x', 'X']) {
-            Some((count, model)) if !count.is_empty() && count.bytes().all(|byte| byte.is_ascii_digit()) => {
-                (count, model)
-            }
-            _ => ("1", what),
-        };
-        let count = count.parse().ok().filter(|count| (1..=MOST_GPUS).contains(count));
-        let count = count.ok_or_else(|| format!("{text}: there must be 1 to {MOST_GPUS}"))?;
-        let row = Table::get().named(model.trim());
-        let row = row.ok_or_else(|| format!("there is no GPU \"{model}\" in the device table"))?;
+        let (count, row) = Table::get().counted(what, most)?;
         let kind = Kind { engine, ..Kind::of(row)? };
         kind.obstacle(engine).map_or(Ok((count, kind)), |why| Err(format!("{text}: {why}")))
     };
@@ -269,6 +266,18 @@ impl Fleet {
         self.nodes.push((name, self.shapes.len()));
         self.shapes.push(new);
         true
+    }
+
+    /// How many GPUs there are of each kind.
+    pub fn counts(&self) -> Vec<(u32, &Kind)> {
+        let mut counts: Vec<(u32, &Kind)> = self.kinds.iter().map(|kind| (0, kind)).collect();
+        let shapes = self.nodes.iter().filter_map(|(_, shape)| self.shapes.get(*shape));
+        for (_, kind) in shapes.flat_map(|shape| &shape.cards) {
+            if let Some((count, _)) = counts.get_mut(*kind) {
+                *count += 1;
+            }
+        }
+        counts
     }
 
     /// How many GPUs there are.

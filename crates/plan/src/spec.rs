@@ -55,6 +55,22 @@ pub struct NodeSpec {
     pub location: Option<String>,
 }
 
+impl NodeSpec {
+    /// One node, of which nothing else is said.
+    pub fn plain(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            count: 1,
+            gpus: None,
+            inventory: None,
+            topology: None,
+            engine: Engine::Auto,
+            tier: None,
+            location: None,
+        }
+    }
+}
+
 /// Something that shall run.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]

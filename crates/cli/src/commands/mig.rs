@@ -521,6 +521,9 @@ fn site(gpu: &MigGpu) -> Site {
     Site { name: format!("GPU {} ({})", gpu.gpu, gpu.name), geometry, taken }
 }
 
+/// Most GPUs of a model that are written down: each is laid out on its own.
+const MOST: u32 = 4096;
+
 /// Empty GPUs that need not be here.
 fn imagined(spec: &str) -> Result<Vec<Site>> {
     let bad = |why: String| {
@@ -528,24 +531,14 @@ fn imagined(spec: &str) -> Result<Vec<Site>> {
         ErrorBody::new(ErrorCode::Invalid, format!("--gpus {spec}: {why}"), hint)
     };
     let mut sites = Vec::new();
-    for part in spec.split('+').map(str::trim) {
-        let (count, model) = match part.split_once(['x', 'X']) {
-            Some((count, model)) if !count.is_empty() && count.bytes().all(|b| b.is_ascii_digit()) => {
-                (count.parse().unwrap_or(0), model)
-            }
-            _ => (1, part),
-        };
-        if !(1..=4096).contains(&count) {
-            return Err(bad(format!("{part}: there must be 1 to 4096")));
-        }
+    for part in spec.split('+') {
         let table = Table::get();
         let known = || {
             let models = table.models.iter().filter(|model| model.mig.is_some()).map(|model| model.name.as_str());
             models.collect::<Vec<_>>().join(", ")
         };
-        let found = table
-            .named(model)
-            .ok_or_else(|| bad(format!("no model \"{model}\" is known; with MIG are {}", known())))?;
+        let (count, found) =
+            table.counted(part, MOST).map_err(|why| bad(format!("{why}; with MIG are {}", known())))?;
         let geometry = found.mig.as_deref().and_then(|name| table.geometry(name));
         let geometry = geometry.ok_or_else(|| bad(format!("{} has no MIG; {} have", found.name, known())))?;
         let (shape, unknown) = geometry.known_shape();
@@ -556,7 +549,7 @@ fn imagined(spec: &str) -> Result<Vec<Site>> {
             output::warning(&format!("left out: {}", unknown.join("; ")));
         }
         let first = sites.len();
-        sites.extend((first..first + count).map(|at| Site {
+        sites.extend((first..first + count as usize).map(|at| Site {
             name: format!("{} #{at}", found.name),
             geometry: shape.clone(),
             taken: 0,
