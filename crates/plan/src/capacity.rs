@@ -2,6 +2,7 @@
 use crate::fleet::Kind;
 use crate::tier::Tier;
 use cleave_api::Engine;
+use cleave_policy::mig::{Geometry, Mask};
 use serde::Serialize;
 use std::fmt;
 use std::str::FromStr;
@@ -146,6 +147,78 @@ impl Slots {
     }
 }
 
+/// How many instances of one MIG profile GPUs hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct OfProfile {
+    /// The profile.
+    pub profile: String,
+    /// How many GPUs were asked about.
+    pub gpus: usize,
+    /// Instances on all of them.
+    pub instances: u32,
+    /// Most instances on one.
+    pub each: u32,
+    /// Why there are no more: the tightest rule.
+    pub why: String,
+    /// What to put beside them, where anything as large or nearly fits.
+    pub offer: Option<Offer>,
+}
+
+/// Instances of several profiles that GPUs hold instead.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Offer {
+    /// The profiles on each.
+    pub per_gpu: Vec<String>,
+    /// Instances on all.
+    pub instances: usize,
+    /// `per_gpu` in words.
+    #[serde(skip)]
+    list: String,
+}
+
+/// How many instances of `profile` GPUs hold, each with its geometry and the slices of it that are taken.
+pub fn of_profile<'a>(gpus: impl Iterator<Item = (&'a Geometry, Mask)>, profile: &str) -> OfProfile {
+    let mut all = OfProfile { profile: profile.into(), ..OfProfile::default() };
+    let mut offered = 0;
+    for (geometry, taken) in gpus {
+        all.gpus += 1;
+        let Some(kind) = geometry.named(profile) else { continue };
+        let room = geometry.room(taken, kind);
+        all.instances += room;
+        all.each = all.each.max(room);
+        let more = vec![kind; room as usize + 1];
+        if all.why.is_empty() {
+            let rule = geometry.tightest(&more);
+            all.why = match taken {
+                0 => rule,
+                _ => format!("instances are there already; and of an empty GPU: {rule}"),
+            };
+        }
+        let offer = geometry.offer(taken, &more);
+        offered += offer.len();
+        if all.offer.is_none() && offer.len() as u32 > room {
+            let name = |at: &usize| Some(geometry.profiles.get(*at)?.name.clone());
+            let per_gpu = offer.iter().filter_map(name).collect();
+            all.offer = Some(Offer { per_gpu, instances: 0, list: geometry.list(&offer) });
+        }
+    }
+    if let Some(offer) = &mut all.offer {
+        offer.instances = offered;
+    }
+    all
+}
+
+impl fmt::Display for OfProfile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { profile, gpus, instances, each, why, offer } = self;
+        let plural = if *gpus == 1 { "" } else { "s" };
+        write!(f, "{instances} of {profile} on {gpus} GPU{plural}, {each} on each at most")?;
+        write!(f, "\nnot {}: {why}", (*each as usize + 1) * gpus)?;
+        let Some(Offer { instances, list, .. }) = offer else { return Ok(()) };
+        write!(f, "\nwith the nearest profile beside it {instances} instances: {list} on each")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -174,6 +247,28 @@ mod tests {
         for bad in ["", "mig:", "mig", "spatial:0%", "spatial:25", "temporal:0", "temporal:x", "vgpu:4"] {
             assert!(bad.parse::<Cut>().unwrap_err().contains("temporal:4"), "{bad}");
         }
+    }
+
+    /// B10: "8 H100 with MIG at 4g are 16 slots" is wrong.
+    #[test]
+    fn eight_h100_hold_eight_of_4g_and_as_many_of_3g_beside() {
+        let kinds = groups("H100+A30", 1).unwrap();
+        let [h100, a30] = [0, 1].map(|at: usize| kinds[at].1.geometry.as_ref().unwrap());
+        let counted = of_profile([(h100, 0); 8].into_iter(), "4g.40gb");
+        assert_eq!((counted.gpus, counted.instances, counted.each), (8, 8, 1));
+        assert_eq!(
+            counted.why,
+            "2 instances of 4g.40gb are asked, and a GPU holds 1: it takes 4 memory slices, from 0 on"
+        );
+        let offer = counted.offer.as_ref().unwrap();
+        assert_eq!((offer.instances, offer.per_gpu.join("+")), (16, "4g.40gb+3g.40gb".into()));
+        assert!(counted.to_string().contains("not 16: 2 instances"), "{counted}");
+        // What is taken counts, and so do GPUs that lack the profile.
+        let three = h100.named("3g.40gb").unwrap();
+        let taken = h100.profiles[three].mask(0);
+        let counted = of_profile([(h100, taken), (h100, 0), (a30, 0)].into_iter(), "4g.40gb");
+        assert_eq!((counted.gpus, counted.instances), (3, 1));
+        assert!(counted.why.contains("there already"), "{counted}");
     }
 
     #[test]
