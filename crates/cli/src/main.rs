@@ -130,8 +130,8 @@ enum Command {
     /// Divide GPUs by MIG: list, plan, apply and check layouts
     #[command(subcommand)]
     Mig(commands::mig::MigCommand),
-    /// List the engines that each GPU can run, and why not the others
-    Modes,
+    /// List the engines that each GPU can run, why not the others, and what can be moved
+    Modes(Where),
     /// Count the slices that GPUs give each tier; needs no daemon
     Capacity(CapacityOptions),
     /// Say whether and how a language model fits on a GPU; needs no daemon
@@ -825,7 +825,7 @@ fn dispatch(context: Context, command: Command) -> client::Result<i32> {
         Command::Gpus { of, save } => inventory::gpus(&context, &of, save.as_deref()),
         Command::Topo(topo) => inventory::topo(&context, &topo),
         Command::Mig(command) => commands::mig::run(&context, command),
-        Command::Modes => show::modes(&context),
+        Command::Modes(of) => inventory::modes(&context, &of),
         Command::Status => show::status(&context),
         Command::Top { interval, once } => show::top(&context, interval, once),
         Command::Events { follow, since, slice } => show::events(&context, follow, since, slice.as_deref()),

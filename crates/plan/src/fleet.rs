@@ -1,12 +1,11 @@
 //! The GPUs that there are: nodes, what stands in each, and what each kind of GPU can.
 use crate::spec::{NodeSpec, names};
 use cleave_api::{Engine, Inventory, Vendor};
+use cleave_inventory::modes::{Card, MigMode, capability};
 use cleave_inventory::{Model, Table, geometry, matrix};
 use cleave_policy::mig::Geometry;
 use cleave_policy::topology::{Cpus, Links};
 
-/// From this compute capability on MPS gives each client a part of the multiprocessors and an address space of its own.
-const SPATIAL_FROM: (u32, u32) = (7, 0);
 /// Most GPUs of a node that is written down and not read.
 const MOST_GPUS: u32 = 64;
 
@@ -73,16 +72,10 @@ impl Kind {
             Engine::Auto | Engine::Temporal => None,
             Engine::Mig if self.geometry.is_none() => Some(format!("{model} has no MIG")),
             Engine::Mig => None,
-            Engine::Spatial => match (self.vendor, self.capability) {
-                (Vendor::Nvidia, Some(capability)) if capability >= SPATIAL_FROM => None,
-                (Vendor::Nvidia, Some((major, minor))) => {
-                    Some(format!("{model} has compute capability {major}.{minor}, and MPS with limits needs 7.0"))
-                }
-                (Vendor::Nvidia, None) => Some(format!("the compute capability of {model} is not known")),
-                // Its compute units can be given out by masks.
-                (Vendor::Amd, _) => None,
-                (vendor, _) => Some(format!("{model} ({}) is not divided in space", crate::spec::vendor_name(vendor))),
-            },
+            Engine::Spatial => {
+                let card = Card { vendor: self.vendor, capability: self.capability, mig: MigMode::Unknown };
+                card.spatial().map(|why| format!("{model}: {why}"))
+            }
         }
     }
 
@@ -93,16 +86,12 @@ impl Kind {
 
     fn of(row: &Model) -> Result<Self, String> {
         let bytes = row.memory_bytes().ok_or_else(|| format!("the memory of {} is not known", row.name))?;
-        let number = |text: &str| {
-            let (major, minor) = text.split_once('.')?;
-            Some((major.parse().ok()?, minor.parse().ok()?))
-        };
         Ok(Self {
             model: row.name.clone(),
             row: Some(row.name.clone()),
             vendor: row.vendor,
             memory_mib: bytes >> 20,
-            capability: row.cc.as_deref().and_then(number),
+            capability: row.cc.as_deref().and_then(capability),
             geometry: row.mig.as_deref().and_then(|name| Table::get().geometry(name)).map(|one| one.known_shape().0),
             mig: None,
             engine: Engine::Auto,
@@ -195,14 +184,12 @@ impl Fleet {
                 left_out.push(format!("{}: {}: its memory is not known", node.name, device.label));
                 continue;
             };
-            let version = device.compute_capability.as_deref().and_then(|text| text.split_once('.'));
             let kind = Kind {
                 model: device.name.clone(),
                 row: row.map(|row| row.name.clone()),
                 vendor: device.vendor,
                 memory_mib: bytes >> 20,
-                capability: version
-                    .and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)))
+                capability: (device.compute_capability.as_deref().and_then(capability))
                     .or(known.as_ref().and_then(|kind| kind.capability)),
                 geometry: match &device.mig {
                     Some(mig) if !mig.profiles.is_empty() => Some(geometry(&mig.profiles)),
