@@ -561,6 +561,9 @@ enum SliceCommand {
         /// Only say what would be
         #[arg(long)]
         dry_run: bool,
+        /// With --dry-run: of the GPUs of this file, which `cleave gpus --save` wrote, the best engine that their hardware has; - for stdin
+        #[arg(long, value_name = "FILE", requires = "dry_run", conflicts_with = "count")]
+        inventory: Option<PathBuf>,
     },
     /// List the slices
     #[command(visible_alias = "ls")]
@@ -798,9 +801,13 @@ fn dispatch(context: Context, command: Command) -> client::Result<i32> {
         },
         Command::Exec(exec) => program::exec(&context, &exec.slice, &exec.run),
         Command::Profile(options) => profile::run(&context, &options),
-        Command::Slice(SliceCommand::Create { named, count, mut slice, owner, dry_run }) => {
+        Command::Slice(SliceCommand::Create { named, count, mut slice, owner, dry_run, inventory }) => {
             slice.name = slice.name.or(named);
-            slice::create(&context, &slice.spec(false, owner), count, dry_run)
+            let spec = slice.spec(false, owner);
+            match inventory {
+                Some(file) => slice::imagine(&context, &spec, &file),
+                None => slice::create(&context, &spec, count, dry_run),
+            }
         }
         Command::Slice(SliceCommand::List) => slice::list(&context),
         Command::Slice(SliceCommand::Clone { slice, name, fraction, memory, compute, dry_run }) => {
