@@ -132,6 +132,8 @@ enum Command {
     Mig(commands::mig::MigCommand),
     /// List the engines that each GPU can run, why not the others, and what can be moved
     Modes(Where),
+    /// Print what a node's labels say of its GPUs and tiers, or write it for Node Feature Discovery; needs no daemon
+    Labels(LabelOptions),
     /// Count the slices that GPUs give each tier; needs no daemon
     Capacity(CapacityOptions),
     /// Say whether and how a language model fits on a GPU; needs no daemon
@@ -288,6 +290,21 @@ struct PlanOptions {
     /// The GPUs for --profile: 8xH100
     #[arg(long, value_name = "GPUS", requires = "profile")]
     gpus: Option<String>,
+}
+
+#[derive(Args)]
+struct LabelOptions {
+    #[command(flatten)]
+    of: Where,
+    /// A file with the engines of each tier; without it prod has mig, staging mig or spatial, dev temporal
+    #[arg(long, value_name = "FILE")]
+    tiers: Option<PathBuf>,
+    /// Write them to this file, whole and only if something is different: /etc/kubernetes/node-feature-discovery/features.d/cleave
+    #[arg(long, value_name = "PATH")]
+    feature_file: Option<PathBuf>,
+    /// Remove that file
+    #[arg(long, requires = "feature_file")]
+    remove: bool,
 }
 
 #[derive(Args)]
@@ -793,7 +810,9 @@ fn early_color(arguments: &[OsString]) -> Color {
 }
 
 fn dispatch(context: Context, command: Command) -> client::Result<i32> {
-    use commands::{capacity, daemon, drain, fit, inventory, manifest, plan, profile, program, show, slice, system};
+    use commands::{
+        capacity, daemon, drain, fit, inventory, labels, manifest, plan, profile, program, show, slice, system,
+    };
     match command {
         Command::Run(run) => match run.existing {
             Some(slice) => program::exec(&context, &slice, &run.run),
@@ -821,6 +840,7 @@ fn dispatch(context: Context, command: Command) -> client::Result<i32> {
         Command::Slice(SliceCommand::Delete { slices, force }) => slice::delete(&context, &slices, force),
         Command::Pause { slice } => slice::pause(&context, &slice, true),
         Command::Resume { slice } => slice::pause(&context, &slice, false),
+        Command::Labels(options) => labels::run(&context, &options),
         Command::Capacity(options) => capacity::run(&context, &options),
         Command::Fit(options) => fit::run(&context, &options),
         Command::Plan(options) => plan::run(&context, &options),

@@ -4,6 +4,7 @@
 //! * [`choice`] is the best engine that hardware has for a slice.
 //! * [`fit`] sizes language models.
 //! * [`profile`] sizes programs by what they used.
+//! * [`label`] is what a node's labels say.
 //! * [`spec`] is what people write about workloads and nodes, [`fleet`] the GPUs that there are, [`planner`] decides what goes
 //!   where; [`told`] is its answer.
 //! * [`tier`] is which engines the work of a tier may run on, [`yaml`] how files are read.
@@ -11,6 +12,7 @@ pub mod capacity;
 pub mod choice;
 pub mod fit;
 pub mod fleet;
+pub mod label;
 mod llm;
 pub mod logged;
 mod need;

@@ -76,16 +76,18 @@ fn save(inventory: &Inventory, file: &Path) -> Result<()> {
 
 /// Writes a file whole or not at all.
 pub(super) fn write_whole(file: &Path, text: std::result::Result<String, String>) -> Result<()> {
-    let mut name = file.as_os_str().to_owned();
+    // Hidden, because there are folders of which every other file is read.
+    let mut name = std::ffi::OsString::from(".");
+    name.push(file.file_name().unwrap_or_default());
     name.push(".new");
-    let temporary = Path::new(&name);
+    let temporary = file.with_file_name(name);
     let written = text.and_then(|text| {
-        std::fs::write(temporary, text + "\n")
-            .and_then(|()| std::fs::rename(temporary, file))
+        std::fs::write(&temporary, text + "\n")
+            .and_then(|()| std::fs::rename(&temporary, file))
             .map_err(|e| e.to_string())
     });
     written.map_err(|why| {
-        let _ = std::fs::remove_file(temporary);
+        let _ = std::fs::remove_file(&temporary);
         let why = format!("{} can't be written: {why}", file.display());
         ErrorBody::new(ErrorCode::Unavailable, why, "name a file in a folder that is there and yours")
     })
