@@ -20,8 +20,8 @@ pub use inventory::{
 pub use mig::{MigAction, MigGpu, MigInstance, MigLayout, MigOutcome, MigPlace, MigRequest, MigStep, MigWish};
 pub use rest::SuspendAfter;
 pub use sharing::{
-    ClassUse, DeviceExplanation, DeviceTime, Engine, EngineAbility, Explanation, Given, GpuModes, Mode, Neighbour,
-    Priority, Reason, ReasonKind, TurnKind,
+    ClassUse, DeviceExplanation, DeviceTime, Engine, EngineAbility, Explanation, Given, GpuModes, Migration, Mode,
+    Neighbour, Priority, Reason, ReasonKind, TurnKind,
 };
 pub use watchdog::Watchdog;
 

@@ -74,19 +74,34 @@ impl fmt::Display for Engine {
     }
 }
 
-/// `GET /v1/modes`: which engines a GPU can run.
+/// `GET /v1/modes`: which engines a GPU can run, and what can be moved off it.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema, PartialEq)]
 pub struct GpuModes {
     /// NVML's index.
     pub index: u32,
-    /// UUID.
-    pub uuid: String,
+    /// UUID; absent where nobody asked.
+    pub uuid: Option<String>,
     /// Model.
     pub name: String,
     /// Compute capability, as `9.0`; absent where the driver does not say.
     pub compute_capability: Option<String>,
     /// Each engine.
     pub engines: Vec<EngineAbility>,
+    /// What runs on it, by how it was given the GPU: by each engine that the GPU can run, and to virtual machines.
+    pub migration: Vec<Migration>,
+}
+
+/// Whether what runs on a GPU can be moved.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema, PartialEq)]
+pub struct Migration {
+    /// How it was given the GPU: an engine, `vgpu` or `passthrough`.
+    pub way: String,
+    /// It can be moved to another GPU while it runs.
+    pub live: bool,
+    /// `cleave suspend` takes it off the GPU, and `cleave wake` brings it back; absent where nobody tried.
+    pub suspend: Option<bool>,
+    /// By whom and to where, or why not.
+    pub reason: String,
 }
 
 /// Whether a GPU can run an engine.

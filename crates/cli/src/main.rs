@@ -130,17 +130,12 @@ enum Command {
     /// Divide GPUs by MIG: list, plan, apply and check layouts
     #[command(subcommand)]
     Mig(commands::mig::MigCommand),
-    /// List the engines that each GPU can run, and why not the others
-    Modes,
+    /// List the engines that each GPU can run, why not the others, and what can be moved
+    Modes(Where),
+    /// Print what a node's labels say of its GPUs and tiers, or write it for Node Feature Discovery; needs no daemon
+    Labels(LabelOptions),
     /// Count the slices that GPUs give each tier; needs no daemon
-    Capacity {
-        /// The GPUs: 8xH100, or 4xH100+8xT4
-        #[arg(long, value_name = "GPUS")]
-        gpus: String,
-        /// A tier and how its GPUs are cut, once for each: prod=mig:3g.40gb, staging=spatial:25%, dev=temporal:4
-        #[arg(long = "tier", value_name = "NAME=ENGINE:HOW", required = true)]
-        tiers: Vec<String>,
-    },
+    Capacity(CapacityOptions),
     /// Say whether and how a language model fits on a GPU; needs no daemon
     Fit(FitOptions),
     /// Say where workloads go and why, what would happen if, and do it; describes fleets too, and needs no daemon for those
@@ -295,6 +290,42 @@ struct PlanOptions {
     /// The GPUs for --profile: 8xH100
     #[arg(long, value_name = "GPUS", requires = "profile")]
     gpus: Option<String>,
+}
+
+#[derive(Args)]
+struct LabelOptions {
+    #[command(flatten)]
+    of: Where,
+    /// A file with the engines of each tier; without it prod has mig, staging mig or spatial, dev temporal
+    #[arg(long, value_name = "FILE")]
+    tiers: Option<PathBuf>,
+    /// Write them to this file, whole and only if something is different: /etc/kubernetes/node-feature-discovery/features.d/cleave
+    #[arg(long, value_name = "PATH")]
+    feature_file: Option<PathBuf>,
+    /// Remove that file
+    #[arg(long, requires = "feature_file")]
+    remove: bool,
+}
+
+#[derive(Args)]
+struct CapacityOptions {
+    #[command(flatten)]
+    of: Where,
+    /// GPUs that need not be here, instead of this machine's: 8xH100, or 4xH100+8xT4
+    #[arg(long, value_name = "GPUS", conflicts_with_all = ["inventory", "import"])]
+    gpus: Option<String>,
+    /// What slots are counted by
+    #[arg(long = "by", value_name = "WHAT", value_parser = ["tier"], default_value = "tier")]
+    _by: String,
+    /// A tier and how its GPUs are cut, once for each: prod=mig:3g.40gb, staging=spatial:25%, dev=temporal:4
+    #[arg(long, value_name = "NAME=ENGINE:HOW")]
+    tier: Vec<String>,
+    /// Instead, a file with the engines of each tier; without it prod has mig, staging mig or spatial, dev temporal
+    #[arg(long, value_name = "FILE", conflicts_with = "tier")]
+    tiers: Option<PathBuf>,
+    /// With --tiers or without --tier: into how many parts a GPU is cut
+    #[arg(long, value_name = "COUNT", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=100), conflicts_with = "tier")]
+    parts: u32,
 }
 
 #[derive(Args)]
@@ -547,6 +578,9 @@ enum SliceCommand {
         /// Only say what would be
         #[arg(long)]
         dry_run: bool,
+        /// With --dry-run: of the GPUs of this file, which `cleave gpus --save` wrote, the best engine that their hardware has; - for stdin
+        #[arg(long, value_name = "FILE", requires = "dry_run", conflicts_with = "count")]
+        inventory: Option<PathBuf>,
     },
     /// List the slices
     #[command(visible_alias = "ls")]
@@ -776,7 +810,9 @@ fn early_color(arguments: &[OsString]) -> Color {
 }
 
 fn dispatch(context: Context, command: Command) -> client::Result<i32> {
-    use commands::{capacity, daemon, drain, fit, inventory, manifest, plan, profile, program, show, slice, system};
+    use commands::{
+        capacity, daemon, drain, fit, inventory, labels, manifest, plan, profile, program, show, slice, system,
+    };
     match command {
         Command::Run(run) => match run.existing {
             Some(slice) => program::exec(&context, &slice, &run.run),
@@ -784,9 +820,13 @@ fn dispatch(context: Context, command: Command) -> client::Result<i32> {
         },
         Command::Exec(exec) => program::exec(&context, &exec.slice, &exec.run),
         Command::Profile(options) => profile::run(&context, &options),
-        Command::Slice(SliceCommand::Create { named, count, mut slice, owner, dry_run }) => {
+        Command::Slice(SliceCommand::Create { named, count, mut slice, owner, dry_run, inventory }) => {
             slice.name = slice.name.or(named);
-            slice::create(&context, &slice.spec(false, owner), count, dry_run)
+            let spec = slice.spec(false, owner);
+            match inventory {
+                Some(file) => slice::imagine(&context, &spec, &file),
+                None => slice::create(&context, &spec, count, dry_run),
+            }
         }
         Command::Slice(SliceCommand::List) => slice::list(&context),
         Command::Slice(SliceCommand::Clone { slice, name, fraction, memory, compute, dry_run }) => {
@@ -800,7 +840,8 @@ fn dispatch(context: Context, command: Command) -> client::Result<i32> {
         Command::Slice(SliceCommand::Delete { slices, force }) => slice::delete(&context, &slices, force),
         Command::Pause { slice } => slice::pause(&context, &slice, true),
         Command::Resume { slice } => slice::pause(&context, &slice, false),
-        Command::Capacity { gpus, tiers } => capacity::run(&context, &gpus, &tiers),
+        Command::Labels(options) => labels::run(&context, &options),
+        Command::Capacity(options) => capacity::run(&context, &options),
         Command::Fit(options) => fit::run(&context, &options),
         Command::Plan(options) => plan::run(&context, &options),
         Command::Drain { gpu, plan, force } => drain::drain(&context, &gpu, plan, force),
@@ -811,7 +852,7 @@ fn dispatch(context: Context, command: Command) -> client::Result<i32> {
         Command::Gpus { of, save } => inventory::gpus(&context, &of, save.as_deref()),
         Command::Topo(topo) => inventory::topo(&context, &topo),
         Command::Mig(command) => commands::mig::run(&context, command),
-        Command::Modes => show::modes(&context),
+        Command::Modes(of) => inventory::modes(&context, &of),
         Command::Status => show::status(&context),
         Command::Top { interval, once } => show::top(&context, interval, once),
         Command::Events { follow, since, slice } => show::events(&context, follow, since, slice.as_deref()),

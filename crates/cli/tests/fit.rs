@@ -91,6 +91,47 @@ fn logs_are_listed_beside_what_is_said_here() {
     assert!(output.status.success() && text(&output.stdout).contains("gpt-oss-120b"), "{}", text(&output.stdout));
 }
 
+/// B9: by the default policy, of GPUs that are written down and of those of a saved inventory.
+#[test]
+fn slots_are_counted_by_tier() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, tiers) = (dir.path().join("node.yaml"), dir.path().join("tiers.yaml"));
+    let run = dir.path().join("run");
+    std::fs::create_dir(&run).unwrap();
+    let save = ["--run-dir", run.to_str().unwrap(), "--sim", "8xH100", "gpus", "--save", file.to_str().unwrap()];
+    let output = cleave(&save);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    cleave(&["--run-dir", run.to_str().unwrap(), "shutdown"]);
+    let slots = |of: &[&str]| -> Vec<(String, u64)> {
+        let output = cleave(&[&["capacity", "--by", "tier", "-o", "json"], of].concat());
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let tiers = json["items"].as_array().unwrap().iter();
+        tiers.map(|tier| (tier["tier"].as_str().unwrap().to_owned(), tier["slots"].as_u64().unwrap())).collect()
+    };
+    let named =
+        |all: &[(&str, u64)]| -> Vec<(String, u64)> { all.iter().map(|(name, n)| (name.to_string(), *n)).collect() };
+    let quarters = named(&[("dev", 32), ("prod", 32), ("staging", 32)]);
+    assert_eq!(slots(&["--gpus", "8xH100"]), quarters);
+    let file = file.to_str().unwrap();
+    assert_eq!(slots(&["--inventory", file]), quarters);
+    assert_eq!(slots(&["--inventory", file, "--parts", "2"]), named(&[("dev", 16), ("prod", 16), ("staging", 16)]));
+    assert_eq!(slots(&["--inventory", file, "--tier", "prod=mig:4g.40gb"]), named(&[("prod", 8)]));
+    std::fs::write(&tiers, "tiers:\n  gold: { engines: [mig] }\n  tin: { engines: [spatial, temporal] }\n").unwrap();
+    let tiers = tiers.to_str().unwrap();
+    assert_eq!(slots(&["--gpus", "2xH100+T4+Tesla K80", "--tiers", tiers]), named(&[("gold", 8), ("tin", 16)]));
+    let output = cleave(&["capacity", "--gpus", "T4", "--tiers", file]);
+    assert!(
+        output.status.code() == Some(1) && text(&output.stderr).contains("unknown field"),
+        "{}",
+        text(&output.stderr)
+    );
+    let output = cleave(&["capacity", "--gpus", "T4", "--inventory", file]);
+    assert_eq!(output.status.code(), Some(2));
+    let table = text(&cleave(&["capacity", "--gpus", "8xH100"]).stdout);
+    assert!(table.contains("dev 32, prod 32, staging 32") && table.contains("mig:1g.20gb"), "{table}");
+}
+
 /// B9, and B10: eight H100 are 32 slots in turns of four, and 8 of 4g, not 16.
 #[test]
 fn tiers_have_slots() {

@@ -31,6 +31,56 @@ fn refused(arguments: &[&str], words: &[&str]) {
     }
 }
 
+/// A2 and A3, of an inventory and without a daemon: MIG before parts of the multiprocessors before turns, or what is pinned.
+#[test]
+fn the_best_engine_of_hardware_that_is_not_here() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("fleet.yaml").display().to_string();
+    let models = [
+        ("nvidia", "A100 80GB SXM", "mig"),
+        ("nvidia", "NVIDIA H100 80GB HBM3", "mig"),
+        ("nvidia", "B200", "mig"),
+        ("nvidia", "Tesla T4", "spatial"),
+        ("nvidia", "L40S", "spatial"),
+        ("amd", "MI300X", "spatial"),
+        ("nvidia", "Tesla K80", "temporal"),
+        ("nvidia", "Tesla M60", "temporal"),
+    ];
+    let mut text = "schema: cleave.dev/v1/inventory\ndevices:\n".to_owned();
+    for (at, (vendor, name, _)) in models.iter().enumerate() {
+        text += &format!(
+            "  - {{index: {at}, label: GPU{at}, vendor: {vendor}, name: {name}, memory_total_bytes: {}}}\n",
+            12u64 << 30
+        );
+    }
+    std::fs::write(&file, text).unwrap();
+    let asked = |more: &[&str]| {
+        let create = ["slice", "create", "--dry-run", "--inventory", &file, "--memory", "8GiB", "--compute", "25"];
+        alone(&[&create, more, &["-o", "json"]].concat())
+    };
+    for (at, (_, name, engine)) in models.iter().enumerate() {
+        let output = asked(&["--gpu", &at.to_string()]);
+        let chosen: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!((&chosen["engine"], &chosen["gpu"]), (&Value::from(*engine), &at.into()), "{name}: {chosen}");
+        assert_eq!(chosen["profile"].is_string(), *engine == "mig", "{chosen}");
+        assert!(chosen["reason"].is_string() && chosen["needs"].is_array(), "{chosen}");
+    }
+    let chosen: Value = serde_json::from_slice(&asked(&["--engine", "spatial"]).stdout).unwrap();
+    assert_eq!((&chosen["engine"], &chosen["gpu"]), (&"spatial".into(), &0.into()));
+    for (more, code, word) in [
+        (&["--gpu", "3", "--engine", "mig"][..], 3, "engine mig can't be had: GPU 3 (Tesla T4): Tesla T4 has no MIG"),
+        (&["--gpu", "6", "--engine", "spatial"], 3, "compute capability is 3.7"),
+        (&["--gpu", "9"], 4, "no GPU \"9\""),
+        (&["--memory", "20GiB"], 2, "cannot be used multiple times"),
+        (&["--count", "2"], 2, "cannot be used with"),
+    ] {
+        let output = asked(more);
+        assert!(output.status.code() == Some(code) && stderr(&output).contains(word), "{more:?}: {}", stderr(&output));
+    }
+    let output = alone(&["slice", "create", "--inventory", &file]);
+    assert!(output.status.code() == Some(2) && stderr(&output).contains("--dry-run"), "{}", stderr(&output));
+}
+
 #[test]
 fn eight_cards_with_nvlink_are_told_whole() {
     let place = Place::new("8xH100");

@@ -3,7 +3,7 @@
 mod place;
 mod support;
 
-use place::{Place, number};
+use place::{MIB, Place, number};
 use serde_json::Value;
 
 fn write(place: &Place, name: &str, text: &str) -> String {
@@ -103,6 +103,23 @@ fn slices_become_what_the_file_says_or_stay_what_they_were() {
         assert_eq!(place.json(&["slice", "export"]), before);
     }
     place.fails(1, &["apply", "-f", "/nowhere/m.yaml"]);
+}
+
+/// Quotas are whole units of 512 bytes, as the daemon keeps them: every one more or less is a change.
+#[test]
+fn a_small_change_of_memory_is_one() {
+    let place = Place::new("1xH100");
+    let (ten, unit) = (10u64 << 30, cleave_ledger::UNIT);
+    for (bytes, action, limit) in [
+        (ten, "created", ten),
+        (ten + MIB, "changed", ten + MIB),
+        (ten + MIB + unit - 1, "unchanged", ten + MIB),
+        (ten + MIB + unit, "changed", ten + MIB + unit),
+    ] {
+        let file = write(&place, "m.yaml", &format!("slices:\n  - {{name: a, memory: '{bytes}'}}\n"));
+        assert_eq!(actions(&place.json(&["apply", "-f", &file])), [("a".into(), action.into())], "{bytes}");
+        assert_eq!(number(&place.show("a")["devices"][0]["limit_bytes"]), limit);
+    }
 }
 
 /// B13: a canary beside production, which its end leaves as it was.

@@ -231,7 +231,7 @@ fn b10_plans_say_what_can_be_had_and_what_is_nearest() {
         (vec!["--profiles", "1g.10gb", "--gpu", "1"], 3, "has no MIG"),
         (vec!["--profile", "1g.10gb", "--gpus", "0xH100"], 1, "1 to 4096"),
         (vec!["--profile", "1g.10gb", "--gpus", "T4"], 1, "T4 has no MIG"),
-        (vec!["--profile", "1g.10gb", "--gpus", "H1000"], 1, "no model"),
+        (vec!["--profile", "1g.10gb", "--gpus", "H1000"], 1, "no GPU \"H1000\""),
         (vec!["--profile", "1g.24gb", "--gpus", "B300"], 1, "not known"),
     ] {
         let said = place.fails(code, &[&["mig", "plan"], arguments.as_slice()].concat());

@@ -190,6 +190,17 @@ fn engines_follow_what_each_gpu_can() {
         assert!(*capability == of && can == engines && why.contains(part), "{all:?}");
     }
     assert!(place.ok(&["modes"]).contains("WHY NOT"));
+    // A1 and G12: the same is told of a saved inventory, where no daemon is.
+    let file = place.dir.path().join("node.yaml").display().to_string();
+    place.ok(&["gpus", "--save", &file]);
+    let mut alone = support::cleave(&place.dir.path().join("nowhere"));
+    let output = alone.args(["modes", "--inventory", &file, "-o", "json"]).output().unwrap();
+    let read: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(read, modes);
+    let live: Vec<(&str, bool)> = (modes["items"][0]["migration"].as_array().unwrap().iter())
+        .map(|one| (one["way"].as_str().unwrap(), one["live"].as_bool().unwrap()))
+        .collect();
+    assert_eq!(live, [("temporal", false), ("spatial", false), ("vgpu", true), ("passthrough", false)]);
 
     let asked = ["slice", "create", "--dry-run", "--memory", "8GiB", "--compute", "25%"];
     for (more, engine) in [

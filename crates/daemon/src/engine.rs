@@ -1,12 +1,10 @@
 //! How a slice's GPU is divided: what a GPU can, and what a slice gets. Decides only; nothing here acts.
 use crate::gpu::GpuInfo;
 use crate::slice::Record;
-use cleave_api::{Engine, EngineAbility, ErrorBody, ErrorCode, GpuModes, Mode};
+use cleave_api::{Engine, ErrorBody, ErrorCode, GpuModes, Mode, Vendor};
+use cleave_inventory::modes::{Card, MigMode};
 use serde::{Deserialize, Serialize};
 
-/// From this compute capability on an MPS client has its own address space, its own limits and a part of the
-/// multiprocessors.
-const SPATIAL_FROM: (u32, u32) = (7, 0);
 /// An operation of this length and more, in ns, is not waited for: who has such gets multiprocessors of its own. MPS cuts
 /// no kernel short.
 const LONG: u64 = 500_000;
@@ -50,41 +48,35 @@ pub struct Wish<'a> {
     pub share: bool,
 }
 
-/// Why `gpu` can't run `engine`; `None` if it can.
-pub fn obstacle(gpu: &GpuInfo, engine: Engine, means: Means<'_>) -> Option<String> {
-    match engine {
-        Engine::Auto | Engine::Temporal if gpu.mig == Some(true) => {
-            Some("MIG mode is on, and programs see its instances only".into())
-        }
-        Engine::Auto | Engine::Temporal => None,
-        Engine::Spatial => match gpu.capability {
-            None => Some("its compute capability is not known, and MPS needs 7.0".into()),
-            Some((major, minor)) if (major, minor) < SPATIAL_FROM => {
-                Some(format!("its compute capability is {major}.{minor}, and MPS with limits needs 7.0"))
-            }
-            Some(_) if gpu.mig == Some(true) => Some("MIG mode is on, and programs see its instances only".into()),
-            Some(_) => means.mps.err().map(str::to_owned),
-        },
-        Engine::Mig => match gpu.mig {
-            None => Some("this model has no MIG".into()),
-            Some(false) => Some("MIG mode is off; `cleave mig apply` turns it on".into()),
-            Some(true) => None,
-        },
-    }
+fn card(gpu: &GpuInfo) -> Card {
+    let mig = match gpu.mig {
+        None => MigMode::Never,
+        Some(false) => MigMode::Off,
+        Some(true) => MigMode::On,
+    };
+    Card { vendor: Vendor::Nvidia, capability: gpu.capability, mig }
 }
 
-/// Which engines `gpu` can run.
-pub fn modes(gpu: &GpuInfo, means: Means<'_>) -> GpuModes {
-    let ability = |engine| {
-        let reason = obstacle(gpu, engine, means);
-        EngineAbility { engine, available: reason.is_none(), reason }
-    };
+/// What the node has against `engine`, whatever the GPU.
+fn besides(engine: Engine, means: Means<'_>) -> Option<String> {
+    means.mps.err().filter(|_| engine == Engine::Spatial).map(str::to_owned)
+}
+
+/// Why `gpu` can't run `engine`; `None` if it can.
+pub fn obstacle(gpu: &GpuInfo, engine: Engine, means: Means<'_>) -> Option<String> {
+    card(gpu).obstacle(engine).or_else(|| besides(engine, means))
+}
+
+/// Which engines `gpu` can run, and what can be moved off it with this version of the driver.
+pub fn modes(gpu: &GpuInfo, means: Means<'_>, driver: &str) -> GpuModes {
+    let engines = card(gpu).engines(|engine| besides(engine, means));
     GpuModes {
         index: gpu.index,
-        uuid: gpu.uuid.clone(),
+        uuid: Some(gpu.uuid.clone()),
         name: gpu.name.clone(),
         compute_capability: gpu.capability.map(|(major, minor)| format!("{major}.{minor}")),
-        engines: [Engine::Mig, Engine::Spatial, Engine::Temporal].map(ability).into(),
+        migration: card(gpu).migration(&engines, Some(driver)),
+        engines,
     }
 }
 
@@ -220,13 +212,20 @@ mod tests {
 
     #[test]
     fn each_card_can_what_it_can() {
-        let can = |means| cards().map(|gpu| modes(&gpu, means).engines.iter().map(|e| e.available).collect::<Vec<_>>());
+        let can = |means| {
+            cards().map(|gpu| modes(&gpu, means, "580").engines.iter().map(|e| e.available).collect::<Vec<_>>())
+        };
         let (both, one, mig) = (vec![false, true, true], vec![false, false, true], vec![true, false, false]);
         assert_eq!(can(CAN), [both.clone(), mig.clone(), both, one.clone()]);
         let without = Means { mps: Err("no program"), ..CAN };
         assert_eq!(can(without), [one.clone(), mig, one.clone(), one]);
         let reasons = |gpu: &GpuInfo| {
-            modes(gpu, without).engines.into_iter().map(|e| e.reason.unwrap_or_default()).collect::<Vec<_>>().join("; ")
+            modes(gpu, without, "580")
+                .engines
+                .into_iter()
+                .map(|e| e.reason.unwrap_or_default())
+                .collect::<Vec<_>>()
+                .join("; ")
         };
         let [h100, a100, rtx, k80] = cards();
         for (gpu, words) in [

@@ -226,6 +226,22 @@ impl Table {
         self.models.iter().find(is)
     }
 
+    /// GPUs as they are written, `8xH100` or `H100`: how many, from 1 to `most`, and of which model.
+    pub fn counted(&self, text: &str, most: u32) -> Result<(u32, &Model), String> {
+        let text = text.trim();
+        let (count, name) = match text.split_once(['x', 'X']) {
+            Some((count, name)) if !count.is_empty() && count.bytes().all(|byte| byte.is_ascii_digit()) => {
+                (count, name)
+            }
+            _ => ("1", text),
+        };
+        let count = count.parse().ok().filter(|count| (1..=most).contains(count));
+        let count = count.ok_or_else(|| format!("{text}: there must be 1 to {most}"))?;
+        let model =
+            self.named(name).ok_or_else(|| format!("there is no GPU \"{}\" in the device table", name.trim()))?;
+        Ok((count, model))
+    }
+
     /// The model of a device: by its PCI id, and where several share one by name and memory. `None` if that does not decide.
     pub fn model(&self, pci_id: Option<&str>, name: &str, memory_bytes: Option<u64>) -> Option<&Model> {
         let shared: Vec<&Model> =
@@ -375,6 +391,28 @@ mod tests {
         assert_eq!(model("19e5:d802", "", 32), Some("Ascend 910B4"));
         assert_eq!(model("17cb:a100", "", 0), None);
         assert_eq!(model("ffff:ffff", "no such card", 1), None);
+    }
+
+    #[test]
+    fn gpus_are_counted_as_they_are_written() {
+        let read = |text| Table::get().counted(text, 100).map(|(count, model)| (count, model.name.as_str()));
+        for (text, expected) in [
+            ("8xH100", Ok((8, "H100 SXM"))),
+            (" 8XH100 ", Ok((8, "H100 SXM"))),
+            ("RTX 4090", Ok((1, "GeForce RTX 4090"))),
+            ("100xT4", Ok((100, "T4"))),
+            ("0xT4", Err("1 to 100")),
+            ("101xT4", Err("1 to 100")),
+            ("99999999999xT4", Err("1 to 100")),
+            ("xT4", Err("\"xT4\"")),
+            ("2xH900", Err("\"H900\"")),
+            ("", Err("no GPU")),
+        ] {
+            match expected {
+                Ok(expected) => assert_eq!(read(text), Ok(expected), "{text}"),
+                Err(word) => assert!(read(text).unwrap_err().contains(word), "{text}"),
+            }
+        }
     }
 
     /// What the simulated cards share with the table.

@@ -1,12 +1,11 @@
 //! The GPUs that there are: nodes, what stands in each, and what each kind of GPU can.
 use crate::spec::{NodeSpec, names};
 use cleave_api::{Engine, Inventory, Vendor};
+use cleave_inventory::modes::{Card, MigMode, capability};
 use cleave_inventory::{Model, Table, geometry, matrix};
 use cleave_policy::mig::Geometry;
 use cleave_policy::topology::{Cpus, Links};
 
-/// From this compute capability on MPS gives each client a part of the multiprocessors and an address space of its own.
-const SPATIAL_FROM: (u32, u32) = (7, 0);
 /// Most GPUs of a node that is written down and not read.
 const MOST_GPUS: u32 = 64;
 
@@ -73,16 +72,10 @@ impl Kind {
             Engine::Auto | Engine::Temporal => None,
             Engine::Mig if self.geometry.is_none() => Some(format!("{model} has no MIG")),
             Engine::Mig => None,
-            Engine::Spatial => match (self.vendor, self.capability) {
-                (Vendor::Nvidia, Some(capability)) if capability >= SPATIAL_FROM => None,
-                (Vendor::Nvidia, Some((major, minor))) => {
-                    Some(format!("{model} has compute capability {major}.{minor}, and MPS with limits needs 7.0"))
-                }
-                (Vendor::Nvidia, None) => Some(format!("the compute capability of {model} is not known")),
-                // Its compute units can be given out by masks.
-                (Vendor::Amd, _) => None,
-                (vendor, _) => Some(format!("{model} ({}) is not divided in space", crate::spec::vendor_name(vendor))),
-            },
+            Engine::Spatial => {
+                let card = Card { vendor: self.vendor, capability: self.capability, mig: MigMode::Unknown };
+                card.spatial().map(|why| format!("{model}: {why}"))
+            }
         }
     }
 
@@ -93,16 +86,12 @@ impl Kind {
 
     fn of(row: &Model) -> Result<Self, String> {
         let bytes = row.memory_bytes().ok_or_else(|| format!("the memory of {} is not known", row.name))?;
-        let number = |text: &str| {
-            let (major, minor) = text.split_once('.')?;
-            Some((major.parse().ok()?, minor.parse().ok()?))
-        };
         Ok(Self {
             model: row.name.clone(),
             row: Some(row.name.clone()),
             vendor: row.vendor,
             memory_mib: bytes >> 20,
-            capability: row.cc.as_deref().and_then(number),
+            capability: row.cc.as_deref().and_then(capability),
             geometry: row.mig.as_deref().and_then(|name| Table::get().geometry(name)).map(|one| one.known_shape().0),
             mig: None,
             engine: Engine::Auto,
@@ -123,21 +112,18 @@ pub fn same_model(one: &str, other: &str) -> bool {
     one.eq_ignore_ascii_case(other) || row(one).is_some() && row(one) == row(other)
 }
 
-/// GPUs as they are written: `8xH100`, or several such joined by `+`, each with the engine that it is kept for after a comma.
+/// The GPUs of a node as they are written: `8xH100`, or several such joined by `+`, each with the engine that it is kept for
+/// after a comma.
 pub fn gpus(text: &str) -> Result<Vec<(u32, Kind)>, String> {
+    groups(text, MOST_GPUS)
+}
+
+/// The same of GPUs that need not stand in one node, at most `most` in each group.
+pub fn groups(text: &str, most: u32) -> Result<Vec<(u32, Kind)>, String> {
     let group = |text: &str| {
         let (what, engine) = text.trim().split_once(',').unwrap_or((text.trim(), "auto"));
         let engine: Engine = engine.trim().parse()?;
-        let (count, model) = match what.split_once(['x', 'X']) {
-            Some((count, model)) if !count.is_empty() && count.bytes().all(|byte| byte.is_ascii_digit()) => {
-                (count, model)
-            }
-            _ => ("1", what),
-        };
-        let count = count.parse().ok().filter(|count| (1..=MOST_GPUS).contains(count));
-        let count = count.ok_or_else(|| format!("{text}: there must be 1 to {MOST_GPUS}"))?;
-        let row = Table::get().named(model.trim());
-        let row = row.ok_or_else(|| format!("there is no GPU \"{model}\" in the device table"))?;
+        let (count, row) = Table::get().counted(what, most)?;
         let kind = Kind { engine, ..Kind::of(row)? };
         kind.obstacle(engine).map_or(Ok((count, kind)), |why| Err(format!("{text}: {why}")))
     };
@@ -198,14 +184,12 @@ impl Fleet {
                 left_out.push(format!("{}: {}: its memory is not known", node.name, device.label));
                 continue;
             };
-            let version = device.compute_capability.as_deref().and_then(|text| text.split_once('.'));
             let kind = Kind {
                 model: device.name.clone(),
                 row: row.map(|row| row.name.clone()),
                 vendor: device.vendor,
                 memory_mib: bytes >> 20,
-                capability: version
-                    .and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)))
+                capability: (device.compute_capability.as_deref().and_then(capability))
                     .or(known.as_ref().and_then(|kind| kind.capability)),
                 geometry: match &device.mig {
                     Some(mig) if !mig.profiles.is_empty() => Some(geometry(&mig.profiles)),
@@ -269,6 +253,18 @@ impl Fleet {
         self.nodes.push((name, self.shapes.len()));
         self.shapes.push(new);
         true
+    }
+
+    /// How many GPUs there are of each kind.
+    pub fn counts(&self) -> Vec<(u32, &Kind)> {
+        let mut counts: Vec<(u32, &Kind)> = self.kinds.iter().map(|kind| (0, kind)).collect();
+        let shapes = self.nodes.iter().filter_map(|(_, shape)| self.shapes.get(*shape));
+        for (_, kind) in shapes.flat_map(|shape| &shape.cards) {
+            if let Some((count, _)) = counts.get_mut(*kind) {
+                *count += 1;
+            }
+        }
+        counts
     }
 
     /// How many GPUs there are.

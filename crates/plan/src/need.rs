@@ -1,7 +1,8 @@
 //! What a workload needs of a kind of GPU, and what rules a kind or a place out.
 use crate::fit::{self, Ask};
 use crate::fleet::Kind;
-use crate::spec::{Dtype, Tier, Workload, vendor_name};
+use crate::spec::{Dtype, Workload, vendor_name};
+use crate::tier::Tier;
 use cleave_api::{Engine, Percent};
 use cleave_policy::pack::{Amount, WHOLE};
 use serde::{Deserialize, Serialize};

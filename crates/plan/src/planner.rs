@@ -3,7 +3,8 @@
 use crate::fit;
 use crate::fleet::{Fleet, Kind};
 use crate::need::{Need, Obstacle, Rule, mib, need};
-use crate::spec::{File, Tier, Workload};
+use crate::spec::{File, Workload};
+use crate::tier::Tier;
 use crate::told::Plan;
 use cleave_api::{Engine, Priority};
 use cleave_inventory::Table;

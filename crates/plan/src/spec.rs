@@ -1,4 +1,5 @@
 //! What people write: the workloads, the fleet that they go to, the rules of its tiers, and its site's power.
+use crate::tier::{self, Tier, Tiers};
 use cleave_api::{Engine, Fraction, MemoryAmount, Mode, Percent, Priority, Vendor};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,7 +14,8 @@ pub struct File {
     /// The nodes; absent: this machine.
     #[serde(default)]
     pub fleet: Vec<NodeSpec>,
-    /// What each tier may have; without them those of [`tiers`].
+    /// What each tier may have; without them the default [`Tiers`].
+    #[serde(default, deserialize_with = "tier::some")]
     pub tiers: Option<BTreeMap<String, Tier>>,
     /// What shall run.
     pub workloads: Vec<Workload>,
@@ -27,21 +29,6 @@ pub struct Site {
     pub watts: Option<f64>,
     /// Watts of all the rest: processors, fans, GPUs that do nothing.
     pub base_watts: f64,
-}
-
-/// What a tier may have.
-#[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
-#[serde(deny_unknown_fields)]
-pub struct Tier {
-    /// The engines, the one that is preferred first.
-    pub engines: Vec<Engine>,
-}
-
-/// The tiers where a file has none: production has hardware's walls, development takes turns.
-pub fn tiers() -> BTreeMap<String, Tier> {
-    use Engine::{Mig, Spatial, Temporal};
-    let tier = |name: &str, engines: &[Engine]| (name.to_owned(), Tier { engines: engines.to_vec() });
-    BTreeMap::from([tier("prod", &[Mig]), tier("staging", &[Mig, Spatial]), tier("dev", &[Temporal])])
 }
 
 /// Nodes that are alike.
@@ -66,6 +53,22 @@ pub struct NodeSpec {
     pub tier: Option<String>,
     /// Where it stands: a site, a cloud's region.
     pub location: Option<String>,
+}
+
+impl NodeSpec {
+    /// One node, of which nothing else is said.
+    pub fn plain(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            count: 1,
+            gpus: None,
+            inventory: None,
+            topology: None,
+            engine: Engine::Auto,
+            tier: None,
+            location: None,
+        }
+    }
 }
 
 /// Something that shall run.
@@ -265,12 +268,7 @@ impl File {
         if !(self.site.base_watts >= 0.0 && self.site.base_watts.is_finite()) {
             return Err(format!("site: base_watts: {} is below 0", self.site.base_watts));
         }
-        let tiers = self.tiers.get_or_insert_with(tiers).clone();
-        for (name, tier) in &tiers {
-            if tier.engines.is_empty() || tier.engines.contains(&Engine::Auto) {
-                return Err(format!("tier {name}: engines: name one or more of mig, spatial and temporal"));
-            }
-        }
+        let tiers = self.tiers.get_or_insert_with(|| Tiers::default().tiers).clone();
         let known = |tier: &Option<String>| match tier.as_ref().filter(|tier| !tiers.contains_key(*tier)) {
             None => Ok(()),
             Some(tier) => {

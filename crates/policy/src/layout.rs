@@ -253,9 +253,10 @@ impl Geometry {
         self.beside(taken, |kind| !kind.media).iter().map(kinds).max().unwrap_or_default()
     }
 
-    /// The multiprocessors that MIG can give of a GPU.
+    /// The multiprocessors that MIG can give of a GPU; at least so many, where the largest profile is not known.
     pub fn multiprocessors(&self) -> u32 {
-        self.profiles.iter().map(|kind| kind.sms).max().unwrap_or(0)
+        let beside = |(at, kind): (usize, &Profile)| kind.sms * self.room(0, at);
+        self.profiles.iter().enumerate().map(beside).max().unwrap_or(0)
     }
 
     /// A profile's share of them, rounded to whole percent.
@@ -309,6 +310,14 @@ mod tests {
     fn here(geometry: &Geometry, idle: &[&str], busy: &[&str]) -> Vec<Present> {
         let all = idle.iter().map(|name| (name, false)).chain(busy.iter().map(|name| (name, true)));
         all.map(|(name, busy)| Present { instance: at(geometry, name), busy }).collect()
+    }
+
+    #[test]
+    fn shares_are_of_the_whole_also_where_the_largest_profile_is_not_known() {
+        let mut h100 = h100();
+        assert_eq!(h100.multiprocessors(), 132);
+        h100.profiles.retain(|profile| profile.size < 4);
+        assert_eq!((h100.multiprocessors(), h100.percent(&h100.profiles[0])), (112, 14));
     }
 
     #[test]

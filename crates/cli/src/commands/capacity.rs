@@ -1,11 +1,18 @@
 //! `cleave capacity`: how many slices GPUs give each tier.
-use super::Context;
+use super::{Context, inventory};
+use crate::CapacityOptions;
 use crate::client::Result;
 use crate::output::{self, or_dash, table};
-use cleave_api::{ErrorBody, ErrorCode, List, Vendor, format_bytes};
-use cleave_inventory::Table;
-use cleave_plan::capacity::{Cut, Kind, Slots, slots};
+use cleave_api::{ErrorBody, ErrorCode, List, format_bytes};
+use cleave_plan::capacity::{Cut, Slots, cut};
+use cleave_plan::fleet::{Fleet, Kind, groups};
+use cleave_plan::spec::NodeSpec;
+use cleave_plan::tier::Tiers;
 use serde::Serialize;
+use std::path::Path;
+
+/// Most GPUs of a kind.
+const MOST: u32 = 1_000_000;
 
 /// A tier, and what it would have of all the GPUs.
 #[derive(Serialize)]
@@ -15,11 +22,25 @@ struct Tier {
     gpus: Vec<Slots>,
 }
 
-/// Counts the slots of each of `tiers`, such as `dev=temporal:4`, on GPUs such as `8xH100`.
-pub(crate) fn run(context: &Context, gpus: &str, tiers: &[String]) -> Result<i32> {
-    let kinds = gpus.split('+').map(kind).collect::<Result<Vec<Kind>>>()?;
+impl Tier {
+    fn new(name: &str, gpus: Vec<Slots>) -> Self {
+        Self { tier: name.into(), slots: gpus.iter().map(|gpu| gpu.slots).sum(), gpus }
+    }
+}
+
+/// The tier policy of a file, or the default.
+pub(super) fn policy(file: Option<&Path>) -> Result<Tiers> {
+    let Some(file) = file else { return Ok(Tiers::default()) };
+    let hint = "a tier policy is `tiers:` and, under each name, `engines:`, as in prod: { engines: [mig] }";
+    Tiers::read(&inventory::text_of(file)?).map_err(|why| inventory::invalid(file, &why, hint))
+}
+
+/// Counts the slots of each tier.
+pub(crate) fn run(context: &Context, options: &CapacityOptions) -> Result<i32> {
+    let kinds = kinds(context, options)?;
+    let each = |slots: &dyn Fn(u32, &Kind) -> Slots| kinds.iter().map(|(count, kind)| slots(*count, kind)).collect();
     let mut all = Vec::new();
-    for text in tiers {
+    for text in &options.tier {
         let bad = |why: String| {
             ErrorBody::new(
                 ErrorCode::Invalid,
@@ -32,8 +53,16 @@ pub(crate) fn run(context: &Context, gpus: &str, tiers: &[String]) -> Result<i32
             .filter(|(name, _)| !name.is_empty())
             .ok_or_else(|| bad("a name and = are missing".into()))?;
         let cut: Cut = cut.parse().map_err(bad)?;
-        let gpus: Vec<Slots> = kinds.iter().map(|kind| slots(kind, &cut)).collect();
-        all.push(Tier { tier: name.into(), slots: gpus.iter().map(|gpu| gpu.slots).sum(), gpus });
+        all.push(Tier::new(name, each(&|count, kind| Slots::of(count, kind, &cut))));
+    }
+    if options.tier.is_empty() {
+        for (name, tier) in &policy(options.tiers.as_deref())?.tiers {
+            let slots = |count, kind: &Kind| match cut(kind, tier, options.parts) {
+                Ok(cut) => Slots::of(count, kind, &cut),
+                Err(why) => Slots::none(count, kind, why),
+            };
+            all.push(Tier::new(name, each(&slots)));
+        }
     }
     let all = List::new("tiers", all);
     output::print(context.format, &all, || {
@@ -42,6 +71,7 @@ pub(crate) fn run(context: &Context, gpus: &str, tiers: &[String]) -> Result<i32
                 vec![
                     tier.tier.clone(),
                     format!("{} x {}", gpu.gpus, gpu.gpu),
+                    or_dash(gpu.cut.clone()),
                     gpu.each.to_string(),
                     gpu.slots.to_string(),
                     or_dash(gpu.memory_bytes.map(format_bytes)),
@@ -50,33 +80,32 @@ pub(crate) fn run(context: &Context, gpus: &str, tiers: &[String]) -> Result<i32
             })
         });
         let rows = rows.collect();
+        let sums: Vec<String> = all.items.iter().map(|tier| format!("{} {}", tier.tier, tier.slots)).collect();
         format!(
-            "{}\neach tier as if all of the GPUs were its",
-            table(&["TIER", "GPUS", ">EACH", ">SLOTS", ">MEMORY", "WHY NONE"], rows)
+            "{}\nslots of each tier, as if all of the GPUs were its: {}",
+            table(&["TIER", "GPUS", "CUT", ">EACH", ">SLOTS", ">MEMORY", "WHY NONE"], rows),
+            sums.join(", ")
         )
     })?;
     Ok(0)
 }
 
-/// `8xH100`, or one.
-fn kind(text: &str) -> Result<Kind> {
-    let text = text.trim();
-    let (count, model) = match text.split_once('x') {
-        Some((count, model)) if count.bytes().all(|byte| byte.is_ascii_digit()) && !count.is_empty() => (count, model),
-        _ => ("1", text),
-    };
-    let hint = "write MODEL or COUNTxMODEL, joined by +, such as 8xH100 or 4xH100+8xT4";
-    let bad = |message: String| ErrorBody::new(ErrorCode::Invalid, message, hint);
-    let count = count.parse().ok().filter(|count| (1..=1_000_000).contains(count));
-    let count: u32 = count.ok_or_else(|| bad(format!("{text}: there must be 1 to 1000000")))?;
-    let table = Table::get();
-    let found = table.named(model).ok_or_else(|| bad(format!("there is no GPU \"{model}\" in the device table")))?;
-    let major = found.cc.as_deref().and_then(|cc| cc.split('.').next()?.parse::<u32>().ok());
-    Ok(Kind {
-        name: found.name.clone(),
-        count,
-        memory_bytes: found.memory_bytes(),
-        mig: found.mig.as_deref().and_then(|name| table.geometry(name)).map(|geometry| geometry.known_shape().0),
-        spatial: found.vendor == Vendor::Nvidia && major.is_some_and(|major| major >= 7),
-    })
+/// The GPUs that are written down, those of an inventory, or this machine's.
+fn kinds(context: &Context, options: &CapacityOptions) -> Result<Vec<(u32, Kind)>> {
+    if let Some(gpus) = &options.gpus {
+        let hint = "write MODEL or COUNTxMODEL, joined by +, such as 8xH100 or 4xH100+8xT4";
+        return groups(gpus, MOST).map_err(|why| ErrorBody::new(ErrorCode::Invalid, why, hint));
+    }
+    let mut fleet = Fleet::default();
+    let left_out = fleet.add_inventory(&NodeSpec::plain("machine"), &inventory::find(context, &options.of)?.0);
+    let left_out = left_out.map_err(|why| ErrorBody::new(ErrorCode::Invalid, why, ""))?;
+    left_out.iter().for_each(|one| output::warning(one));
+    match fleet.count() {
+        0 => Err(ErrorBody::new(
+            ErrorCode::Unavailable,
+            "there is no GPU whose memory is known",
+            "write down which are meant, as --gpus 8xH100, or name an inventory",
+        )),
+        _ => Ok(fleet.counts().into_iter().map(|(count, kind)| (count, kind.clone())).collect()),
+    }
 }

@@ -3,7 +3,9 @@ use super::{Context, show::busy};
 use crate::client::Result;
 use crate::output::{self, Format, Named, or_dash, percent, table};
 use crate::{Topo, Where};
-use cleave_api::{Device, ErrorBody, ErrorCode, Gpu, Inventory, List, MemoryFrom, format_bytes, risk};
+use cleave_api::{
+    Device, ErrorBody, ErrorCode, Gpu, GpuModes, Inventory, List, MemoryFrom, Migration, format_bytes, risk,
+};
 use cleave_inventory::{drawing, hwloc, matrix};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -74,16 +76,18 @@ fn save(inventory: &Inventory, file: &Path) -> Result<()> {
 
 /// Writes a file whole or not at all.
 pub(super) fn write_whole(file: &Path, text: std::result::Result<String, String>) -> Result<()> {
-    let mut name = file.as_os_str().to_owned();
+    // Hidden, because there are folders of which every other file is read.
+    let mut name = std::ffi::OsString::from(".");
+    name.push(file.file_name().unwrap_or_default());
     name.push(".new");
-    let temporary = Path::new(&name);
+    let temporary = file.with_file_name(name);
     let written = text.and_then(|text| {
-        std::fs::write(temporary, text + "\n")
-            .and_then(|()| std::fs::rename(temporary, file))
+        std::fs::write(&temporary, text + "\n")
+            .and_then(|()| std::fs::rename(&temporary, file))
             .map_err(|e| e.to_string())
     });
     written.map_err(|why| {
-        let _ = std::fs::remove_file(temporary);
+        let _ = std::fs::remove_file(&temporary);
         let why = format!("{} can't be written: {why}", file.display());
         ErrorBody::new(ErrorCode::Unavailable, why, "name a file in a folder that is there and yours")
     })
@@ -168,6 +172,52 @@ fn slices(gpu: &Gpu) -> String {
         None if names.len() == count => names.join(","),
         some => format!("{count}: {},…", some.unwrap_or(names).join(",")),
     }
+}
+
+/// Lists the engines that each GPU can run, and what can be moved off it.
+pub(crate) fn modes(context: &Context, of: &Where) -> Result<i32> {
+    let modes = match of.inventory.is_some() || of.import.is_some() {
+        true => List::new("modes", cleave_inventory::modes::modes(&find(context, of)?.0)),
+        false => context.client_or_start()?.get::<List<GpuModes>>("modes")?,
+    };
+    output::print(context.format, &modes, || {
+        let engines = modes.items.iter().flat_map(|gpu| {
+            gpu.engines.iter().map(|one| {
+                vec![
+                    gpu.index.to_string(),
+                    gpu.name.clone(),
+                    or_dash(gpu.compute_capability.clone()),
+                    one.engine.to_string(),
+                    yes(one.available).into(),
+                    one.reason.clone().unwrap_or_default(),
+                ]
+            })
+        });
+        // GPUs of which the same is said stand together.
+        let mut alike: Vec<(&Migration, Vec<String>)> = Vec::new();
+        for (gpu, said) in
+            modes.items.iter().flat_map(|gpu| gpu.migration.iter().map(|said| (gpu.index.to_string(), said)))
+        {
+            match alike.iter_mut().find(|(other, _)| *other == said) {
+                Some((_, gpus)) => gpus.push(gpu),
+                None => alike.push((said, vec![gpu])),
+            }
+        }
+        let moved = alike.iter().map(|(one, gpus)| {
+            let suspend = one.suspend.map_or("not tried", yes);
+            vec![one.way.clone(), gpus.join(","), yes(one.live).into(), suspend.into(), one.reason.clone()]
+        });
+        format!(
+            "{}\n\n{}",
+            table(&[">GPU", "MODEL", ">CAPABILITY", "ENGINE", "AVAILABLE", "WHY NOT"], engines.collect()),
+            table(&["GIVEN AS", "GPUS", "LIVE MIGRATION", "SUSPEND", "HOW, OR WHY NOT"], moved.collect())
+        )
+    })?;
+    Ok(0)
+}
+
+fn yes(is: bool) -> &'static str {
+    if is { "yes" } else { "no" }
 }
 
 /// What `cleave topo -o json` prints.

@@ -6,12 +6,10 @@ use crate::yaml;
 use cleave_api::{
     Engine, ErrorBody, ErrorCode, Fraction, Gpu, List, MemoryAmount, Percent, Slice, SliceChange, SliceSpec,
 };
+use cleave_ledger::UNIT;
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 use std::path::Path;
-
-/// Quotas are whole units of so many bytes.
-const UNIT: u64 = 2 << 20;
 
 /// The slices that a node shall have.
 #[derive(Serialize, Deserialize)]
@@ -235,6 +233,7 @@ fn change(spec: &SliceSpec, there: &Slice, gpus: &[Gpu]) -> Result<(SliceChange,
         now.first().and_then(|index| gpus.iter().find(|gpu| gpu.index == *index)).map_or(0, |gpu| gpu.memory_bytes);
     let bytes = spec.fraction.map(|fraction| fraction.of(card)).or(spec.memory.map(|memory| memory.of(card)));
     let limit = there.devices.first().map_or(0, |device| device.limit_bytes);
+    // Quotas are whole units.
     if let Some(bytes) = bytes.filter(|bytes| bytes / UNIT != limit / UNIT) {
         change.memory = Some(MemoryAmount::Bytes(bytes));
         words.push(format!("memory {}", cleave_api::format_bytes(bytes)));

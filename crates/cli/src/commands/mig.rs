@@ -9,6 +9,7 @@ use cleave_api::{
     ErrorBody, ErrorCode, List, MigGpu, MigLayout, MigOutcome, MigPlace, MigProfile, MigRequest, MigWish,
 };
 use cleave_inventory::{Table, geometry};
+use cleave_plan::capacity::of_profile;
 use cleave_policy::layout::Wanted;
 use cleave_policy::mig::{Geometry, Instance, Mask};
 use serde::de::{self, SeqAccess, Visitor};
@@ -493,24 +494,6 @@ struct Planned {
     room: BTreeMap<String, u32>,
 }
 
-/// How many instances of one profile can be had.
-#[derive(Debug, Serialize)]
-struct Counted {
-    profile: String,
-    gpus: usize,
-    instances: u32,
-    /// Why there are no more.
-    why: String,
-    /// What to put beside them, and how many instances there are then with as much memory or nearly.
-    offer: Option<Offer>,
-}
-
-#[derive(Debug, Serialize)]
-struct Offer {
-    per_gpu: Vec<String>,
-    instances: usize,
-}
-
 fn site(gpu: &MigGpu) -> Site {
     let geometry = geometry(&gpu.profiles);
     let mask = |one: &cleave_api::MigInstance| {
@@ -521,6 +504,9 @@ fn site(gpu: &MigGpu) -> Site {
     Site { name: format!("GPU {} ({})", gpu.gpu, gpu.name), geometry, taken }
 }
 
+/// Most GPUs of a model that are written down: each is laid out on its own.
+const MOST: u32 = 4096;
+
 /// Empty GPUs that need not be here.
 fn imagined(spec: &str) -> Result<Vec<Site>> {
     let bad = |why: String| {
@@ -528,24 +514,14 @@ fn imagined(spec: &str) -> Result<Vec<Site>> {
         ErrorBody::new(ErrorCode::Invalid, format!("--gpus {spec}: {why}"), hint)
     };
     let mut sites = Vec::new();
-    for part in spec.split('+').map(str::trim) {
-        let (count, model) = match part.split_once(['x', 'X']) {
-            Some((count, model)) if !count.is_empty() && count.bytes().all(|b| b.is_ascii_digit()) => {
-                (count.parse().unwrap_or(0), model)
-            }
-            _ => (1, part),
-        };
-        if !(1..=4096).contains(&count) {
-            return Err(bad(format!("{part}: there must be 1 to 4096")));
-        }
+    for part in spec.split('+') {
         let table = Table::get();
         let known = || {
             let models = table.models.iter().filter(|model| model.mig.is_some()).map(|model| model.name.as_str());
             models.collect::<Vec<_>>().join(", ")
         };
-        let found = table
-            .named(model)
-            .ok_or_else(|| bad(format!("no model \"{model}\" is known; with MIG are {}", known())))?;
+        let (count, found) =
+            table.counted(part, MOST).map_err(|why| bad(format!("{why}; with MIG are {}", known())))?;
         let geometry = found.mig.as_deref().and_then(|name| table.geometry(name));
         let geometry = geometry.ok_or_else(|| bad(format!("{} has no MIG; {} have", found.name, known())))?;
         let (shape, unknown) = geometry.known_shape();
@@ -556,7 +532,7 @@ fn imagined(spec: &str) -> Result<Vec<Site>> {
             output::warning(&format!("left out: {}", unknown.join("; ")));
         }
         let first = sites.len();
-        sites.extend((first..first + count).map(|at| Site {
+        sites.extend((first..first + count as usize).map(|at| Site {
             name: format!("{} #{at}", found.name),
             geometry: shape.clone(),
             taken: 0,
@@ -620,47 +596,8 @@ pub(crate) fn count_on(context: &Context, gpus: &str, profile: &str) -> Result<i
 /// How many instances of a profile the GPUs hold, and what to put beside them.
 fn count(context: &Context, sites: &[Site], profile: &str) -> Result<i32> {
     known(sites, profile)?;
-    let mut counted =
-        Counted { profile: profile.into(), gpus: sites.len(), instances: 0, why: String::new(), offer: None };
-    let (mut each, mut offered, mut beside) = (Vec::new(), 0, None);
-    for site in sites {
-        let Some(kind) = site.geometry.named(profile) else { continue };
-        let room = site.geometry.room(site.taken, kind);
-        counted.instances += room;
-        each.push(room);
-        let more = vec![kind; room as usize + 1];
-        if counted.why.is_empty() {
-            let rule = site.geometry.tightest(&more);
-            counted.why = if site.taken == 0 {
-                rule
-            } else {
-                format!("instances are there already; and of an empty GPU: {rule}")
-            };
-        }
-        let offer = site.geometry.offer(site.taken, &more);
-        offered += offer.len();
-        if beside.is_none() && offer.len() as u32 > room {
-            let name = |at: &usize| site.geometry.profiles.get(*at).map_or_else(String::new, |kind| kind.name.clone());
-            beside = Some((offer.iter().map(name).collect::<Vec<_>>(), site.geometry.list(&offer)));
-        }
-    }
-    let list = beside.as_ref().map(|(_, list)| list.clone());
-    counted.offer = beside.map(|(per_gpu, _)| Offer { per_gpu, instances: offered });
-    output::print(context.format, &Named::new("mig-count", &counted), || {
-        let most = each.iter().max().copied().unwrap_or(0);
-        let (total, gpus) = (counted.instances, counted.gpus);
-        let on = |count: usize| if count == 1 { "1 GPU".into() } else { format!("{count} GPUs") };
-        let mut text = format!("{total} of {profile} on {}, {most} on each at most", on(gpus));
-        let next = (most as usize + 1) * gpus;
-        text.push_str(&format!("\nnot {next}: {}", counted.why));
-        if let (Some(offer), Some(list)) = (&counted.offer, list) {
-            text.push_str(&format!(
-                "\nwith the nearest profile beside it {} instances: {list} on each",
-                offer.instances
-            ));
-        }
-        text
-    })?;
+    let counted = of_profile(sites.iter().map(|site| (&site.geometry, site.taken)), profile);
+    output::print(context.format, &Named::new("mig-count", &counted), || counted.to_string())?;
     Ok(0)
 }
 

@@ -4,6 +4,7 @@ pub(crate) mod daemon;
 pub(crate) mod drain;
 pub(crate) mod fit;
 pub(crate) mod inventory;
+pub(crate) mod labels;
 pub(crate) mod licenses;
 pub(crate) mod manifest;
 pub(crate) mod mig;

@@ -183,18 +183,8 @@ fn of_file(path: &Path, nodes: &[NodeSpec]) -> Result<Fleet> {
 fn this_machine(context: &Context, options: &PlanOptions, file: &File) -> Result<(Fleet, Vec<Busy>, Places)> {
     let (found, gpus) = inventory::find(context, &options.of)?;
     let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let node: NodeSpec = NodeSpec {
-        name: name.clone(),
-        count: 1,
-        gpus: None,
-        inventory: None,
-        topology: None,
-        engine: Engine::Auto,
-        tier: None,
-        location: None,
-    };
     let mut fleet = Fleet::default();
-    let left_out = fleet.add_inventory(&node, &found).map_err(|why| invalid(why, ""))?;
+    let left_out = fleet.add_inventory(&NodeSpec::plain(&name), &found).map_err(|why| invalid(why, ""))?;
     left_out.iter().chain(&drawing::problems(&found.problems)).for_each(|one| output::warning(one));
     if fleet.count() == 0 {
         let message = "this machine has no GPU whose memory is known".to_owned();

@@ -2,7 +2,7 @@
 use super::{Context, slice};
 use crate::client::{Result, segment};
 use crate::output::{self, Format, Named, bar, grouped, or_dash, percent, table};
-use cleave_api::{ErrorCode, Event, Gpu, GpuModes, List, Process, Slice, Status, format_bytes};
+use cleave_api::{ErrorCode, Event, Gpu, List, Process, Slice, Status, format_bytes};
 use serde::Serialize;
 use std::time::Duration;
 
@@ -60,27 +60,6 @@ fn shortened(text: &str, most: usize) -> String {
         out.push('…');
     }
     out
-}
-
-/// Lists the engines that each GPU can run.
-pub(crate) fn modes(context: &Context) -> Result<i32> {
-    let modes: List<GpuModes> = context.client_or_start()?.get("modes")?;
-    output::print(context.format, &modes, || {
-        let rows = modes.items.iter().flat_map(|gpu| {
-            gpu.engines.iter().map(|one| {
-                vec![
-                    gpu.index.to_string(),
-                    gpu.name.clone(),
-                    or_dash(gpu.compute_capability.clone()),
-                    one.engine.to_string(),
-                    if one.available { "yes" } else { "no" }.into(),
-                    one.reason.clone().unwrap_or_default(),
-                ]
-            })
-        });
-        table(&[">GPU", "MODEL", ">CAPABILITY", "ENGINE", "AVAILABLE", "WHY NOT"], rows.collect())
-    })?;
-    Ok(0)
 }
 
 /// Shows the daemon.

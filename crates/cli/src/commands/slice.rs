@@ -1,11 +1,19 @@
 //! `cleave slice …`.
 use super::program::{self, gpus_of};
-use super::{Context, show};
+use super::{Context, inventory, show};
 use crate::ChangeOptions;
 use crate::client::{Result, segment};
 use crate::output::{self, Format, Named, bar, grouped, or_dash, percent, table};
-use cleave_api::{ClassUse, DeviceTime, ErrorCode, Explanation, List, Slice, SliceChange, SliceSpec, format_bytes};
+use cleave_api::{
+    ClassUse, DeviceTime, ErrorBody, ErrorCode, Explanation, Fraction, List, Percent, Slice, SliceChange, SliceSpec,
+    format_bytes,
+};
+use cleave_plan::choice::{Choice, Wish, choose};
+use cleave_plan::fleet::Fleet;
+use cleave_plan::spec::NodeSpec;
+use serde::Serialize;
 use std::collections::BTreeMap;
+use std::path::Path;
 
 /// Creates a slice, or `count` alike, or says what they would be.
 pub(crate) fn create(context: &Context, spec: &SliceSpec, count: Option<u32>, dry_run: bool) -> Result<i32> {
@@ -37,6 +45,67 @@ pub(crate) fn create(context: &Context, spec: &SliceSpec, count: Option<u32>, dr
         })?,
     }
     Ok(0)
+}
+
+/// What a slice would best be on the GPUs of an inventory.
+#[derive(Serialize)]
+struct Imagined<'a> {
+    gpu: u32,
+    model: &'a str,
+    memory_bytes: Option<u64>,
+    compute_percent: Option<f64>,
+    #[serde(flatten)]
+    choice: Choice,
+}
+
+/// Says which engine is the best that the hardware of an inventory has for a slice; nothing need be here.
+pub(crate) fn imagine(context: &Context, spec: &SliceSpec, file: &Path) -> Result<i32> {
+    let invalid = |message: String, hint: &str| ErrorBody::new(ErrorCode::Invalid, message, hint);
+    let mut fleet = Fleet::default();
+    let left_out = fleet.add_inventory(&NodeSpec::plain("the inventory"), &inventory::load(file)?);
+    left_out.map_err(|why| invalid(why, ""))?.iter().for_each(|one| output::warning(one));
+    let cards = fleet.shapes.iter().flat_map(|shape| &shape.cards);
+    let mut cards: Vec<_> = cards.filter_map(|(gpu, kind)| Some((*gpu, fleet.kinds.get(*kind)?))).collect();
+    if spec.gpu != "any" {
+        cards.retain(|(gpu, _)| spec.gpu.parse() == Ok(*gpu));
+    }
+    let mut refused = None;
+    for (gpu, kind) in cards {
+        let whole = kind.memory_mib << 20;
+        let memory = spec.fraction.map(|part| part.of(whole)).or(spec.memory.map(|memory| memory.of(whole)));
+        let percent = spec.fraction.map(Fraction::percent).or(spec.compute).map(Percent::get);
+        let domain = spec.trust_domain.is_some();
+        let wish = Wish { engine: spec.engine, bytes: memory.unwrap_or(0), percent, domain };
+        match choose(kind, &wish) {
+            Err(why) => {
+                refused
+                    .get_or_insert(format!("engine {} can't be had: GPU {gpu} ({}): {why}", spec.engine, kind.model));
+            }
+            Ok(choice) => {
+                let found =
+                    Imagined { gpu, model: &kind.model, memory_bytes: memory, compute_percent: percent, choice };
+                output::print(context.format, &Named::new("choice", &found), || {
+                    let Choice { engine, profile, reason, needs } = &found.choice;
+                    let profile = profile.as_ref().map(|name| format!(" {name}")).unwrap_or_default();
+                    let needs: String = needs.iter().map(|need| format!("\nit needs {need}")).collect();
+                    format!("would be best on GPU {gpu} ({}): {engine}{profile} ({reason}){needs}", found.model)
+                })?;
+                return Ok(0);
+            }
+        }
+    }
+    match refused {
+        Some(why) => Err(ErrorBody::new(
+            ErrorCode::Refused,
+            why,
+            format!("`cleave modes --inventory {}` lists what each GPU can", file.display()),
+        )),
+        None => Err(ErrorBody::new(
+            ErrorCode::NotFound,
+            format!("there is no GPU \"{}\" in {}", spec.gpu, file.display()),
+            "name one GPU by its index, or `any`",
+        )),
+    }
 }
 
 /// Lists the slices.

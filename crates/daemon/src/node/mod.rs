@@ -270,9 +270,10 @@ impl Node {
         Means { mps: self.mps.program.as_ref().map(|_| ()).map_err(String::as_str), wish: self.config.engine }
     }
 
-    /// Which engines each GPU can run.
+    /// Which engines each GPU can run, and what can be moved off it.
     pub fn modes(&self) -> Vec<cleave_api::GpuModes> {
-        self.gpus_now().iter().map(|gpu| engine::modes(gpu, self.means())).collect()
+        let driver = self.nvml.driver_version();
+        self.gpus_now().iter().map(|gpu| engine::modes(gpu, self.means(), &driver)).collect()
     }
 
     /// Who looks after a slice's time on the GPU at a place.
