@@ -122,6 +122,17 @@ fn a_small_change_of_memory_is_one() {
     }
 }
 
+/// Host memory that is a part of the machine's changes like any other.
+#[test]
+fn a_changed_part_of_host_memory_is_a_change() {
+    let place = Place::new("1xH100");
+    for (part, action) in [("1%", "created"), ("2%", "changed"), ("2%", "unchanged")] {
+        let text = format!("slices:\n  - {{name: a, memory: 1GiB, host_memory: '{part}'}}\n");
+        let applied = place.json(&["apply", "-f", &write(&place, "m.yaml", &text)]);
+        assert_eq!(actions(&applied), [("a".into(), action.into())], "{part}");
+    }
+}
+
 /// B13: a canary beside production, which its end leaves as it was.
 #[test]
 fn a_canary_comes_and_goes_beside_production() {

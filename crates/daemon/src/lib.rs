@@ -32,4 +32,5 @@ pub use config::{Config, Tcp, default_run_dir, default_state_dir};
 pub use http::document as openapi_document;
 pub use inventory::inventory;
 pub use probe::probe_context;
+pub use process::machine_memory;
 pub use run::run;

@@ -263,9 +263,11 @@ fn change(spec: &SliceSpec, there: &Slice, gpus: &[Gpu]) -> Result<(SliceChange,
         change.suspend_after = Some(spec.suspend_after);
         words.push(format!("suspend after {}", spec.suspend_after));
     }
-    if let Some(MemoryAmount::Bytes(host)) = spec.host_memory
-        && there.host_limit_bytes != Some(host)
-    {
+    let host = spec.host_memory.and_then(|amount| match amount {
+        MemoryAmount::Bytes(bytes) => Some(bytes),
+        part => cleave_daemon::machine_memory().map(|machine| part.of(machine)),
+    });
+    if let Some(host) = host.filter(|host| there.host_limit_bytes != Some(*host)) {
         change.host_memory = spec.host_memory;
         words.push(format!("host memory {}", cleave_api::format_bytes(host)));
     }
