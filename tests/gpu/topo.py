@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compares `cleave topo` with `nvidia-smi topo -m`, and `cleave gpus` with nvidia-smi's queries, on this machine.
 
-usage: tests/gpu/topo.py CLEAVE        (the binary; no daemon is needed, and nothing is changed)
+usage: tests/gpu/topo.py [CLEAVE]      (the binary, also by the variable CLEAVE; no daemon is needed, and nothing is changed)
 Prints what differs and how long both commands take; exits with 0 only if nothing differs.
 """
 import json
@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 
-CLEAVE = os.path.abspath(sys.argv[1] if len(sys.argv) > 1 else "target/debug/cleave")
+CLEAVE = os.path.abspath(sys.argv[1] if len(sys.argv) > 1 else os.environ.get("CLEAVE", "target/release/cleave"))
 RUN_DIR = tempfile.mkdtemp(prefix="cleave-topo")
 FAULTS = []
 
