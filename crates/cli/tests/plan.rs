@@ -75,6 +75,14 @@ fn a_mixed_fleet_is_planned_and_explained() {
     }
 }
 
+/// The example of the documentation.
+#[test]
+fn the_example_has_a_place_for_everything() {
+    let dir = tempfile::tempdir().unwrap();
+    let (found, code) = json(dir.path(), include_str!("../../../docs/examples/fleet.yaml"), &["--explain"]);
+    assert_eq!((code, found["placements"].as_array().map(Vec::len)), (Some(0), Some(17)), "{found}");
+}
+
 /// What if: more tenants, a node or a GPU less, another size, less power. No more is moved than must be.
 #[test]
 fn what_would_happen_if() {
@@ -194,6 +202,19 @@ fn a_plan_is_carried_out_on_this_machine() {
     std::fs::write(file, text.replace("count: 2", "count: 9")).unwrap();
     let said = place.fails(3, &["plan", file, "--apply"]);
     assert!(said.contains("nothing was done") && place.slices().len() == 4, "{said}");
+}
+
+#[test]
+fn nothing_new_goes_to_a_gpu_that_is_drained() {
+    let place = Place::new("2xH100");
+    let file = place.dir.path().join("plan.yaml");
+    std::fs::write(&file, "workloads:\n  - { name: a, count: 2, memory: 50GiB }\n").unwrap();
+    place.ok(&["plan", file.to_str().unwrap()]);
+    place.ok(&["drain", "0"]);
+    let output = place.cleave(&["-o", "json", "plan", file.to_str().unwrap()]).output().unwrap();
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(places(&found).len() == 1 && places(&found)[0].1.ends_with("[1]"), "{found}");
+    assert!(support::stderr(&output).contains("GPU 0 is being drained"), "{}", support::stderr(&output));
 }
 
 /// One file for nodes of unlike generations: each makes its own part, by hardware's walls, in space and in turns.

@@ -6,7 +6,7 @@ use crate::need::{Need, Obstacle, Rule, mib, need};
 use crate::spec::{File, Workload};
 use crate::tier::Tier;
 use crate::told::Plan;
-use cleave_api::{Engine, Priority};
+use cleave_api::{Engine, Priority, Vendor};
 use cleave_inventory::Table;
 use cleave_policy::mig::{Instance, MEDIA, Mask};
 use cleave_policy::pack::{Amount, WHOLE, leftover, pack};
@@ -89,6 +89,10 @@ pub(crate) struct Score {
     pub(crate) moves: bool,
     pub(crate) beside: bool,
     pub(crate) conflict: u32,
+    /// What it is on trial for has another model of GPU.
+    pub(crate) unlike: bool,
+    /// Nothing enforces its quotas there.
+    pub(crate) ungoverned: bool,
     /// It is in a tier, and the GPU is for all.
     pub(crate) common: bool,
     pub(crate) links: Reverse<Vec<Link>>,
@@ -237,7 +241,15 @@ impl<'a> Planner<'a> {
         });
         let opens = u32::from(card.use_ == Use::Nothing);
         let common = workload.tier.is_some() && kind.tier.is_none();
-        let score = Score { moves, beside, conflict, common, links: Reverse(Vec::new()), opens, waste };
+        // An original has its place before those that follow it.
+        let original = self.originals[mine].and_then(|original| {
+            let mut its = self.items.iter().zip(&self.spots).filter(|(item, _)| item.workload == original);
+            its.find_map(|(_, spot)| spot.as_ref())
+        });
+        let unlike = original.is_some_and(|spot| self.kind(spot.node, spot.slots[0]).1.model != kind.model);
+        let ungoverned = kind.vendor != Vendor::Nvidia;
+        let score =
+            Score { moves, beside, conflict, unlike, ungoverned, common, links: Reverse(Vec::new()), opens, waste };
         Ok(Spot { node, slots: vec![slot], engine, instance, score })
     }
 
@@ -346,6 +358,8 @@ impl<'a> Planner<'a> {
                     moves: members.iter().any(|spot| spot.score.moves),
                     beside: members.iter().any(|spot| spot.score.beside),
                     conflict: members.iter().map(|spot| spot.score.conflict).sum(),
+                    unlike: first.score.unlike,
+                    ungoverned: first.score.ungoverned,
                     common: first.score.common,
                     links: Reverse(group.links),
                     opens: members.iter().map(|spot| spot.score.opens).sum(),
@@ -525,7 +539,8 @@ impl<'a> Planner<'a> {
             }
             let worse = |spots: &[Spot]| {
                 let sum = |of: fn(&Score) -> u32| spots.iter().map(|spot| of(&spot.score)).sum::<u32>();
-                (sum(|one| one.conflict), sum(|one| one.beside.into()), sum(|one| one.common.into()))
+                let wishes = sum(|one| u32::from(one.unlike) + u32::from(one.ungoverned) + u32::from(one.common));
+                (sum(|one| one.conflict), sum(|one| one.beside.into()), wishes)
             };
             let gone: Vec<Spot> = held.iter().filter_map(|item| self.take(*item)).collect();
             let mut found = Vec::new();
@@ -603,11 +618,12 @@ pub fn plan(file: &File, fleet: &Fleet, busy: &[Busy], keep: &Places, explain: b
         .collect();
     let place = |name: &str| file.workloads.iter().position(|workload| workload.name == name);
     let originals: Vec<Option<usize>> = file.workloads.iter().map(|workload| place(workload.original()?)).collect();
-    let mut least = Amount { memory: u64::MAX, compute: WHOLE, bandwidth: 0 };
-    for need in needs.iter().flatten().flatten() {
-        least.memory = least.memory.min(need.amount.memory);
-        least.compute = least.compute.min(need.amount.compute);
-    }
+    let amounts = || needs.iter().flatten().flatten().map(|need| need.amount);
+    let least = Amount {
+        memory: amounts().map(|amount| amount.memory).min().unwrap_or(0),
+        compute: amounts().map(|amount| amount.compute).min().unwrap_or(0),
+        bandwidth: 0,
+    };
     let weights: Vec<Vec<u32>> =
         fleet.kinds.iter().enumerate().map(|(at, kind)| weights(file, &needs, at, kind)).collect();
     let card = Card { use_: Use::Nothing, memory: 0, compute: 0, bandwidth: 0, mask: 0, held: Vec::new(), slo: false };

@@ -244,12 +244,14 @@ fn a_promised_latency_chooses_the_engine() {
 /// B13: a canary has what its original has, less of the GPU's time, and another GPU of the same model.
 #[test]
 fn canaries_and_shadows_keep_away_from_what_they_follow() {
-    let found = planned(json!({"fleet": [{"name": "n", "gpus": "2xH100+2xL40S"}], "workloads": [
-        {"name": "chat", "model": "llama-3-8b", "gpu": "H100", "compute": "40", "priority": "production"},
-        {"name": "try", "canary_of": "chat"},
-        {"name": "copy", "shadow_of": "chat"},
-        {"name": "part", "canary_of": "chat", "fraction": "1/4"},
-    ]}));
+    let found = planned(
+        json!({"fleet": [{"name": "n", "gpus": "2xH100"}, {"name": "m", "gpus": "2xMI300X+2xL40S"}], "workloads": [
+            {"name": "chat", "model": "llama-3-8b", "slo": {"p99_ms": 10, "alone_ms": 2}, "compute": "40", "priority": "production", "node": "n"},
+            {"name": "try", "canary_of": "chat"},
+            {"name": "copy", "shadow_of": "chat"},
+            {"name": "part", "canary_of": "chat", "fraction": "1/4"},
+        ]}),
+    );
     for name in ["try", "copy", "part"] {
         assert_ne!(place(&found, name), place(&found, "chat"), "{name}");
         assert_eq!(of(&found, name).model, "H100 SXM");
@@ -286,6 +288,11 @@ fn what_runs_is_left_alone() {
     let found = plan(&file, &fleet, &[], &keep, false).unwrap();
     assert_eq!(place(&found, "v").1, vec![0]);
     assert_eq!(of(&found, "v").reason, "it is there already");
+    // Nor does it matter that nothing could go anywhere.
+    let nowhere =
+        serde_json::from_value::<File>(json!({"workloads": [{"name": "w", "memory": "8GiB", "vendor": "amd"}]}));
+    let found = plan(&nowhere.unwrap().checked().unwrap(), &fleet, &busy, &Places::new(), false).unwrap();
+    assert_eq!((found.unplaced.len(), found.unplaced[0].rule), (1, Rule::Vendor));
     // A GPU that others share in software is not cut.
     let mig = serde_json::from_value::<File>(
         json!({"workloads": [{"name": "w", "memory": "8GiB", "engine": "mig", "count": 8}]}),

@@ -186,6 +186,10 @@ fn this_machine(context: &Context, options: &PlanOptions, file: &File) -> Result
     let mut fleet = Fleet::default();
     let left_out = fleet.add_inventory(&NodeSpec::plain(&name), &found).map_err(|why| invalid(why, ""))?;
     left_out.iter().chain(&drawing::problems(&found.problems)).for_each(|one| output::warning(one));
+    for gpu in gpus.iter().filter(|gpu| gpu.draining) {
+        output::warning(&format!("GPU {} is being drained: it is left out", gpu.index));
+        fleet.lose(&name, Some(gpu.index));
+    }
     if fleet.count() == 0 {
         let message = "this machine has no GPU whose memory is known".to_owned();
         let hint = "describe nodes under `fleet:`, or name an inventory or --sim";
