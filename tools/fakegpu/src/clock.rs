@@ -174,6 +174,50 @@ impl Meter {
     }
 }
 
+/// Most transfers that are kept apart.
+const FLOWS: usize = 16;
+
+/// Bytes that a device's memory gives or takes from when to when, evenly.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+struct Flow {
+    start: Nanos,
+    end: Nanos,
+    bytes: u64,
+}
+
+impl Flow {
+    fn until(&self, now: Nanos) -> u64 {
+        let part = u128::from(now.min(self.end).saturating_sub(self.start));
+        (u128::from(self.bytes) * part / u128::from((self.end - self.start).max(1))) as u64
+    }
+}
+
+/// What a device's memory gave and took. All zero is a valid new one.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Traffic {
+    /// By the transfers that are over.
+    moved: u64,
+    flows: [Flow; FLOWS],
+}
+
+impl Traffic {
+    /// Counts `bytes` in `span`, as it is submitted at `now`. Of more than are kept apart, the first to end counts at once.
+    pub fn add(&mut self, span: Span, bytes: u64, now: Nanos) {
+        let over = |flow: &Flow| if flow.end <= now { (0, 0) } else { (1, flow.end) };
+        if let Some(place) = self.flows.iter_mut().min_by_key(|flow| over(flow)) {
+            self.moved = self.moved.saturating_add(place.bytes);
+            *place = Flow { start: span.start, end: span.end, bytes };
+        }
+    }
+
+    /// Bytes until `now`.
+    pub fn total(&self, now: Nanos) -> u64 {
+        self.flows.iter().fold(self.moved, |sum, flow| sum.saturating_add(flow.until(now)))
+    }
+}
+
 /// Length of what two stretches have in common.
 fn overlap([a, b]: [Nanos; 2], [c, d]: [Nanos; 2]) -> Nanos {
     b.min(d).saturating_sub(a.max(c))
@@ -246,6 +290,19 @@ mod tests {
         assert_eq!(clock.now(500), 1000);
         assert_eq!(clock.now(1500), 1500);
         assert_eq!(clock.submit(0, 1, 0, WHOLE).start, 1500);
+    }
+
+    #[test]
+    fn traffic_counts_as_time_passes() {
+        let mut traffic = Traffic::default();
+        traffic.add(Span { start: 100, end: 200 }, 1000, 0);
+        traffic.add(Span { start: 150, end: 250 }, 4000, 0);
+        let totals = [0, 100, 150, 200, 250, 900].map(|now| traffic.total(now));
+        assert_eq!(totals, [0, 0, 500, 3000, 5000, 5000]);
+        for number in 0..3 * FLOWS as u64 {
+            traffic.add(Span { start: 300, end: 310 + number }, 10, 260 + number / 32);
+        }
+        assert_eq!(traffic.total(1000), 5000 + 30 * FLOWS as u64);
     }
 
     #[test]

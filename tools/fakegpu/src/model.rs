@@ -99,6 +99,13 @@ pub struct Model {
     pub mig_profiles: Vec<MigProfile>,
 }
 
+impl Model {
+    /// Bytes that its memory can give and take in so many nanoseconds of its clock: two for each wire in each tick.
+    pub fn bandwidth(&self, nanos: u64) -> u128 {
+        u128::from(self.bus_width) * 2 * u128::from(self.memory_clock_mhz) * u128::from(nanos) / 8 / 1000
+    }
+}
+
 /// How virtual time passes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -347,6 +354,12 @@ mod tests {
         for model in models() {
             assert!(model.total_bytes <= model.memory_mib << 20, "{}", model.id);
         }
+    }
+
+    #[test]
+    fn bandwidth_is_the_datasheets() {
+        let found = |id: &str| models().iter().find(|model| model.id == id).map(|model| model.bandwidth(1_000) / 1_000);
+        assert_eq!((found("H100"), found("T4")), (Some(3352), Some(320)));
     }
 
     #[test]

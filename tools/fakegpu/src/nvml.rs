@@ -297,6 +297,7 @@ macro_rules! one_nvml {
     };
 }
 
+mod gpm;
 mod mig;
 
 fn init() -> Outcome {

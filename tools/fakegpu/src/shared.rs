@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::clock::{Clock, Meter, Nanos, Span};
+use crate::clock::{Clock, Meter, Nanos, Span, Traffic};
 use crate::mig::{Ids, Mig};
 use crate::model::MAX_DEVICES;
 use crate::slices::Schedule;
@@ -28,7 +28,7 @@ const MAX_PROCESSES: usize = 256;
 const MEMORY: &str = "memory.";
 /// Where time is real, the work of a process that died goes on for so long at most.
 const COLLECT: Nanos = 5_000_000;
-const MAGIC: u64 = 0x636c_6561_7665_0005;
+const MAGIC: u64 = 0x636c_6561_7665_0006;
 
 /// Size of the state file.
 pub const STATE_BYTES: usize = WORDS_AT + std::mem::size_of::<Words>();
@@ -118,6 +118,7 @@ struct Layout {
     /// In use where time is real.
     schedules: [Schedule; MAX_DEVICES],
     migs: [Mig; MAX_DEVICES],
+    traffic: [Traffic; MAX_DEVICES],
 }
 
 /// The shared state, as one process sees it.
@@ -570,6 +571,17 @@ impl Locked<'_> {
             });
         }
         now
+    }
+
+    /// Counts bytes that a device's memory gives or takes in `span`.
+    pub fn moves(&mut self, device: usize, span: Span, bytes: u64, now: Nanos) {
+        self.layout.traffic[device].add(span, bytes, now);
+    }
+
+    /// What time it is on a device, and the bytes that its memory gave and took until then.
+    pub fn traffic(&mut self, device: usize) -> (Nanos, u64) {
+        let now = self.now(device);
+        (now, self.layout.traffic[device].total(now))
     }
 
     /// The schedule of a device whose time is real, as of the last [`Locked::now`].

@@ -302,3 +302,74 @@ fn get_proc_address_gives_the_exported_symbol_of_the_right_form() {
     ok!(gpu, cuGetProcAddress_v2, c"cuNoSuch".as_ptr(), &mut found, 13000, 0_u64, &mut status);
     assert_eq!((found, status), (0, 1));
 }
+
+/// What `nvmlGpmMetricsGet` takes, with room for one metric.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Metrics {
+    version: u32,
+    count: u32,
+    samples: [u64; 2],
+    id: u32,
+    result: i32,
+    value: f64,
+    names: [u64; 3],
+}
+
+#[test]
+fn bandwidth_is_what_copies_and_fills_move_while_the_device_s_time_passes() {
+    let installed = Installed::new("H100+T4+H100,mig");
+    let gpu = installed.load();
+    gpu.start(0);
+    ok!(gpu, nvmlInit_v2);
+    let card = |index: u32| {
+        let mut handle = 0_u64;
+        ok!(gpu, nvmlDeviceGetHandleByIndex_v2, index, &mut handle);
+        handle
+    };
+    let sample = |card: u64| {
+        let mut sample = 0_u64;
+        ok!(gpu, nvmlGpmSampleAlloc, &mut sample);
+        (call!(gpu, nvmlGpmSampleGet, card, sample), sample)
+    };
+    for (index, supported, code) in [(0, 1, 0), (1, 0, 3), (2, 0, 3)] {
+        let mut asked = [1_u32, 9];
+        ok!(gpu, nvmlGpmQueryDeviceSupport, card(index), &mut asked);
+        let (got, sample) = sample(card(index));
+        assert_eq!((asked[1], got), (supported, code), "{index}");
+        ok!(gpu, nvmlGpmSampleFree, sample);
+    }
+    let percent = |one: u64, other: u64, id: u32| {
+        let mut asked =
+            Metrics { version: 1, count: 1, samples: [one, other], id, result: -1, value: -1.0, names: [9; 3] };
+        ok!(gpu, nvmlGpmMetricsGet, &mut asked);
+        (asked.result, (asked.value * 1e3).round() / 1e3)
+    };
+    let bytes = 28_000_000_u64;
+    let (mut a, mut b, host) = (0_u64, 0_u64, vec![1_u8; bytes as usize]);
+    ok!(gpu, cuMemAlloc_v2, &mut a, bytes);
+    ok!(gpu, cuMemAlloc_v2, &mut b, bytes);
+    let kernel = gpu.kernel("kernel spin duration=78500ns", "spin");
+    let (card, stream) = (card(0), stream(&gpu, 1));
+    let take = || sample(card).1;
+    // 3352.32 bytes in a nanosecond are all that it has.
+    let part = |bytes: u64, nanos: u64| (0, (bytes as f64 * 1e5 / (3352.32 * nanos as f64)).round() / 1e3);
+
+    let first = take();
+    assert_eq!(percent(first, take(), 10), (21, 0.0), "no time has passed");
+    // Read and written; the kernel moves nothing. What is to come does not count.
+    ok!(gpu, cuMemcpyDtoDAsync_v2, a, b, bytes, stream);
+    assert_eq!(gpu.launch(kernel, stream), 0);
+    assert_eq!(percent(first, take(), 10).0, 21);
+    ok!(gpu, cuStreamSynchronize, stream);
+    let second = take();
+    assert_eq!(percent(first, second, 10), part(2 * bytes, 1500 + 20_000 + 78_500));
+    assert_eq!((percent(first, second, 2).0, percent(second, first, 10).0), (3, 2));
+    ok!(gpu, cuMemsetD8_v2, a, 7, bytes);
+    let third = take();
+    assert_eq!(percent(second, third, 10), part(bytes, 1500 + 10_000));
+    ok!(gpu, cuMemcpyHtoD_v2, a, host.as_ptr(), bytes);
+    assert_eq!(percent(third, take(), 10), part(bytes, 1500 + 560_000));
+    // Samples that were taken longer ago still do.
+    assert_eq!(percent(first, third, 10), part(3 * bytes, 100_000 + 11_500));
+}

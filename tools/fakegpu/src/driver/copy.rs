@@ -17,9 +17,15 @@ const UNIFIED: c_uint = 4;
 /// What any copy or fill takes at least.
 const LATENCY: Nanos = 1500;
 
-/// Bytes per nanosecond, within a device and between it and the host: about what an H100 does.
+/// Bytes per nanosecond that a device's memory gives and takes, and that go between it and the host: about what an H100 does.
 const DEVICE_SPEED: u64 = 2800;
 const HOST_SPEED: u64 = 50;
+
+/// What a copy or fill does besides moving bytes: how long it takes, and the bytes that its device's memory gives and takes.
+pub(crate) struct Cost {
+    pub duration: Nanos,
+    pub bytes: u64,
+}
 
 /// A copy with all addresses resolved and checked.
 #[derive(Clone, Copy, Debug)]
@@ -29,8 +35,8 @@ pub(crate) struct CopyPlan {
     width: usize,
     height: usize,
     depth: usize,
-    /// Bytes per nanosecond.
-    speed: u64,
+    /// Ends that are in a device's memory.
+    on_device: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -41,8 +47,8 @@ struct Side {
 }
 
 impl CopyPlan {
-    /// Moves the bytes; returns how long that takes on the device.
-    pub fn run(&self) -> Nanos {
+    /// Moves the bytes.
+    pub fn run(&self) -> Cost {
         let flat = self.from.pitch == self.width && self.to.pitch == self.width;
         let (width, height) = if flat { (self.width * self.height, 1) } else { (self.width, self.height) };
         for z in 0..self.depth {
@@ -53,7 +59,10 @@ impl CopyPlan {
                 unsafe { std::ptr::copy(from as *const u8, to as *mut u8, width) };
             }
         }
-        LATENCY + (self.width * self.height * self.depth) as u64 / self.speed
+        let copied = (self.width * self.height * self.depth) as u64;
+        let bytes = copied * self.on_device;
+        let duration = if self.on_device == 2 { bytes / DEVICE_SPEED } else { copied / HOST_SPEED };
+        Cost { duration: LATENCY + duration, bytes }
     }
 }
 
@@ -64,8 +73,8 @@ pub(crate) struct FillPlan {
 }
 
 impl FillPlan {
-    /// Writes the values; returns how long that takes on the device.
-    pub fn run(&self) -> Nanos {
+    /// Writes the values.
+    pub fn run(&self) -> Cost {
         let p = &self.params;
         for y in 0..p.height {
             let row = p.dst + (y * p.pitch) as u64;
@@ -78,7 +87,8 @@ impl FillPlan {
                 }
             }
         }
-        LATENCY + (p.width * p.height) as u64 * u64::from(p.element_size) / DEVICE_SPEED
+        let bytes = (p.width * p.height) as u64 * u64::from(p.element_size);
+        Cost { duration: LATENCY + bytes / DEVICE_SPEED, bytes }
     }
 }
 
@@ -141,8 +151,8 @@ impl Driver {
         }
         let (from, from_device) = self.side(&copy.src, copy)?;
         let (to, to_device) = self.side(&copy.dst, copy)?;
-        let speed = if from_device && to_device { DEVICE_SPEED } else { HOST_SPEED };
-        Ok(Some(CopyPlan { from, to, width: copy.width_in_bytes, height: copy.height, depth: copy.depth, speed }))
+        let on_device = u64::from(from_device) + u64::from(to_device);
+        Ok(Some(CopyPlan { from, to, width: copy.width_in_bytes, height: copy.height, depth: copy.depth, on_device }))
     }
 
     /// Checks a fill; `None` where there is nothing to fill.

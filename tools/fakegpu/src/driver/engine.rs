@@ -13,7 +13,7 @@ use std::time::Duration;
 use cleave_cuda::types::error;
 use core::ffi::c_void;
 
-use super::copy::{CopyPlan, FillPlan};
+use super::copy::{CopyPlan, Cost, FillPlan};
 use super::steps::{Deed, When};
 use super::{Driver, INTERNAL, Outcome, PROGRESS, lock, with};
 use crate::clock::Nanos;
@@ -469,14 +469,8 @@ impl Driver {
                     }
                 }
             }
-            Operation::Copy(plan) => {
-                ready.push(When::At(self.now(device)));
-                self.later(device, ready, Deed::Span(plan.run()))
-            }
-            Operation::Fill(plan) => {
-                ready.push(When::At(self.now(device)));
-                self.later(device, ready, Deed::Span(plan.run()))
-            }
+            Operation::Copy(plan) => self.transfer(device, ready, plan.run()),
+            Operation::Fill(plan) => self.transfer(device, ready, plan.run()),
             Operation::Host { function, data } => {
                 outside = true;
                 self.call_later(id, device, ready, Errand::Host(function, data))
@@ -561,6 +555,12 @@ impl Driver {
             context.legacy_tail = end;
         }
         true
+    }
+
+    /// Has a copy or fill take its time.
+    fn transfer(&mut self, device: usize, mut ready: Vec<When>, cost: Cost) -> When {
+        ready.push(When::At(self.now(device)));
+        self.later(device, ready, Deed::Span(cost.duration, cost.bytes))
     }
 
     /// Has the helper thread call something for a stream when it gets there.

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::engine::{Errand, hand_over};
 use super::{Driver, INTERNAL, PROGRESS, lock};
-use crate::clock::Nanos;
+use crate::clock::{Nanos, Span};
 use crate::shared::Locked;
 
 /// How far a prediction looks ahead: a process that dies may bring everything forward.
@@ -118,8 +118,8 @@ fn common(all: &[When], now: Nanos) -> Option<(Queue, Nanos)> {
 
 /// What a step is.
 pub(crate) enum Deed {
-    /// Takes time on its own.
-    Span(Nanos),
+    /// Takes time on its own, and moves so many bytes of the device's memory meanwhile.
+    Span(Nanos, u64),
     /// Takes time of its context's queue.
     Kernel {
         queue: Queue,
@@ -165,13 +165,18 @@ impl Step {
                     self.done.placed().and_then(|(_, mark)| shared.schedule(queue.device).finished(queue.index, mark));
                 finished.inspect(|time| self.done.know((*time).max(since))).is_some()
             }
-            (Deed::Span(duration), _) => {
+            (Deed::Span(duration, bytes), _) => {
                 if *duration == 0
                     && let Some((queue, mark)) = common(&self.after, now)
                 {
                     self.done.place(queue, mark);
                 }
-                last(&self.after).inspect(|time| self.done.know(time + duration)).is_some()
+                let Some(start) = last(&self.after) else { return false };
+                if *bytes > 0 {
+                    shared.moves(self.device, Span { start, end: start + duration }, *bytes, now);
+                }
+                self.done.know(start + duration);
+                true
             }
             (Deed::Write { .. } | Deed::Call { .. }, _) => {
                 if matches!(self.deed, Deed::Write { .. })
@@ -188,7 +193,7 @@ impl Step {
     fn by_itself(&self) -> bool {
         match self.deed {
             Deed::Kernel { .. } => self.since.is_some(),
-            Deed::Span(0) => self.done.placed().is_some(),
+            Deed::Span(0, 0) => self.done.placed().is_some(),
             _ => false,
         }
     }
@@ -262,7 +267,7 @@ impl Driver {
         {
             return when.clone();
         }
-        self.later(device, all, Deed::Span(0))
+        self.later(device, all, Deed::Span(0, 0))
     }
 
     /// Has something done when all of `after` is over; returns when it is done itself.
@@ -305,7 +310,7 @@ impl Driver {
         self.steps.retain_mut(|step| {
             let known = step.advance(&mut shared, now);
             if known {
-                over.push((step.device, std::mem::replace(&mut step.deed, Deed::Span(0))));
+                over.push((step.device, std::mem::replace(&mut step.deed, Deed::Span(0, 0))));
             }
             !known
         });
@@ -314,7 +319,7 @@ impl Driver {
             match deed {
                 Deed::Write { address, value, wide } => self.write_value(address, value, wide),
                 Deed::Call { stream, errand } => hand_over(stream, device, When::At(0), errand),
-                Deed::Span(_) | Deed::Kernel { .. } => {}
+                Deed::Span(..) | Deed::Kernel { .. } => {}
             }
         }
     }
@@ -345,7 +350,7 @@ impl Driver {
             let over = match &step.deed {
                 Deed::Kernel { queue, .. } => *queue == gone,
                 Deed::Call { stream, .. } => !self.streams.contains_key(stream),
-                Deed::Span(_) | Deed::Write { .. } => false,
+                Deed::Span(..) | Deed::Write { .. } => false,
             };
             if over {
                 step.done.know(now);

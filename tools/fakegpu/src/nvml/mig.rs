@@ -38,7 +38,7 @@ fn compute(handle: *mut c_void) -> Outcome<Found<Ids>> {
 }
 
 impl Device {
-    fn state(&self) -> Mig {
+    pub(super) fn state(&self) -> Mig {
         *self.nvml.shared.lock().mig(self.index)
     }
 
