@@ -291,6 +291,14 @@ pub struct Gpu {
     pub context_bytes: Option<u64>,
     /// Percent of the last second in which a kernel ran.
     pub busy_percent: Option<u32>,
+    /// Percent of the bandwidth of its memory that was used, by everyone, since anyone asked for this the last time, if that
+    /// is 50 ms to a minute ago; sooner the same is told again. Absent at the first time, and where the driver doesn't
+    /// count it: before Hopper, and in MIG mode.
+    pub bandwidth_percent: Option<f64>,
+    /// Device time of all its slices, whoever may see them, in ns. Of those that are gone it counts what they had while this
+    /// daemon ran, so that it only grows while no slice moves.
+    #[serde(default)]
+    pub device_ns: u64,
     /// The quotas sum up to more than its memory.
     #[serde(default)]
     pub overcommitted: bool,

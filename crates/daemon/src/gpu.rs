@@ -127,6 +127,11 @@ pub trait Nvml: Send + Sync {
     fn busy(&self, gpu: usize, since: u64) -> Option<Vec<(u32, u64, u32)>>;
     /// Percent of the last sample in which any kernel ran.
     fn utilization(&self, gpu: usize) -> Option<u32>;
+    /// Percent of the bandwidth of the GPU's memory that was used since the question before, which is not asked of the
+    /// driver again at once: see [`cleave_api::Gpu::bandwidth_percent`].
+    fn bandwidth(&self, _gpu: usize) -> Option<f64> {
+        None
+    }
     /// Whether MIG divides the GPU now; `None` where it can't, or the driver does not say.
     fn mig_mode(&self, gpu: usize) -> Option<bool> {
         self.gpus().get(gpu)?.mig

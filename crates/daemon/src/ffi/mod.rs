@@ -5,6 +5,7 @@
 #![allow(unsafe_code)]
 
 pub mod cuda;
+mod gpm;
 mod library;
 pub mod map;
 mod mig;

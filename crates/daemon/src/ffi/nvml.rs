@@ -1,4 +1,5 @@
 //! NVML, loaded at run time: the few calls that the daemon makes.
+use super::gpm::Gpm;
 use super::library::Library;
 use super::mig::in_instance;
 use crate::gpu::{GpuInfo, MemoryState, MigNow, Nvml, NvmlError};
@@ -111,6 +112,7 @@ pub struct RealNvml {
     cuda: u32,
     gpus: Vec<GpuInfo>,
     handles: Vec<Device>,
+    gpm: Option<Gpm>,
     left_out: Vec<Problem>,
 }
 
@@ -306,7 +308,9 @@ impl RealNvml {
                 }
             }
         }
-        Ok(Self { library, functions, driver, cuda: u32::try_from(cuda).unwrap_or(0), gpus, handles, left_out })
+        let gpm = Gpm::open(&library, &handles);
+        let cuda = u32::try_from(cuda).unwrap_or(0);
+        Ok(Self { library, functions, driver, cuda, gpus, handles, gpm, left_out })
     }
 
     /// The library.
@@ -443,5 +447,9 @@ impl Nvml for RealNvml {
         // SAFETY: writes one struct.
         let code = unsafe { self.functions.rates?(self.handle(gpu).ok()?, &mut rates) };
         (code == SUCCESS).then_some(rates.gpu)
+    }
+
+    fn bandwidth(&self, gpu: usize) -> Option<f64> {
+        self.gpm.as_ref()?.bandwidth(gpu, self.handle(gpu).ok()?)
     }
 }

@@ -85,6 +85,8 @@ pub struct Inner {
     names: HashMap<String, String>,
     /// The database.
     pub store: Store,
+    /// Device time of the slices that are gone, by the GPU's UUID.
+    gone: HashMap<String, u64>,
     /// Counts up before and after each change of MIG modes.
     pub modes: u64,
     /// Programs that asked for a launch plan: they, and what they start, belong to a slice.
@@ -241,6 +243,7 @@ impl Node {
                 slices: HashMap::new(),
                 names: HashMap::new(),
                 store,
+                gone: HashMap::new(),
                 modes: 0,
                 launchers: HashMap::new(),
                 idle_since: Some(Instant::now()),

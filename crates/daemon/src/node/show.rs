@@ -2,7 +2,7 @@
 use super::{Caller, Inner, Live, Member, Node, Reply, store_fault};
 use crate::files::{Reading, Work};
 use crate::process;
-use crate::slice::{self, Classes, Record, RecordTime};
+use crate::slice::{self, Classes, Record, RecordDevice, RecordTime};
 use crate::turns::{HORIZON, Standing, clock};
 use cleave_api::{ClassUse, DeviceTime, Driver, Event, Given, Gpu, Owner, Process, Slice, SliceDevice, Status};
 use cleave_ledger::{HOST, KernelClass, Kind};
@@ -176,6 +176,7 @@ impl Node {
                     self.nvml.memory(place).ok(),
                     self.nvml.processes(place).unwrap_or_default(),
                     self.nvml.utilization(place),
+                    self.nvml.bandwidth(place),
                 )
             })
             .collect();
@@ -186,7 +187,7 @@ impl Node {
             .gpus()
             .iter()
             .zip(states)
-            .map(|(gpu, (memory, processes, busy_percent))| {
+            .map(|(gpu, (memory, processes, busy_percent, bandwidth_percent))| {
                 let on_it = |l: &&Live| l.record.devices.iter().any(|d| d.uuid == gpu.uuid);
                 let reserved = slice::reserved(inner.slices.values().map(|l| &l.record), &gpu.uuid);
                 let mut slices: Vec<String> = inner
@@ -212,6 +213,8 @@ impl Node {
                         .fold(0, |sum, (_, bytes)| sum.saturating_add(bytes.unwrap_or(0))),
                     context_bytes: self.cost(&inner.store, gpu).map(|c| c.context_bytes),
                     busy_percent,
+                    bandwidth_percent,
+                    device_ns: worked(&inner, &gpu.uuid),
                     overcommitted: reserved.bytes > gpu.memory_bytes,
                     slice_count: inner.slices.values().filter(on_it).count(),
                     slices,
@@ -258,6 +261,21 @@ impl Node {
         let owner = (!caller.admin).then_some(caller.uid);
         inner.store.events(since, name.as_deref(), owner, limit).map_err(store_fault)
     }
+}
+
+/// Device time of all slices on a GPU, and of those that are gone, in ns.
+fn worked(inner: &Inner, uuid: &str) -> u64 {
+    let (now, gone) = (clock(), inner.gone.get(uuid).copied().unwrap_or(0));
+    let on_it = |live: &Live| {
+        let devices = live.record.devices.iter().enumerate().filter(|(_, device)| device.uuid == uuid);
+        let works = |(index, device): (usize, &RecordDevice)| {
+            live.processes.iter().fold(device.time, |sum, (slot, member)| {
+                sum.plus(&live.files.read(*slot).work(index), member.dead.unwrap_or(now))
+            })
+        };
+        devices.fold(0, |sum: u64, device| sum.saturating_add(works(device).device_ns))
+    };
+    inner.slices.values().fold(gone, |sum, live| sum.saturating_add(on_it(live)))
 }
 
 /// What a slice did with a GPU's time: what was `kept` of ended processes, and each process's work until the time beside it.

@@ -407,6 +407,10 @@ impl Node {
     pub(super) fn remove(self: &Arc<Self>, inner: &mut Inner, id: &str, how: &str) -> Reply<()> {
         inner.store.remove(id).map_err(store_fault)?;
         let Some(live) = inner.slices.remove(id) else { return Ok(()) };
+        for device in &live.record.devices {
+            let gone = inner.gone.entry(device.uuid.clone()).or_default();
+            *gone = gone.saturating_add(device.time.device_ns);
+        }
         inner.names.remove(&live.record.name);
         inner.launchers.retain(|_, l| l.slice != id);
         live.doors.iter().for_each(AbortHandle::abort);
