@@ -9,7 +9,7 @@ pub const UNIT: u64 = 64 << 20;
 const FEWEST: usize = 5;
 
 /// What a program had used of one GPU at one moment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Reading {
     /// Time since the program was started, in ns.
     pub at: u64,
@@ -17,6 +17,17 @@ pub struct Reading {
     pub used_bytes: u64,
     /// Device time used so far, in ns.
     pub device_ns: u64,
+    /// Percent of the GPU's memory bandwidth that was used since the reading before; `None` where that was not read.
+    pub bandwidth_percent: Option<f64>,
+}
+
+/// A stretch of time in which a program was at work.
+struct Window {
+    /// In ns since the program was started.
+    from: u64,
+    to: u64,
+    /// Percent of the GPU's time that it took.
+    part: f64,
 }
 
 /// Memory to ask for, in bytes: `peak` and `margin` percent of it, in whole [`UNIT`]s, but no more than the `card` that it
@@ -35,6 +46,22 @@ pub fn memory(peak: u64, margin: u64, card: u64) -> u64 {
 /// `readings` are in the order of time. Device time counts up late, once work is known to be done: what is more than a
 /// window has room for is counted to the one before.
 pub fn compute(readings: &[Reading]) -> Option<f64> {
+    percentile(at_work(readings)?.iter().map(|window| window.part).collect(), 95)
+}
+
+/// Percent of the GPU's memory bandwidth that is used while a program is at work: in the windows of [`compute`], each with
+/// the mean of what was read in it; 95 % of them have no more. `None` where [`compute`] is, and where nothing was read.
+pub fn bandwidth(readings: &[Reading]) -> Option<f64> {
+    let mean = |window: Window| {
+        let during = readings.iter().filter(|reading| reading.at > window.from && reading.at <= window.to);
+        let read: Vec<f64> = during.filter_map(|reading| reading.bandwidth_percent).collect();
+        (!read.is_empty()).then(|| read.iter().sum::<f64>() / read.len() as f64)
+    };
+    percentile(at_work(readings)?.into_iter().filter_map(mean).collect(), 95)
+}
+
+/// The windows in which a program had device time.
+fn at_work(readings: &[Reading]) -> Option<Vec<Window>> {
     let most = readings.last()?.device_ns;
     let end = readings.iter().find(|reading| reading.device_ns == most)?.at;
     let start = readings.iter().rev().find(|reading| reading.device_ns == 0).map_or(0, |reading| reading.at);
@@ -47,15 +74,15 @@ pub fn compute(readings: &[Reading]) -> Option<f64> {
     let windows = (span / WINDOW).max(1);
     let bounds: Vec<u64> = (0..windows).map(|number| start + number * WINDOW).chain([end]).collect();
     let mut late = 0;
-    let mut parts = Vec::new();
+    let mut found = Vec::new();
     for pair in bounds.windows(2).rev() {
         let [from, to] = [pair[0], pair[1]];
         let used = device_ns(readings, to).saturating_sub(device_ns(readings, from)) + late;
         late = used.saturating_sub(to - from);
-        parts.push((used - late) as f64 * 100.0 / (to - from) as f64);
+        found.push(Window { from, to, part: (used - late) as f64 * 100.0 / (to - from) as f64 });
     }
-    parts.retain(|part| *part > 0.0);
-    percentile(parts, 95)
+    found.retain(|window| window.part > 0.0);
+    Some(found)
 }
 
 /// Device time used until `at`, as if it had been used evenly between two readings.
@@ -92,7 +119,7 @@ mod tests {
     fn readings(tenths: u64, device_ns: impl Fn(u64) -> u64) -> Vec<Reading> {
         (0..=tenths)
             .map(|tenth| tenth * SECOND / 10)
-            .map(|at| Reading { at, device_ns: device_ns(at), used_bytes: 0 })
+            .map(|at| Reading { at, device_ns: device_ns(at), ..Reading::default() })
             .collect()
     }
 
@@ -143,6 +170,29 @@ mod tests {
     }
 
     #[test]
+    fn bandwidth_is_what_is_used_while_it_is_at_work() {
+        // Ten seconds of loading, ten of work, ten of nothing; more is used before and after, by whomever.
+        let mut all = readings(300, |at| at.clamp(10 * SECOND, 20 * SECOND) / 2 - 5 * SECOND);
+        let all = &mut all[..];
+        assert_eq!(bandwidth(all), None, "nothing was read");
+        let during = |reading: &Reading| reading.at > 10 * SECOND && reading.at <= 20 * SECOND;
+        let tell = |all: &mut [Reading], what: fn(u64) -> Option<f64>| {
+            for reading in all {
+                reading.bandwidth_percent = if during(reading) { what(reading.at / (SECOND / 10)) } else { Some(99.0) };
+            }
+        };
+        // A second's mean, also where not all of it was read.
+        tell(all, |tenth| (tenth % 2 == 1).then_some(if tenth % 4 == 1 { 20.0 } else { 60.0 }));
+        let found = bandwidth(all);
+        assert!(found.is_some_and(|found| (36.0..=44.0).contains(&found)), "{found:?}");
+        // Of ten seconds 95 % are all.
+        tell(all, |tenth| Some(if tenth > 190 { 70.0 } else { 30.0 }));
+        assert_eq!(bandwidth(all), Some(70.0));
+        // Work that was seen too seldom to be told has no bandwidth either.
+        assert_eq!(bandwidth(&all[..1]), None);
+    }
+
+    #[test]
     fn percentiles_are_values_that_were_there() {
         assert_eq!(percentile::<u64>(vec![], 95), None);
         assert_eq!(percentile(vec![7], 95), Some(7));
@@ -152,7 +202,7 @@ mod tests {
 
     #[test]
     fn a_curve_keeps_its_peaks() {
-        let at = |at, used_bytes| Reading { at, used_bytes, device_ns: 0 };
+        let at = |at, used_bytes| Reading { at, used_bytes, ..Reading::default() };
         let all: Vec<Reading> = (0..1000).map(|n| at(n, if n == 777 { 9 } else { n % 2 })).collect();
         let curve = curve(&all, 60);
         assert!(curve.len() <= 60 && curve.contains(&at(777, 9)), "{curve:?}");

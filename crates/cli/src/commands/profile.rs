@@ -6,7 +6,7 @@ use crate::client::{Client, Result, segment};
 use crate::launch::{self, Ended, Pids, Prints};
 use crate::output::{self, grouped};
 use cleave_api::{ErrorBody, ErrorCode, Gpu, List, MemoryAmount, Slice, SliceSpec, format_bytes};
-use cleave_plan::profile::{Reading, compute, curve, memory, percentile};
+use cleave_plan::profile::{self, Reading, compute, curve, memory, percentile};
 use rustix::fs::Access;
 use serde::Serialize;
 use serde_saphyr::FlowSeq;
@@ -21,6 +21,11 @@ const POINTS: usize = 60;
 const NAME: usize = 63;
 /// A slice that lacks less than this of its GPU has all of it, in bytes.
 const WHOLE: u64 = 64 << 20;
+
+/// Time between two questions about the GPUs.
+const GPUS: Duration = Duration::from_millis(100);
+/// Device time of others that shows in no figure, in ns: a hundredth of a window. Two answers may be so far apart, too.
+const SLACK: u64 = profile::WINDOW / 100;
 
 /// How a program ended that was asked to.
 const INTERRUPTED: &str = "interrupted";
@@ -45,6 +50,9 @@ struct Workload {
     /// Percent of a GPU's time.
     #[serde(skip_serializing_if = "Option::is_none")]
     compute: Option<u64>,
+    /// Percent of a GPU's memory bandwidth.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bandwidth: Option<u64>,
     profile: Profile,
 }
 
@@ -76,6 +84,9 @@ struct Profile {
     /// Of what `compute` is made: 95 % of the seconds in which it was at work had no more.
     #[serde(skip_serializing_if = "Option::is_none")]
     device_time_p95_percent: Option<f64>,
+    /// Of what `bandwidth` is made, likewise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bandwidth_p95_percent: Option<f64>,
     /// Time in which NVML saw its kernels run, while it used memory.
     #[serde(skip_serializing_if = "Option::is_none")]
     nvml_busy_percent: Option<f64>,
@@ -108,14 +119,21 @@ struct GpuLog {
     /// The most in any reading, and what it was used for.
     most_read: u64,
     used_for: BTreeMap<String, u64>,
+    /// Processes in no slice had memory of it.
+    outside: bool,
 }
 
 impl Log {
-    fn add(&mut self, at: Duration, slice: Slice, verbose: bool) {
+    /// Adds what was read `at` a time; `gpus` are those that were asked about, too.
+    fn add(&mut self, at: Duration, slice: Slice, gpus: &[Gpu], verbose: bool) {
         self.gpus.resize_with(slice.devices.len(), GpuLog::default);
         let at = u64::try_from(at.as_nanos()).unwrap_or(u64::MAX);
         for (log, device) in self.gpus.iter_mut().zip(&slice.devices) {
-            let reading = Reading { at, used_bytes: device.used_bytes, device_ns: device.time.device_ns };
+            let gpu = gpus.iter().find(|gpu| gpu.uuid == device.gpu_uuid);
+            log.outside |= gpu.is_some_and(|gpu| gpu.untracked_bytes > 0);
+            let bandwidth_percent = gpu.and_then(|gpu| gpu.bandwidth_percent);
+            let (used_bytes, device_ns) = (device.used_bytes, device.time.device_ns);
+            let reading = Reading { at, used_bytes, device_ns, bandwidth_percent };
             let before = log.readings.last().map_or(0, |last| last.used_bytes);
             if verbose && before != reading.used_bytes {
                 let (seconds, used) = (at as f64 / 1e9, reading.used_bytes);
@@ -149,21 +167,22 @@ pub(crate) fn run(context: &Context, options: &ProfileOptions) -> Result<i32> {
         ..SliceSpec::default()
     };
     let (ended, workload) = in_own_slice(context, &spec, |client, slice| {
-        let gpus: List<Gpu> = client.get("gpus")?;
+        let gpus = list(client)?;
         let gpus: Vec<Gpu> = slice
             .devices
             .iter()
-            .filter_map(|device| gpus.items.iter().find(|gpu| gpu.uuid == device.gpu_uuid).cloned())
+            .filter_map(|device| gpus.iter().find(|gpu| gpu.uuid == device.gpu_uuid).cloned())
             .collect();
         warn_before(slice, &gpus, options);
         let started = Instant::now();
         let (ended, mut log) = watched(context, client, slice, options, started)?;
         let seconds = started.elapsed();
         match read(client, slice) {
-            Ok(last) => log.add(seconds, last, context.verbose > 0),
+            Ok(last) => log.add(seconds, last, &[], context.verbose > 0),
             Err(error) => output::warning(&format!("what it used last is not known: {}", error.message)),
         }
-        Ok((ended, workload(options, &gpus, ended, seconds.as_secs_f64(), log)))
+        let after = list(client).unwrap_or_default();
+        Ok((ended, workload(options, [&gpus, &after], ended, seconds.as_secs_f64(), log)))
     })?;
     match workload {
         Ok(workload) => deliver(context, options, workload)?,
@@ -195,11 +214,17 @@ fn watched(
 /// Reads a slice again and again until it is `over`.
 fn watch(client: &Client, slice: &Slice, every: Duration, started: Instant, over: Receiver<()>, verbose: bool) -> Log {
     let mut log = Log::default();
-    log.add(Duration::ZERO, slice.clone(), verbose);
-    let mut next = started + every;
+    log.add(Duration::ZERO, slice.clone(), &[], verbose);
+    let (mut next, mut asked) = (started + every, started);
     while over.recv_timeout(next.saturating_duration_since(Instant::now())) == Err(RecvTimeoutError::Timeout) {
+        let mut gpus = Vec::new();
+        if asked.elapsed() >= GPUS {
+            asked = Instant::now();
+            // Without an answer there are fewer figures of bandwidth.
+            gpus = list(client).unwrap_or_default();
+        }
         match read(client, slice) {
-            Ok(now) => log.add(started.elapsed(), now, verbose),
+            Ok(now) => log.add(started.elapsed(), now, &gpus, verbose),
             Err(_) => log.missed += 1,
         }
         next = (next + every).max(Instant::now());
@@ -209,6 +234,10 @@ fn watch(client: &Client, slice: &Slice, every: Duration, started: Instant, over
 
 fn read(client: &Client, slice: &Slice) -> Result<Slice> {
     client.get(&format!("slices/{}", segment(&slice.id)))
+}
+
+fn list(client: &Client) -> Result<Vec<Gpu>> {
+    Ok(client.get::<List<Gpu>>("gpus")?.items)
 }
 
 /// What the operator should know before a program is measured for hours.
@@ -230,10 +259,39 @@ fn warn_before(slice: &Slice, gpus: &[Gpu], options: &ProfileOptions) {
     }
 }
 
+/// Percent of a GPU's memory bandwidth that the program used, or why that can't be said. What is counted is all that uses a
+/// GPU, so it is the program's where nobody else was at work: `gpus` are as they were before it and after.
+fn bandwidth(log: &Log, slice: &Slice, [before, after]: [&[Gpu]; 2]) -> std::result::Result<f64, String> {
+    let mut most = None;
+    for (log, device) in log.gpus.iter().zip(&slice.devices).filter(|(log, _)| log.peak_bytes > 0) {
+        let worked = |gpus: &[Gpu]| gpus.iter().find(|gpu| gpu.uuid == device.gpu_uuid).map(|gpu| gpu.device_ns);
+        let Some((before, after)) = worked(before).zip(worked(after)) else {
+            return Err(format!("what else was at work on GPU {} is not known", device.gpu));
+        };
+        let alone = after.abs_diff(before.saturating_add(device.time.device_ns)) <= SLACK;
+        let together = format!("all that use GPU {} are counted together", device.gpu);
+        if device.mig_profile.is_some() {
+            return Err(format!("it is counted for all of GPU {}, and not for an instance", device.gpu));
+        }
+        if log.outside {
+            return Err(format!("processes in no slice used the GPU, too, and {together}"));
+        }
+        if !alone {
+            return Err(format!("other slices were at work meanwhile, and {together}"));
+        }
+        if log.readings.iter().all(|reading| reading.bandwidth_percent.is_none()) {
+            return Err(format!("the driver doesn't count it on GPU {}; it does from Hopper on", device.gpu));
+        }
+        let found = profile::bandwidth(&log.readings);
+        most = found.into_iter().chain(most).reduce(f64::max);
+    }
+    most.ok_or_else(|| "the program was not at work for long enough".into())
+}
+
 /// What to ask for after what was read, or why that can't be said.
 fn workload(
     options: &ProfileOptions,
-    gpus: &[Gpu],
+    [gpus, after]: [&[Gpu]; 2],
     ended: Ended,
     seconds: f64,
     log: Log,
@@ -268,6 +326,9 @@ fn workload(
     let used: Vec<u64> = most.readings.iter().map(|reading| reading.used_bytes).filter(|used| *used > 0).collect();
     let in_instance = last.devices.iter().any(|device| device.mig_profile.is_some());
     let part = log.gpus.iter().filter_map(|gpu| compute(&gpu.readings)).reduce(f64::max).filter(|_| !in_instance);
+    let bandwidth = bandwidth(&log, last, [gpus, after]);
+    let moved = bandwidth.as_ref().ok().copied();
+    let whole = |percent: f64| (percent.ceil() as u64).clamp(1, 100);
     let device_ns = last.devices.iter().map(|device| device.time.device_ns).max().unwrap_or(0);
     let busy: u64 = most.busy.iter().map(|percent| u64::from(*percent)).sum();
     let count = log.gpus.iter().filter(|gpu| gpu.peak_bytes > 0).count();
@@ -280,7 +341,8 @@ fn workload(
         }),
         gpus: (count > 1).then_some(count),
         memory: MemoryAmount::Bytes(memory(most.peak_bytes, options.margin, gpu.memory_bytes)),
-        compute: part.map(|part| (part.ceil() as u64).clamp(1, 100)),
+        compute: part.map(whole),
+        bandwidth: moved.map(whole),
         profile: Profile {
             gpu: gpu.name.clone(),
             simulated: gpu.simulated,
@@ -294,19 +356,29 @@ fn workload(
             memory_refused: last.denied_total,
             device_time_percent: rounded(device_ns as f64 / 1e7 / seconds, 100.0),
             device_time_p95_percent: part.map(|part| rounded(part, 100.0)),
+            bandwidth_p95_percent: moved.map(|moved| rounded(moved, 100.0)),
             nvml_busy_percent: (!most.busy.is_empty()).then(|| rounded(busy as f64 / most.busy.len() as f64, 10.0)),
             launches_per_second: rounded(last.launches_total as f64 / seconds, 10.0),
             queued_ms_p95: percentile(most.queued.clone(), 95).map(|ns| rounded(ns as f64 / 1e6, 1000.0)),
         },
     };
-    sum_up(&workload, last, &log, part);
+    sum_up(&workload, last, &log, part, bandwidth);
     Ok(workload)
 }
 
 /// For people, to stderr.
-fn sum_up(workload: &Workload, slice: &Slice, log: &Log, part: Option<f64>) {
+fn sum_up(
+    workload: &Workload,
+    slice: &Slice,
+    log: &Log,
+    part: Option<f64>,
+    bandwidth: std::result::Result<f64, String>,
+) {
     let Workload { name, memory: MemoryAmount::Bytes(memory), profile, .. } = workload else { return };
-    let at_work = part.map_or_else(String::new, |part| format!(", {part:.1}% of its time while at work"));
+    let mut at_work = part.map_or_else(String::new, |part| format!(", {part:.1}% of its time while at work"));
+    if let Ok(percent) = bandwidth {
+        at_work.push_str(&format!(", {percent:.1}% of its memory bandwidth"));
+    }
     anstream::eprintln!(
         "cleave: {name}: {} on GPU {} ({}): at most {} in use, {} to ask for{at_work}, {} launches",
         duration(profile.seconds),
@@ -343,9 +415,9 @@ fn sum_up(workload: &Workload, slice: &Slice, log: &Log, part: Option<f64>) {
     if log.missed > 0 {
         output::warning(&format!("{} readings failed: a peak may have been missed", grouped(log.missed)));
     }
-    anstream::eprintln!(
-        "cleave: bandwidth is left out: no counter of it is read, and NVML's memory utilisation is a part of time, not of bandwidth"
-    );
+    if let Err(why) = bandwidth {
+        anstream::eprintln!("cleave: bandwidth is left out: {why}");
+    }
 }
 
 /// Prints the workload, or writes it to its file.

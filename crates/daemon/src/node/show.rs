@@ -6,7 +6,7 @@ use crate::slice::{self, Classes, Record, RecordDevice, RecordTime};
 use crate::turns::{HORIZON, Standing, clock};
 use cleave_api::{ClassUse, DeviceTime, Driver, Event, Given, Gpu, Owner, Process, Slice, SliceDevice, Status};
 use cleave_ledger::{HOST, KernelClass, Kind};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::Ordering::SeqCst;
 
 /// What slices are shown against.
@@ -168,8 +168,16 @@ impl Node {
         self.list(caller).into_iter().flat_map(|s| s.processes).collect()
     }
 
+    /// The processes that belong to slices.
+    fn tracked(&self, inner: &Inner) -> HashSet<u32> {
+        let members = inner.slices.values().flat_map(|l| l.processes.values().map(|m| m.pid));
+        members.chain(self.mps.servers()).collect()
+    }
+
     /// The GPUs.
     pub fn gpus(&self, caller: &Caller) -> Vec<Gpu> {
+        // Those that end while NVML is asked belonged to a slice, too.
+        let mut tracked = self.tracked(&self.lock());
         let states: Vec<_> = (0..self.nvml.gpus().len())
             .map(|place| {
                 (
@@ -181,8 +189,7 @@ impl Node {
             })
             .collect();
         let inner = self.lock();
-        let mut tracked = self.mps.servers();
-        tracked.extend(inner.slices.values().flat_map(|l| l.processes.values().map(|m| m.pid)));
+        tracked.extend(self.tracked(&inner));
         self.nvml
             .gpus()
             .iter()
