@@ -90,6 +90,13 @@ class Nvml:
         self._call("nvmlDeviceGetMemoryInfo", self.device, ctypes.byref(memory))
         return memory
 
+    def memory_bandwidth(self):
+        """Bytes that the memory can give and take in a second: two for each wire in each tick of its clock."""
+        width, mhz = ctypes.c_uint(), ctypes.c_uint()
+        self._call("nvmlDeviceGetMemoryBusWidth", self.device, ctypes.byref(width))
+        self._call("nvmlDeviceGetMaxClockInfo", self.device, ctypes.c_int(2), ctypes.byref(mhz))
+        return width.value * mhz.value * 1_000_000 * 2 // 8
+
     def processes(self):
         """Bytes in use by process id; a process whose figure is not available is left out."""
         count = ctypes.c_uint(256)

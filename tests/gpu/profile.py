@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """What `cleave profile` measures, compared with NVML's own figures, read outside, and with what programs know of themselves."""
 
+import json
 import os
 import re
 import signal
@@ -9,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from harness import CLEAVE, GPU, Held, Report, Skip, Watcher, build, cleave_json, expect, mib, run_program
+from harness import CLEAVE, GPU, Held, Report, Skip, Watcher, build, cleave_json, expect, mib, nvml, run_program
 
 HERE = Path(__file__).resolve().parent
 # 4 GiB all the time and 2 GiB more for a second; then the GPU is at work half of the time, by its own events.
@@ -39,6 +40,26 @@ while time.monotonic() < began + 8:
     time.sleep(took)
 print(json.dumps({"busy": busy, "seconds": time.monotonic() - began, "launches": 10 + 20 * bursts,
                   "reserved": torch.cuda.max_memory_reserved()}), flush=True)
+"""
+
+
+# Copies that read and write known bytes, half of the time.
+COPY = """
+import json, time, torch
+size = 1 << 30
+one = torch.zeros(size, dtype=torch.uint8, device="cuda")
+other = torch.empty_like(one)
+other.copy_(one)
+torch.cuda.synchronize()
+began, moved = time.monotonic(), 0
+while time.monotonic() < began + 8:
+    start = time.monotonic()
+    for _ in range(20):
+        other.copy_(one)
+    torch.cuda.synchronize()
+    moved += 20 * 2 * size
+    time.sleep(time.monotonic() - start)
+print(json.dumps({"moved": moved, "seconds": time.monotonic() - began}), flush=True)
 """
 
 
@@ -88,10 +109,14 @@ def plain(report):
         peak(report, "plain", held.workload(), watcher.peak)
 
 
-def torch(report):
+def need_torch():
     code, _, error = run_program([sys.executable, "-c", "import torch"], 60)
     if code:
         raise Skip(f"no PyTorch: {error.strip()[-100:]}")
+
+
+def torch(report):
+    need_torch()
     with Watcher(pause=0.01) as watcher, Profiled(sys.executable, "-c", TORCH) as held:
         own = held.line(120)
         code = held.close()
@@ -99,7 +124,9 @@ def torch(report):
         workload = held.workload()
     peak(report, "torch", workload, watcher.peak)
     found = workload.number("memory_peak_bytes")
-    report.row("torch", "the peak is not the end", found > own["reserved"] > 6 << 30, f"PyTorch reserved {mib(own['reserved'])} MiB at most")
+    points = [used for _, used in json.loads(workload.values["memory_over_time"])]
+    later = min(used for used in points[points.index(max(points)) :] if used)
+    report.row("torch", "the peak is not the end", found > own["reserved"] >= 6 << 30 and later < found - (1 << 30), f"PyTorch reserved {mib(own['reserved'])} MiB at most; {mib(later)} MiB were in use later")
     busy = workload.number("device_time_percent") * workload.number("seconds") / 100
     report.row("torch", "device time is the events', to 10 %", near(busy, own["busy"], 10), f"{busy:.2f} s, by events {own['busy']:.2f} s", found=busy, events=own["busy"])
     part, wanted = workload.number("device_time_p95_percent"), own["busy"] * 100 / own["seconds"]
@@ -107,7 +134,39 @@ def torch(report):
     launches = workload.number("launches_per_second") * workload.number("seconds")
     report.row("torch", "no launch is missing", launches >= own["launches"], f"{launches:.0f}, its own loop made {own['launches']}")
     report.row("torch", "NVML's part of time", None, f"{workload.values.get('nvml_busy_percent', 'not known')} %")
-    report.row("torch", "no bandwidth is made up", "bandwidth" not in workload.values, held.stderr().splitlines()[-1])
+    report.row("torch", "memory bandwidth of the products", None, f"{workload.values.get('bandwidth_p95_percent', 'not known')} %")
+
+
+def bandwidth(report):
+    need_torch()
+    with Profiled(sys.executable, "-c", COPY) as held:
+        own = held.line(120)
+        code = held.close()
+        report.row("bandwidth", "it ends as its program", code == 0, f"exit code {code}")
+        workload = held.workload()
+    said = held.stderr()
+    if "the driver doesn't count it" in said:
+        raise Skip(said.splitlines()[-1])
+    most = nvml().memory_bandwidth()
+    wanted = own["moved"] * 100 / own["seconds"] / most
+    expect("bandwidth" in workload.values, said)
+    found = workload.number("bandwidth_p95_percent")
+    report.row("bandwidth", "it is what the copies move, to 5 points", abs(found - wanted) <= 5, f"{found:.1f} % of {most / 1e9:.0f} GB/s, {wanted:.1f} % by the bytes", found=found, bytes=wanted)
+    asked = workload.number("bandwidth")
+    report.row("bandwidth", "and asked for in whole percent", found <= asked < found + 1, f"{asked:.0f} %")
+
+
+def beside(report):
+    need_torch()
+    other = [CLEAVE, "run", "--gpu", GPU, "--memory", "4GiB", "--", sys.executable, "-c", COPY]
+    with Held(other) as neighbour, Profiled(sys.executable, "-c", COPY) as held:
+        neighbour.line(120)
+        held.line(120)
+        neighbour.close()
+        held.close()
+        workload = held.workload()
+    left_out = "bandwidth" not in workload.values and "bandwidth is left out: other slices" in held.stderr()
+    report.row("beside", "beside a slice at work it is left out", left_out, held.stderr().splitlines()[-1])
 
 
 def interrupted(report):
@@ -126,5 +185,5 @@ def interrupted(report):
 
 
 if __name__ == "__main__":
-    parts = {"plain": plain, "torch": torch, "interrupted": interrupted}
-    raise SystemExit(Report("profile", parts, {"plain": 60, "torch": 120, "interrupted": 60}).main())
+    parts = {"plain": plain, "torch": torch, "bandwidth": bandwidth, "beside": beside, "interrupted": interrupted}
+    raise SystemExit(Report("profile", parts, {"plain": 60, "torch": 120, "bandwidth": 90, "beside": 90, "interrupted": 60}).main())
