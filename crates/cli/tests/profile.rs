@@ -281,14 +281,23 @@ fn bandwidth_is_what_copies_move_where_nobody_else_is_at_work() {
 
 #[test]
 fn bandwidth_that_the_driver_does_not_count_is_left_out() {
-    let place = Place::new("1xA100");
-    let mut measured = Measured::start(&place, &[]);
-    assert_eq!(measured.ask("copy 10"), 0);
-    let (status, saved, said) = measured.end();
-    assert_eq!(status.code(), Some(0), "{said}");
-    assert_eq!(read(&saved.unwrap()).bandwidth, None);
-    assert!(said.contains("bandwidth is left out: the driver doesn't count it on GPU 0"), "{said}");
-    assert!(place.json(&["gpus"])["items"][0]["bandwidth_percent"].is_null());
+    for (sim, options, why) in [
+        ("1xA100", &[][..], "the driver doesn't count it on GPU 0"),
+        (
+            "1xH100,mig",
+            &["--engine", "mig", "--memory", "8GiB"],
+            "it is counted for all of GPU 0, and not for an instance",
+        ),
+    ] {
+        let place = Place::new(sim);
+        let mut measured = Measured::start(&place, options);
+        assert_eq!(measured.ask("copy 10"), 0);
+        let (status, saved, said) = measured.end();
+        assert_eq!(status.code(), Some(0), "{said}");
+        assert_eq!(read(&saved.unwrap()).bandwidth, None);
+        assert!(said.contains(&format!("bandwidth is left out: {why}")), "{said}");
+        assert!(place.json(&["gpus"])["items"][0]["bandwidth_percent"].is_null());
+    }
 }
 
 /// However often others ask, and whatever slices there are.
