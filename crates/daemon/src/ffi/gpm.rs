@@ -45,6 +45,7 @@ struct MetricsGet {
 
 #[derive(Clone, Copy)]
 struct Functions {
+    support: unsafe extern "C" fn(Device, *mut Support) -> Return,
     alloc: unsafe extern "C" fn(*mut *mut c_void) -> Return,
     free: unsafe extern "C" fn(*mut c_void) -> Return,
     get: unsafe extern "C" fn(Device, *mut c_void) -> Return,
@@ -56,6 +57,7 @@ impl Functions {
         // SAFETY: every type is the one that nvml.h declares for the name.
         unsafe {
             Some(Self {
+                support: library.function(c"nvmlGpmQueryDeviceSupport")?,
                 alloc: library.function(c"nvmlGpmSampleAlloc")?,
                 free: library.function(c"nvmlGpmSampleFree")?,
                 get: library.function(c"nvmlGpmSampleGet")?,
@@ -77,6 +79,13 @@ unsafe impl Send for Sample {}
 
 impl Sample {
     fn take(functions: Functions, device: Device) -> Option<Self> {
+        let mut asked = Support { version: VERSION, supported: 0 };
+        // SAFETY: reads and writes one struct of the version that it names.
+        let code = unsafe { (functions.support)(device, &mut asked) };
+        // Asked each time, as MIG comes and goes.
+        if code != SUCCESS || asked.supported == 0 {
+            return None;
+        }
         let mut memory = null_mut();
         // SAFETY: writes one pointer.
         let code = unsafe { (functions.alloc)(&mut memory) };
@@ -142,34 +151,23 @@ impl<S> Meter<S> {
     }
 }
 
-/// The GPUs whose counters can be had.
+/// All GPUs' counters.
 pub(super) struct Gpm {
     functions: Functions,
-    /// By place; `None` where a GPU has no counters.
-    meters: Vec<Option<Mutex<Meter<Sample>>>>,
+    /// By place.
+    meters: Vec<Mutex<Meter<Sample>>>,
 }
 
 impl Gpm {
-    /// `None` where the driver is too old.
-    pub(super) fn open(library: &Library, devices: &[Device]) -> Option<Self> {
+    /// For so many GPUs; `None` where the driver is too old.
+    pub(super) fn open(library: &Library, gpus: usize) -> Option<Self> {
         let functions = Functions::load(library)?;
-        // SAFETY: `nvmlGpmQueryDeviceSupport(nvmlDevice_t, nvmlGpmSupport_t *)`.
-        let support: Option<unsafe extern "C" fn(Device, *mut Support) -> Return> =
-            unsafe { library.function(c"nvmlGpmQueryDeviceSupport") };
-        let support = support?;
-        let has = |device: &Device| {
-            let mut asked = Support { version: VERSION, supported: 0 };
-            // SAFETY: reads and writes one struct of the version that it names.
-            let code = unsafe { support(*device, &mut asked) };
-            code == SUCCESS && asked.supported != 0
-        };
-        let meters = devices.iter().map(|device| has(device).then(Mutex::default)).collect();
-        Some(Self { functions, meters })
+        Some(Self { functions, meters: std::iter::repeat_with(Mutex::default).take(gpus).collect() })
     }
 
     /// See [`crate::gpu::Nvml::bandwidth`].
     pub(super) fn bandwidth(&self, gpu: usize, device: Device) -> Option<f64> {
-        let mut meter = self.meters.get(gpu)?.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut meter = self.meters.get(gpu)?.lock().unwrap_or_else(PoisonError::into_inner);
         let take = || Sample::take(self.functions, device);
         meter.ask(Instant::now(), take, |before, last| last.bandwidth_since(before))
     }

@@ -308,7 +308,7 @@ impl RealNvml {
                 }
             }
         }
-        let gpm = Gpm::open(&library, &handles);
+        let gpm = Gpm::open(&library, handles.len());
         let cuda = u32::try_from(cuda).unwrap_or(0);
         Ok(Self { library, functions, driver, cuda, gpus, handles, gpm, left_out })
     }
