@@ -35,7 +35,12 @@ def look():
     assert cuda.cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total)) == 0
     assert nvml.nvmlDeviceGetHandleByIndex_v2(0, ctypes.byref(handle)) == 0
     assert nvml.nvmlDeviceGetMemoryInfo(handle, ctypes.byref(memory)) == 0
-    return {"pid": os.getpid(), "devices": count.value, "device_total": whole.value, "total": total.value,
+    # Counters of the whole card, and of any instance of it: what the neighbours do.
+    sample = pointer()
+    assert nvml.nvmlGpmSampleAlloc(ctypes.byref(sample)) == 0
+    counters = [nvml.nvmlGpmSampleGet(handle, sample), nvml.nvmlGpmMigSampleGet(handle, 0, sample)]
+    assert nvml.nvmlGpmSampleFree(sample) == 0
+    return {"counters": counters, "pid": os.getpid(), "devices": count.value, "device_total": whole.value, "total": total.value,
             "free": free.value, "nvml_total": memory.total, "nvml_used": memory.used}
 def take(mib):
     at = ctypes.c_ulonglong()
@@ -49,6 +54,8 @@ for line in sys.stdin:
 "#;
 const ASKED_PROGRAM: [&str; 3] = ["python3", "-c", ASKED];
 const OUT_OF_MEMORY: u64 = 2;
+/// NVML's.
+const NO_PERMISSION: u64 = 4;
 
 /// One MiB more than the budget is refused, and so is what passes it in sum; who keeps to its own budget notices nothing.
 #[test]
@@ -64,7 +71,9 @@ fn a5_a_budget_is_held_and_the_neighbours_keep_running() {
     }
     let mut program = place.start("s0", &ASKED_PROGRAM);
     assert_eq!(program.ask(&format!("take {}", budget + 1))["error"], OUT_OF_MEMORY);
-    let context = number(&program.ask("look")["nvml_used"]).div_ceil(MIB);
+    let looked = program.ask("look");
+    assert_eq!(looked["counters"], serde_json::json!([NO_PERMISSION, NO_PERMISSION]), "{looked}");
+    let context = number(&looked["nvml_used"]).div_ceil(MIB);
     let room = budget - context;
     for (mib, error) in [(room + 1, OUT_OF_MEMORY), (room / 2, 0), (room / 2 + 2, OUT_OF_MEMORY), (room / 4, 0)] {
         assert_eq!(program.ask(&format!("take {mib}"))["error"], error, "{mib} of {room}");
