@@ -21,7 +21,7 @@ pub use mig::{MigAction, MigGpu, MigInstance, MigLayout, MigOutcome, MigPlace, M
 pub use rest::SuspendAfter;
 pub use sharing::{
     ClassUse, DeviceExplanation, DeviceTime, Engine, EngineAbility, Explanation, Given, GpuModes, Migration, Mode,
-    Neighbour, Priority, Reason, ReasonKind, TurnKind,
+    Neighbour, Placement, Priority, Reason, ReasonKind, TurnKind,
 };
 pub use watchdog::Watchdog;
 

@@ -74,6 +74,38 @@ impl fmt::Display for Engine {
     }
 }
 
+/// Which GPU a slice gets that may have any.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Placement {
+    /// The one with most left.
+    #[default]
+    Spread,
+    /// The one on which it leaves least, so that others stay free for larger ones.
+    Pack,
+}
+
+impl FromStr for Placement {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "spread" => Ok(Self::Spread),
+            "pack" => Ok(Self::Pack),
+            _ => Err(format!("\"{text}\" is no placement: it must be spread or pack")),
+        }
+    }
+}
+
+impl fmt::Display for Placement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Spread => "spread",
+            Self::Pack => "pack",
+        })
+    }
+}
+
 /// `GET /v1/modes`: which engines a GPU can run, and what can be moved off it.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema, PartialEq)]
 pub struct GpuModes {

@@ -9,8 +9,8 @@ mod yaml;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use cleave_api::{
-    Engine, Factor, Fraction, MemoryAmount, Mode, OnBypass, OnMissing, Percent, Priority, SliceSpec, SuspendAfter,
-    Watchdog,
+    Engine, Factor, Fraction, MemoryAmount, Mode, OnBypass, OnMissing, Percent, Placement, Priority, SliceSpec,
+    SuspendAfter, Watchdog,
 };
 use commands::Context;
 use launch::{Hold, Pids};
@@ -699,6 +699,9 @@ struct Daemon {
     /// How many times what a card has the quotas of its slices may sum up to, where --oversubscribe is not given for a slice: 1.5
     #[arg(long, value_name = "FACTOR", default_value_t = Factor::ONE, env = "CLEAVE_OVERSUBSCRIBE", hide_env_values = true)]
     oversubscribe: Factor,
+    /// The GPU of slices that may have any: spread = the one with most left, pack = the one on which it leaves least
+    #[arg(long, value_name = "spread|pack", default_value_t, env = "CLEAVE_PLACEMENT", hide_env_values = true)]
+    placement: Placement,
     /// Where nvidia-cuda-mps-control is, if not in PATH
     #[arg(long, value_name = "DIR", env = "CLEAVE_MPS_DIR", hide_env_values = true)]
     mps_dir: Option<PathBuf>,

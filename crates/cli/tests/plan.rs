@@ -269,3 +269,26 @@ workloads:
     let said = low.fails(3, &["plan", file, "--node", "amd", "--apply"]);
     assert!(said.contains("MI300X") && said.contains("nothing enforces quotas"), "{said}");
 }
+
+/// Which GPU a slice gets that may have any is the operator's to say.
+#[test]
+fn any_gpu_is_the_emptiest_or_the_one_that_it_fills_best() {
+    for (placement, expected) in [(None, [0, 1, 0]), (Some("pack"), [0, 0, 0])] {
+        let place = Place::new("2xH100");
+        let gpus = ["a", "b", "c"].map(|name| {
+            let mut command =
+                place.cleave(&["slice", "create", "--name", name, "--memory", "20GiB", "--compute", "25%"]);
+            if let Some(placement) = placement {
+                command.env("CLEAVE_PLACEMENT", placement);
+            }
+            let output = command.output().unwrap();
+            assert!(output.status.success(), "{}", support::stderr(&output));
+            number(&place.show(name)["devices"][0]["gpu"])
+        });
+        assert_eq!(gpus, expected, "{placement:?}");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let output = support::cleave(dir.path()).args(["daemon", "--placement", "tetris"]).output().unwrap();
+    let said = support::stderr(&output);
+    assert!(output.status.code() == Some(2) && said.contains("tetris") && said.contains("spread or pack"), "{said}");
+}

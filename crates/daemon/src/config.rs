@@ -1,5 +1,5 @@
 //! What the daemon is told when it starts.
-use cleave_api::{Engine, Factor};
+use cleave_api::{Engine, Factor, Placement};
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -31,6 +31,8 @@ pub struct Config {
     pub engine: Engine,
     /// How many times over a GPU's memory may be promised to slices that name no factor.
     pub oversubscribe: Factor,
+    /// The GPU of slices that may have any.
+    pub placement: Placement,
     /// Where NVIDIA's MPS control daemon is, if not where commands are looked for.
     pub mps_dir: Option<PathBuf>,
 }
@@ -105,6 +107,7 @@ impl Config {
             window_ms: None,
             engine: Engine::Auto,
             oversubscribe: Factor::ONE,
+            placement: Placement::Spread,
             mps_dir: None,
         }
     }

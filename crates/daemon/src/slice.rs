@@ -4,11 +4,12 @@ use crate::files::Work;
 use crate::gpu::GpuInfo;
 use crate::turns::HORIZON;
 use cleave_api::{
-    ErrorBody, ErrorCode, Factor, Fraction, MemoryAmount, MigPlace, Mode, OnBypass, OnMissing, Percent, Priority,
-    SliceChange, SliceSpec, SuspendAfter, Watchdog, format_bytes,
+    ErrorBody, ErrorCode, Factor, Fraction, MemoryAmount, MigPlace, Mode, OnBypass, OnMissing, Percent, Placement,
+    Priority, SliceChange, SliceSpec, SuspendAfter, Watchdog, format_bytes,
 };
 use cleave_ledger::{DEVICES, KernelClass, UNIT};
 use cleave_policy::gate::done;
+use cleave_policy::pack::{Amount, WHOLE, order};
 use serde::{Deserialize, Serialize};
 
 /// A slice as it is kept in the database.
@@ -482,6 +483,15 @@ fn names(name: String, count: Option<u32>, taken: impl Fn(&str) -> bool) -> Resu
     Ok(names)
 }
 
+/// What the node is, and was told.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Terms {
+    /// Host memory of the machine, in bytes; `None` if that is not known.
+    pub machine_bytes: Option<u64>,
+    /// The GPU of slices that may have any.
+    pub placement: Placement,
+}
+
 /// Decides on a new slice, or on `count` alike on the same GPUs. `name` is the one to use if the spec has none; `taken` says
 /// whether a name is in use.
 pub fn admit(
@@ -489,7 +499,7 @@ pub fn admit(
     count: Option<u32>,
     cards: &[Card<'_>],
     records: &[&Record],
-    machine_bytes: Option<u64>,
+    terms: Terms,
     name: String,
     taken: impl Fn(&str) -> bool,
 ) -> Result<Admitted, ErrorBody> {
@@ -513,7 +523,7 @@ pub fn admit(
     };
     let compute_percent = spec.fraction.map(Fraction::percent).or(spec.compute).map(Percent::get);
     check_burst(spec.burst_ms, spec.mode)?;
-    let host_limit_bytes = host_limit(spec.host_memory, machine_bytes)?;
+    let host_limit_bytes = host_limit(spec.host_memory, terms.machine_bytes)?;
 
     let factor = spec.oversubscribe.unwrap_or(Factor::ONE);
     let decide = |place: usize| -> Result<(usize, u64), ErrorBody> {
@@ -565,17 +575,22 @@ pub fn admit(
     let devices = match places(&spec.gpu, infos(cards))? {
         Some(places) => places.into_iter().map(decide).collect::<Result<Vec<_>, _>>()?,
         None => {
-            let left = |place: usize| {
-                cards.get(place).map_or(0, |c| {
-                    c.info.memory_bytes.saturating_sub(reserved(records.iter().copied(), &c.info.uuid).bytes)
-                })
+            let amounts = |card: &Card<'_>| {
+                let others = reserved(records.iter().copied(), &card.info.uuid);
+                let whole = Amount { memory: card.info.memory_bytes >> 20, compute: WHOLE, bandwidth: 0 };
+                let compute = |percent: f64| (percent.clamp(0.0, 100.0) * 10.0).ceil() as u16;
+                let taken =
+                    Amount { memory: others.bytes.div_ceil(1 << 20), compute: compute(others.compute), bandwidth: 0 };
+                let left = whole.less(&taken);
+                let memory = ask.bytes(card.info.memory_bytes, left.memory << 20) >> 20;
+                (Amount { memory, compute: compute(compute_percent.unwrap_or(0.0)), bandwidth: 0 }, left, whole)
             };
-            let mut places: Vec<(u64, usize)> = (0..cards.len()).map(|p| (left(p), p)).collect();
-            // Those that can first; of them the one with most left; among equals the first.
-            let can = |place: usize| cards.get(place).is_some_and(|c| c.can && !c.draining);
-            places.sort_by(|a, b| can(b.1).cmp(&can(a.1)).then(b.0.cmp(&a.0)).then(a.1.cmp(&b.1)));
+            let amounts: Vec<_> = cards.iter().map(amounts).collect();
+            let mut places = order(&amounts, terms.placement == Placement::Pack);
+            // Those that can first.
+            places.sort_by_key(|place| !cards.get(*place).is_some_and(|card| card.can && !card.draining));
             let mut first_error = None;
-            let fits = places.into_iter().find_map(|(_, place)| match decide(place) {
+            let fits = places.into_iter().find_map(|place| match decide(place) {
                 Ok(found) => Some(found),
                 Err(error) => {
                     first_error.get_or_insert(error);
@@ -703,7 +718,15 @@ mod tests {
         let cards: Vec<Card<'_>> =
             gpus.iter().map(|info| Card { info, context_bytes: Some(GIB / 2), can: true, draining: false }).collect();
         let records: Vec<&Record> = records.iter().collect();
-        admit(spec, None, &cards, &records, Some(64 * GIB), "chosen".into(), |n| records.iter().any(|r| r.name == n))
+        admit(
+            spec,
+            None,
+            &cards,
+            &records,
+            Terms { machine_bytes: Some(64 * GIB), ..Terms::default() },
+            "chosen".into(),
+            |n| records.iter().any(|r| r.name == n),
+        )
     }
 
     #[test]
@@ -724,6 +747,26 @@ mod tests {
         assert_eq!(admitted.devices, [(1, 10 * GIB)]);
         assert_eq!(admitted.names, ["chosen"]);
         // 35 GiB fits only on card 1, though 25% of compute is gone there.
+        // Packed, what is in use is filled first.
+        let packed = |memory: &str, records: &[Record]| {
+            let (gpus, records) = (gpus(), records.iter().collect::<Vec<_>>());
+            let cards: Vec<Card<'_>> =
+                gpus.iter().map(|info| Card { info, context_bytes: None, can: true, draining: false }).collect();
+            let name = "chosen".into();
+            admit(
+                &spec("any", memory),
+                None,
+                &cards,
+                &records,
+                Terms { placement: Placement::Pack, ..Terms::default() },
+                name,
+                |_| false,
+            )
+            .unwrap()
+            .devices
+        };
+        assert_eq!(packed("10GiB", &[record("a", 0, 30, None)]), [(0, 10 * GIB)]);
+        assert_eq!(packed("10GiB", &[record("a", 1, 20, None)]), [(1, 10 * GIB)]);
         let admitted = try_admit(&spec("any", "35GiB"), &[record("a", 0, 50, None)]).unwrap();
         assert_eq!(admitted.devices, [(1, 35 * GIB)]);
     }
@@ -817,7 +860,9 @@ mod tests {
         let taken = [record("a-0", 0, 20, Some(40.0))];
         let records: Vec<&Record> = taken.iter().collect();
         let many = |spec: &SliceSpec, count: u32| {
-            admit(spec, Some(count), &cards, &records, None, "r".into(), |n| records.iter().any(|r| r.name == n))
+            admit(spec, Some(count), &cards, &records, Terms::default(), "r".into(), |n| {
+                records.iter().any(|r| r.name == n)
+            })
         };
         let admitted = many(&spec("0", ""), 20).unwrap();
         assert_eq!((admitted.names.len(), admitted.names[19].as_str()), (20, "r-19"));
@@ -850,7 +895,7 @@ mod tests {
 
     #[test]
     fn no_gpu_at_all() {
-        let error = admit(&spec("any", "1GiB"), None, &[], &[], None, "x".into(), |_| false).unwrap_err();
+        let error = admit(&spec("any", "1GiB"), None, &[], &[], Terms::default(), "x".into(), |_| false).unwrap_err();
         assert_eq!(error.code, ErrorCode::Unavailable);
     }
 

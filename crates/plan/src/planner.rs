@@ -291,7 +291,7 @@ impl<'a> Planner<'a> {
             if let Some(instance) = geometry.fits(card.mask, *profile).min_by_key(cost) {
                 let memory = geometry.profiles.get(*profile)?.memory_mib;
                 let stranded = memory.saturating_sub(need.amount.memory) * 1_000_000 / kind.memory_mib.max(1);
-                return Some((instance, cost(&instance) * 1_000_000 / all + stranded));
+                return Some((instance, (cost(&instance) * 1_000_000 / all + stranded) * 1000));
             }
         }
         None

@@ -170,7 +170,7 @@ impl Planner<'_> {
             beside_original: spot.score.beside,
             conflict_percent: f64::from(spot.score.conflict) / 10.0,
             opens: spot.score.opens,
-            waste: (spot.score.waste / 1000) as f64 / 1000.0,
+            waste: (spot.score.waste / 1_000_000) as f64 / 1000.0,
         }
     }
 

@@ -47,12 +47,26 @@ impl Amount {
     }
 }
 
-/// How bad it is to leave `left` of a GPU that has `whole`: less left is better, and of equal sums the one in which memory
-/// and time are left in proportion, because one without the other is stranded. In millionths.
+/// How bad it is to leave `left` of a GPU that has `whole`: the larger part of the two, because more of one than of the other
+/// is stranded; of equal ones that with less of the other. Only to be compared.
 pub fn leftover(left: &Amount, whole: &Amount) -> u64 {
     let memory = left.memory * 1_000_000 / whole.memory.max(1);
     let compute = u64::from(left.compute) * 1_000_000 / u64::from(whole.compute.max(1));
-    memory + compute + memory.abs_diff(compute)
+    2000 * memory.max(compute) + memory.min(compute)
+}
+
+/// GPUs in the order in which they are to be tried for a workload that any will do for. Of each what is needed there, what
+/// is left, and the whole. With `snug` those first on which it leaves least, so that others stay free for larger ones;
+/// else those with most memory left, so that each has the most time.
+pub fn order(gpus: &[(Amount, Amount, Amount)], snug: bool) -> Vec<usize> {
+    let key = |at: &usize| {
+        let (need, left, whole) = &gpus[*at];
+        let waste = if left.holds(need) { leftover(&left.less(need), whole) } else { u64::MAX };
+        (if snug { waste } else { u64::MAX - left.memory }, *at)
+    };
+    let mut order: Vec<usize> = (0..gpus.len()).collect();
+    order.sort_by_key(key);
+    order
 }
 
 /// Tries after which the search of [`place`] takes what it has for the answer.

@@ -251,7 +251,8 @@ impl Node {
         let name = format!("slice-{:02x}{:02x}{:02x}", bytes[0], bytes[1], bytes[2]);
         let draining = inner.draining.contains(&gpu.uuid);
         let cards = [slice::Card { info: &card, context_bytes: None, can: true, draining }];
-        slice::admit(&asked, None, &cards, &[], process::machine_memory(), name, |name| inner.names.contains_key(name))
+        let terms = slice::Terms { machine_bytes: process::machine_memory(), ..slice::Terms::default() };
+        slice::admit(&asked, None, &cards, &[], terms, name, |name| inner.names.contains_key(name))
     }
 
     /// The instance as it is now.

@@ -91,7 +91,9 @@ impl Node {
             let name = format!("slice-{:02x}{:02x}{:02x}", bytes[0], bytes[1], bytes[2]);
             self.with_cards(inner, &now, spec.engine, |cards, records| {
                 let taken = |name: &str| inner.names.contains_key(name);
-                slice::admit(&spec, count, cards, records, process::machine_memory(), name, taken)
+                let placement = self.config.placement;
+                let terms = slice::Terms { machine_bytes: process::machine_memory(), placement };
+                slice::admit(&spec, count, cards, records, terms, name, taken)
             })
         };
         let first = admit(&self.lock())?;
