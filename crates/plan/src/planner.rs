@@ -93,7 +93,7 @@ pub(crate) struct Score {
     pub(crate) unlike: bool,
     /// Nothing enforces its quotas there.
     pub(crate) ungoverned: bool,
-    /// It is in a tier, and the GPU is for all.
+    /// Other GPUs are kept for its tier.
     pub(crate) common: bool,
     pub(crate) links: Reverse<Vec<Link>>,
     pub(crate) opens: u32,
@@ -240,7 +240,8 @@ impl<'a> Planner<'a> {
             self.originals[mine] == Some(other) || self.originals[other] == Some(mine)
         });
         let opens = u32::from(card.use_ == Use::Nothing);
-        let common = workload.tier.is_some() && kind.tier.is_none();
+        let kept = |kind: &Kind| kind.tier.is_some() && kind.tier == workload.tier;
+        let common = !kept(kind) && self.fleet.kinds.iter().any(kept);
         // An original has its place before those that follow it.
         let original = self.originals[mine].and_then(|original| {
             let mut its = self.items.iter().zip(&self.spots).filter(|(item, _)| item.workload == original);

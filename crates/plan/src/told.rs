@@ -30,8 +30,8 @@ pub struct Candidate {
     pub links: Vec<String>,
     /// It is there already.
     pub stays: bool,
-    /// The workload that it is on trial for is there.
-    pub beside_original: bool,
+    /// Wishes that it does not meet: that come before links, GPUs that are opened and waste.
+    pub against: Vec<String>,
     /// Percent of a GPU's bandwidth, and of the headroom beside a promised latency, that would be wanted twice.
     pub conflict_percent: f64,
     /// GPUs that nothing was on.
@@ -167,11 +167,22 @@ impl Planner<'_> {
                 .and_then(|one| Some(kind.geometry.as_ref()?.profiles.get(one.profile)?.name.clone())),
             links: spot.score.links.0.iter().map(ToString::to_string).collect(),
             stays: !spot.score.moves,
-            beside_original: spot.score.beside,
+            against: self.against(spot),
             conflict_percent: f64::from(spot.score.conflict) / 10.0,
             opens: spot.score.opens,
             waste: (spot.score.waste / 1_000_000) as f64 / 1000.0,
         }
+    }
+
+    fn against(&self, spot: &Spot) -> Vec<String> {
+        let score = &spot.score;
+        let wishes = [
+            (score.beside, "beside what it is on trial for"),
+            (score.unlike, "another model than that has"),
+            (score.ungoverned, "no quotas there"),
+            (score.common, "not kept for its tier"),
+        ];
+        wishes.iter().filter(|(wish, _)| *wish).map(|(_, words)| (*words).to_owned()).collect()
     }
 
     /// Why the first of these is where a replica goes.
@@ -201,6 +212,11 @@ impl Planner<'_> {
                 place(other),
                 f64::from(other.score.conflict) / 10.0
             )
+        } else if let Some(other) = but(&|a, b| {
+            let wishes = |one: &Score| (one.unlike, one.ungoverned, one.common);
+            wishes(a) > wishes(b) && (a.opens, a.waste) < (b.opens, b.waste)
+        }) {
+            format!("{} had room, but: {}", place(other), self.against(other).join(", "))
         } else if best.slots.len() > 1 && !others.is_empty() {
             let links = &best.score.links.0;
             let worst = links.first().map(ToString::to_string).unwrap_or_default();

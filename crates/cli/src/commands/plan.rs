@@ -337,11 +337,12 @@ fn explained(one: &Placement) -> String {
             format!("{} %", place.conflict_percent),
             place.opens.to_string(),
             format!("{:.3}", place.waste),
+            place.against.join(", "),
         ]
     });
     text.push('\n');
     text.push_str(&table(
-        &[">RANK", "NODE", "GPU", "AS", "LINKS", "MOVES", ">SHORT", ">OPENS", ">WASTE"],
+        &[">RANK", "NODE", "GPU", "AS", "LINKS", "MOVES", ">SHORT", ">OPENS", ">WASTE", "AGAINST IT"],
         rows.collect(),
     ));
     if candidates.len() > SHOWN {
