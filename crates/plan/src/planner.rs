@@ -167,6 +167,10 @@ impl<'a> Planner<'a> {
                 format!("it is on {}, and {wanted} is asked for", self.fleet.nodes[node].0)
             }));
         }
+        if self.file.site.watts.is_some() && card.use_ == Use::Nothing && kind.watts.is_none() {
+            let why = || format!("what {} draws is not known, and the site's power is limited", kind.model);
+            all.push(self.because(Rule::Watts, 0, why));
+        }
         let watts = if card.use_ == Use::Nothing { kind.watts.unwrap_or(0.0) } else { 0.0 };
         if let Some(limit) = self.file.site.watts.filter(|limit| self.watts + watts > *limit) {
             let why = || {

@@ -315,11 +315,6 @@ impl Planner<'_> {
         for placement in placements.iter().flatten().filter(|one| one.place.conflict_percent > 0.0) {
             warnings.push(format!("{}: {}", placement.name, placement.reason));
         }
-        if self.file.site.watts.is_some() {
-            for kind in self.fleet.kinds.iter().filter(|kind| kind.watts.is_none()) {
-                warnings.push(format!("what {} draws is not known: it counts as 0 W", kind.model));
-            }
-        }
         let others: Vec<&str> = placements
             .iter()
             .flatten()

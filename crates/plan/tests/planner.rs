@@ -216,6 +216,13 @@ fn a_site_never_draws_more_than_it_may() {
         prop_assert!(found.gpus.is_empty() || drawn + 100.0 <= f64::from(watts), "{drawn} of {watts}");
         prop_assert_eq!(found.watts, Some(drawn + 100.0));
     });
+    // What a GPU draws must be known.
+    let unknown = json!([{"name": "a", "gpus": "1xB300"}]);
+    let found =
+        planned(json!({"site": {"watts": 9000}, "fleet": unknown, "workloads": [{"name": "w", "memory": "8GiB"}]}));
+    assert!(found.unplaced[0].rule == Rule::Watts && found.unplaced[0].why.contains("not known"), "{found:?}");
+    let found = planned(json!({"fleet": unknown, "workloads": [{"name": "w", "memory": "8GiB"}]}));
+    assert!(found.unplaced.is_empty() && found.watts.is_none(), "{found:?}");
     let tight = planned(json!({"site": {"watts": 750}, "fleet": [{"name": "a", "gpus": "2xH100"}], "workloads": [
         {"name": "late", "memory": "60GiB"}, {"name": "first", "memory": "60GiB", "priority": "production"},
     ]}));
