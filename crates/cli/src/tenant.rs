@@ -6,6 +6,7 @@ use clap::ValueEnum;
 use libloading::{Library, Symbol};
 use serde::{Deserialize, Serialize};
 use std::ffi::{CStr, c_char, c_void};
+use std::io::Write;
 use std::time::Duration;
 
 /// What the tenant does.
@@ -110,7 +111,8 @@ pub(crate) fn run(mode: Mode, iterations: u32, pause: Duration, computes: bool) 
 
 fn say(report: &Report) {
     if let Ok(line) = serde_json::to_string(report) {
-        println!("{line}");
+        // Whoever started it may have gone: it is about to be ended, too.
+        let _ = writeln!(std::io::stdout(), "{line}");
     }
 }
 
