@@ -7,11 +7,13 @@ mod output;
 mod tenant;
 mod yaml;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use cleave_api::{
     Engine, Factor, Fraction, MemoryAmount, Mode, OnBypass, OnMissing, Percent, Placement, Priority, SliceSpec,
     SuspendAfter, Watchdog,
 };
+use cleave_plan::spec::Dtype;
 use commands::Context;
 use launch::{Hold, Pids};
 use output::{Color, Format};
@@ -364,35 +366,20 @@ struct FitOptions {
     #[arg(long, value_name = "COUNT", default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     concurrency: u64,
     /// How weights are kept; as the model is published if not given, which is bf16 for most
-    #[arg(long, value_enum, value_name = "TYPE")]
+    #[arg(long, value_parser = dtypes(), value_name = "TYPE")]
     dtype: Option<Dtype>,
     /// How keys and values are kept
-    #[arg(long, value_enum, value_name = "TYPE", default_value_t)]
+    #[arg(long, value_parser = dtypes(), value_name = "TYPE", default_value = Dtype::Bf16.name())]
     kv_dtype: Dtype,
     /// Part of the GPU's memory that may be used
     #[arg(long, value_name = "PART", default_value = "0.9", value_parser = part)]
     utilization: f64,
 }
 
-/// A number format.
-#[derive(Clone, Copy, Default, clap::ValueEnum)]
-enum Dtype {
-    #[default]
-    Bf16,
-    Fp16,
-    Fp8,
-    Int8,
-    Int4,
-}
-
-impl Dtype {
-    fn bits(self) -> u64 {
-        match self {
-            Self::Bf16 | Self::Fp16 => 16,
-            Self::Fp8 | Self::Int8 => 8,
-            Self::Int4 => 4,
-        }
-    }
+/// A number format, by its name.
+fn dtypes() -> impl TypedValueParser<Value = Dtype> {
+    let named = |name: String| Dtype::ALL.into_iter().find(|one| one.name() == name).unwrap_or_default();
+    PossibleValuesParser::new(Dtype::ALL.map(Dtype::name)).map(named)
 }
 
 fn part(text: &str) -> Result<f64, String> {

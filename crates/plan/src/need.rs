@@ -1,7 +1,7 @@
 //! What a workload needs of a kind of GPU, and what rules a kind or a place out.
 use crate::fit::{self, Ask};
 use crate::fleet::Kind;
-use crate::spec::{Dtype, Workload, vendor_name};
+use crate::spec::{Dtype, Workload, vendor_name, word};
 use crate::tier::Tier;
 use cleave_api::{Engine, Percent};
 use cleave_policy::pack::{Amount, WHOLE};
@@ -42,8 +42,7 @@ pub enum Rule {
 
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = serde_json::to_value(self).ok().and_then(|value| Some(value.as_str()?.to_owned()));
-        f.write_str(&name.unwrap_or_default())
+        f.write_str(&word(self))
     }
 }
 

@@ -55,8 +55,6 @@ pub(crate) struct Card {
     pub(crate) bandwidth: u32,
     pub(crate) mask: Mask,
     pub(crate) held: Vec<usize>,
-    /// Somebody here was promised a latency.
-    pub(crate) slo: bool,
 }
 
 /// A replica.
@@ -116,7 +114,7 @@ pub(crate) struct Planner<'a> {
     /// No workload needs less.
     pub(crate) least: Amount,
     pub(crate) cards: Vec<Vec<Card>>,
-    /// Of each build, the nodes with room that something is on, and how many of its nodes, from the first, were opened.
+    /// Of each build, the nodes with room that something is on, and one that nothing is on.
     pub(crate) open: Vec<Vec<usize>>,
     pub(crate) spots: Vec<Option<Spot>>,
     pub(crate) watts: f64,
@@ -150,7 +148,7 @@ impl<'a> Planner<'a> {
     }
 
     /// One GPU for a replica: how it would be used, or all that is in the way.
-    pub(crate) fn look(
+    fn look(
         &self,
         item: usize,
         workload: &Workload,
@@ -188,9 +186,8 @@ impl<'a> Planner<'a> {
                 Use::Mig => all.push(self.because(Rule::Engine, 0, || "it is cut by MIG".into())),
                 _ => match self.room(need, card, kind) {
                     Ok(waste) => spots.push((engine, None, waste)),
-                    Err(mut why) if !need.profiles.is_empty() && card.use_ == Use::Nothing && need.mig_opens => {
-                        why.clear()
-                    }
+                    // MIG has the word.
+                    Err(_) if !need.profiles.is_empty() && card.use_ == Use::Nothing && need.mig_opens => {}
                     Err(mut why) => all.append(&mut why),
                 },
             }
@@ -228,7 +225,7 @@ impl<'a> Planner<'a> {
         // MIG divides bandwidth too.
         let conflict = if engine == Engine::Mig {
             0
-        } else if card.slo || workload.slo.is_some() {
+        } else if workload.slo.is_some() || card.held.iter().any(|other| self.workload(*other).slo.is_some()) {
             let others = card.use_ != Use::Nothing;
             let limit = if others { whole - HEADROOM } else { whole };
             over(card.bandwidth, need.amount.bandwidth, limit) + over(card.compute, need.amount.compute, limit)
@@ -259,7 +256,7 @@ impl<'a> Planner<'a> {
     }
 
     /// Whether a GPU that is shared in software has room, and how much that would waste.
-    pub(crate) fn room(&self, need: &Need, card: &Card, kind: &Kind) -> Result<u64, Vec<Obstacle>> {
+    fn room(&self, need: &Need, card: &Card, kind: &Kind) -> Result<u64, Vec<Obstacle>> {
         let left = Amount {
             memory: kind.memory_mib.saturating_sub(card.memory),
             compute: u32::from(WHOLE).saturating_sub(card.compute) as u16,
@@ -286,7 +283,7 @@ impl<'a> Planner<'a> {
     }
 
     /// The instance that costs least of what the GPU is still good for.
-    pub(crate) fn instance(&self, need: &Need, card: &Card, kind_at: usize, kind: &Kind) -> Option<(Instance, u64)> {
+    fn instance(&self, need: &Need, card: &Card, kind_at: usize, kind: &Kind) -> Option<(Instance, u64)> {
         let geometry = kind.geometry.as_ref()?;
         let weights = &self.weights[kind_at];
         let (now, all) = (geometry.worth(card.mask, weights), geometry.worth(0, weights).max(1));
@@ -302,7 +299,7 @@ impl<'a> Planner<'a> {
         None
     }
 
-    pub(crate) fn because(&self, rule: Rule, most: u64, why: impl FnOnce() -> String) -> Obstacle {
+    fn because(&self, rule: Rule, most: u64, why: impl FnOnce() -> String) -> Obstacle {
         Obstacle { rule, why: if self.tell { why() } else { String::new() }, most }
     }
 
@@ -389,7 +386,7 @@ impl<'a> Planner<'a> {
 
     /// Puts a replica there.
     pub(crate) fn put(&mut self, item: usize, spot: Spot) {
-        let (node, slo) = (spot.node, self.workload(item).slo.is_some());
+        let node = spot.node;
         for slot in &spot.slots {
             let (kind_at, kind) = self.kind(node, *slot);
             let Ok(need) = &self.needs[self.items[item].workload][kind_at] else { continue };
@@ -407,7 +404,6 @@ impl<'a> Planner<'a> {
                 _ => {
                     card.use_ = Use::Software;
                     card.memory += need.amount.memory;
-                    card.slo |= slo;
                 }
             }
             card.compute += u32::from(need.amount.compute);
@@ -419,7 +415,7 @@ impl<'a> Planner<'a> {
 
     /// Of a node that something is on now: the next of its build takes its place as the one that is not in use; and a node
     /// that nothing fits on any more is not looked at again.
-    pub(crate) fn keep_open(&mut self, node: usize) {
+    fn keep_open(&mut self, node: usize) {
         let shape = self.fleet.nodes[node].1;
         let first = self.fleet.nodes.partition_point(|(_, other)| *other < shape);
         let unused = |at: &usize| self.cards[*at].iter().all(|card| card.use_ == Use::Nothing);
@@ -451,7 +447,7 @@ impl<'a> Planner<'a> {
     }
 
     /// Takes a replica away again.
-    pub(crate) fn take(&mut self, item: usize) -> Option<Spot> {
+    fn take(&mut self, item: usize) -> Option<Spot> {
         let spot = self.spots[item].take()?;
         for slot in &spot.slots {
             let (kind_at, kind) = self.kind(spot.node, *slot);
@@ -473,19 +469,11 @@ impl<'a> Planner<'a> {
                 self.watts -= kind.watts.unwrap_or(0.0);
             }
         }
-        let slo = |cards: &[Card], slot: usize| {
-            let held = &cards[slot].held;
-            held.iter().any(|other| self.file.workloads[self.items[*other].workload].slo.is_some())
-        };
-        for slot in &spot.slots {
-            let promised = slo(&self.cards[spot.node], *slot);
-            self.cards[spot.node][*slot].slo = promised;
-        }
         self.keep_open(spot.node);
         Some(spot)
     }
 
-    pub(crate) fn run(&mut self, order: &[usize]) {
+    fn run(&mut self, order: &[usize]) {
         for item in order {
             let workload = self.workload(*item);
             let needs = &self.needs[self.items[*item].workload];
@@ -528,7 +516,7 @@ impl<'a> Planner<'a> {
     }
 
     /// Moves what little a GPU holds onto others that are in use anyway, so that it is free; or makes room for who has none.
-    pub(crate) fn improve(&mut self) {
+    fn improve(&mut self) {
         let mut used: Vec<(usize, usize)> = Vec::new();
         for (node, cards) in self.cards.iter().enumerate() {
             let few = |card: &Card| (1..=FEW).contains(&card.held.len());
@@ -563,7 +551,7 @@ impl<'a> Planner<'a> {
     }
 
     /// What a plan is judged by: the replicas without a place, by class from the highest, what is wanted twice, GPUs in use.
-    pub(crate) fn worth(&self) -> (Vec<usize>, u32, usize, u64) {
+    fn worth(&self) -> (Vec<usize>, u32, usize, u64) {
         let mut without = vec![0; 8];
         for (at, _) in self.spots.iter().enumerate().filter(|(_, spot)| spot.is_none()) {
             without[7 - usize::from(self.priority(at).class().min(7))] += 1;
@@ -573,7 +561,7 @@ impl<'a> Planner<'a> {
         (without, spots().map(|spot| spot.score.conflict).sum(), used, spots().map(|spot| spot.score.waste).sum())
     }
 
-    pub(crate) fn priority(&self, item: usize) -> Priority {
+    fn priority(&self, item: usize) -> Priority {
         self.workload(item).priority.unwrap_or_default()
     }
 }
@@ -631,7 +619,7 @@ pub fn plan(file: &File, fleet: &Fleet, busy: &[Busy], keep: &Places, explain: b
     };
     let weights: Vec<Vec<u32>> =
         fleet.kinds.iter().enumerate().map(|(at, kind)| weights(file, &needs, at, kind)).collect();
-    let card = Card { use_: Use::Nothing, memory: 0, compute: 0, bandwidth: 0, mask: 0, held: Vec::new(), slo: false };
+    let card = Card { use_: Use::Nothing, memory: 0, compute: 0, bandwidth: 0, mask: 0, held: Vec::new() };
     let cards = fleet.nodes.iter().map(|(_, shape)| vec![card.clone(); fleet.shapes[*shape].cards.len()]).collect();
     let mut empty = Planner {
         file,

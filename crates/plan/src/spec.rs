@@ -171,6 +171,9 @@ pub enum Dtype {
 }
 
 impl Dtype {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Bf16, Self::Fp16, Self::Fp8, Self::Int8, Self::Int4];
+
     /// Its name.
     pub fn name(self) -> &'static str {
         match self {
@@ -238,7 +241,12 @@ impl std::fmt::Display for Vendors {
 
 /// As it is written.
 pub fn vendor_name(vendor: Vendor) -> String {
-    serde_json::to_value(vendor).ok().and_then(|value| Some(value.as_str()?.to_owned())).unwrap_or_default()
+    word(&vendor)
+}
+
+/// The word that stands for a value without fields.
+pub(crate) fn word(value: &impl Serialize) -> String {
+    serde_json::to_value(value).ok().and_then(|value| Some(value.as_str()?.to_owned())).unwrap_or_default()
 }
 
 fn one() -> u32 {
@@ -253,6 +261,15 @@ const MOST_GPUS: u32 = 64;
 /// A canary's part of what the original has, where it names none.
 fn eighth() -> f64 {
     1.0 / 8.0
+}
+
+/// Whether a workload or a tier can have this name. It stands in names of slices and in labels of nodes, with more behind it.
+pub(crate) fn is_name(name: &str) -> bool {
+    let letter = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    (1..=50).contains(&name.len())
+        && name.chars().all(|c| letter(c) || c == '-')
+        && name.starts_with(letter)
+        && name.ends_with(letter)
 }
 
 impl File {
@@ -298,13 +315,7 @@ impl File {
         for workload in &mut self.workloads {
             let name = workload.name.clone();
             let wrong = |why: String| format!("workload {name}: {why}");
-            let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-            if name.is_empty()
-                || name.len() > 50
-                || !name.chars().all(good)
-                || name.starts_with('-')
-                || name.ends_with('-')
-            {
+            if !is_name(&name) {
                 return Err(wrong(
                     "name: it must be 1 to 50 of a-z, 0-9 and -, and begin and end with a letter or digit".into(),
                 ));

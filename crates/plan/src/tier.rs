@@ -1,4 +1,5 @@
 //! Tiers: which engines may run the work of each.
+use crate::spec::is_name;
 use crate::yaml;
 use cleave_api::Engine;
 use serde::{Deserialize, Deserializer, Serialize, de::Error};
@@ -47,9 +48,7 @@ impl TryFrom<String> for Name {
     type Error = String;
 
     fn try_from(name: String) -> Result<Self, String> {
-        let letter = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-        let good = (1..=50).contains(&name.len()) && name.chars().all(|c| letter(c) || c == '-');
-        match good && name.starts_with(letter) && name.ends_with(letter) {
+        match is_name(&name) {
             true => Ok(Self(name)),
             false => Err(format!(
                 "\"{name}\" is no tier's name: it must be 1 to 50 of a-z, 0-9 and -, and begin and end with a letter or digit"

@@ -9,6 +9,7 @@ use cleave_policy::topology::Cpus;
 use serde::Serialize;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::fmt;
 
 /// Nodes that are looked at for what keeps a workload without a place from them.
 const NODES: usize = 1000;
@@ -38,6 +39,20 @@ pub struct Candidate {
     pub opens: u32,
     /// How much is left unusable or out of proportion, the less the better.
     pub waste: f64,
+}
+
+impl Candidate {
+    /// Its GPUs, as in `0,1`.
+    pub fn numbers(&self) -> String {
+        self.gpus.iter().map(u32::to_string).collect::<Vec<_>>().join(",")
+    }
+}
+
+/// `node-1 GPU 0,1`.
+impl fmt::Display for Candidate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} GPU {}", self.node, self.numbers())
+    }
 }
 
 /// GPUs that a rule keeps from a workload.
@@ -188,11 +203,7 @@ impl Planner<'_> {
     /// Why the first of these is where a replica goes.
     fn reason(&self, item: usize, spots: &[Spot]) -> String {
         let [best, others @ ..] = spots else { return String::new() };
-        let place = |spot: &Spot| {
-            let one = self.candidate(spot);
-            let gpus: Vec<String> = one.gpus.iter().map(u32::to_string).collect();
-            format!("{} GPU {}", one.node, gpus.join(","))
-        };
+        let place = |spot: &Spot| self.candidate(spot).to_string();
         let before = self.keep.contains_key(&self.items[item].name);
         // The first on which it would have been better but for what decided.
         let but =
@@ -239,11 +250,11 @@ impl Planner<'_> {
     /// What keeps a replica from GPUs, by rule: that which does so alone of most first.
     fn refusals(&self, item: usize, refused: &[(Vec<Obstacle>, usize)]) -> Vec<Refusal> {
         let mut rules: BTreeMap<Rule, (usize, usize, &Obstacle)> = BTreeMap::new();
-        let kinds = self.counts();
+        let kinds = self.fleet.counts();
         let fixed = self.needs[self.items[item].workload]
             .iter()
             .zip(&kinds)
-            .filter_map(|(need, count)| Some((need.as_ref().err()?.as_slice(), *count)));
+            .filter_map(|(need, (count, _))| Some((need.as_ref().err()?.as_slice(), *count as usize)));
         let moving = refused.iter().map(|(all, count)| (all.as_slice(), *count));
         for (all, count) in fixed.chain(moving) {
             for (at, one) in all.iter().enumerate() {
@@ -265,17 +276,6 @@ impl Planner<'_> {
             .collect();
         all.sort_by_key(|one| Reverse((one.alone, one.gpus)));
         all
-    }
-
-    /// GPUs of each kind.
-    fn counts(&self) -> Vec<usize> {
-        let mut counts = vec![0; self.fleet.kinds.len()];
-        for (_, shape) in &self.fleet.nodes {
-            for (_, kind) in &self.fleet.shapes[*shape].cards {
-                counts[*kind] += 1;
-            }
-        }
-        counts
     }
 
     /// The plan, with its reasons. They are those of a second run in which each goes where this one has it.
@@ -399,11 +399,8 @@ impl Planner<'_> {
         let with = |change: &dyn Fn(&mut Workload)| {
             let mut other = workload.clone();
             change(&mut other);
-            self.elsewhere(item, &other).map(|spot| {
-                let one = self.candidate(&spot);
-                let gpus: Vec<String> = one.gpus.iter().map(u32::to_string).collect();
-                format!("{} GPU {} ({})", one.node, gpus.join(","), self.kind(spot.node, spot.slots[0]).1.model)
-            })
+            self.elsewhere(item, &other)
+                .map(|spot| format!("{} ({})", self.candidate(&spot), self.kind(spot.node, spot.slots[0]).1.model))
         };
         let mut offer = |what: &str, found: Option<String>| all.extend(found.map(|place| format!("{what}: {place}")));
         // Of memory and time the most that would do.

@@ -113,7 +113,6 @@ pub(crate) fn run(context: &Context, options: &PlanOptions) -> Result<i32> {
 /// The file with `--add`, `--change` and `--watts`.
 fn changes(name: &str, text: &str, options: &PlanOptions) -> Result<File> {
     let mut value: serde_json::Value = yaml::read(name, text, HINT)?;
-    let wrong = |what: String, hint: &str| invalid(what, hint);
     let mut set =
         |of: &str, workload: &str, key: &str, to: &dyn Fn(Option<&serde_json::Value>) -> serde_json::Value| {
             let all = value.get_mut("workloads").and_then(|all| all.as_array_mut());
@@ -132,8 +131,8 @@ fn changes(name: &str, text: &str, options: &PlanOptions) -> Result<File> {
     for text in &options.add {
         let hint = "write NAME=COUNT, as in chat=2";
         let (workload, count) =
-            text.split_once('=').ok_or_else(|| wrong(format!("--add {text}: = is missing"), hint))?;
-        let more: u64 = count.parse().map_err(|_| wrong(format!("--add {text}: \"{count}\" is no number"), hint))?;
+            text.split_once('=').ok_or_else(|| invalid(format!("--add {text}: = is missing"), hint))?;
+        let more: u64 = count.parse().map_err(|_| invalid(format!("--add {text}: \"{count}\" is no number"), hint))?;
         set(&format!("--add {text}"), workload, "count", &|old| {
             (old.and_then(|old| old.as_u64()).unwrap_or(1) + more).into()
         })?;
@@ -141,9 +140,9 @@ fn changes(name: &str, text: &str, options: &PlanOptions) -> Result<File> {
     for text in &options.change {
         let hint = "write NAME:KEY=VALUE, as in chat:memory=20GiB";
         let parts = text.split_once(':').and_then(|(name, rest)| Some((name, rest.split_once('=')?)));
-        let (workload, (key, to)) = parts.ok_or_else(|| wrong(format!("--change {text}: it can't be read"), hint))?;
-        let to: serde_json::Value =
-            serde_saphyr::from_str(to).map_err(|_| wrong(format!("--change {text}: \"{to}\" can't be read"), hint))?;
+        let (workload, (key, to)) = parts.ok_or_else(|| invalid(format!("--change {text}: it can't be read"), hint))?;
+        let to: serde_json::Value = serde_saphyr::from_str(to)
+            .map_err(|_| invalid(format!("--change {text}: \"{to}\" can't be read"), hint))?;
         set(&format!("--change {text}"), workload, key, &|_| to.clone())?;
     }
     // Through text once more: one reader, with its rules and its words.
@@ -247,11 +246,10 @@ fn differences(before: &Plan, after: &Plan) -> Vec<Difference> {
         .collect()
 }
 
-/// `node-1 GPU 0,1`.
+/// `node-1 GPU 0 3g.40gb`.
 fn place(one: &Placement) -> String {
-    let gpus: Vec<String> = one.place.gpus.iter().map(u32::to_string).collect();
     let profile = one.place.profile.as_ref().map(|profile| format!(" {profile}")).unwrap_or_default();
-    format!("{} GPU {}{profile}", one.place.node, gpus.join(","))
+    format!("{}{profile}", one.place)
 }
 
 fn told_text(told: &WhatIf, explain: bool) -> String {
@@ -270,7 +268,7 @@ fn shown(plan: &Plan, explain: bool) -> String {
         vec![
             one.name.clone(),
             one.place.node.clone(),
-            one.place.gpus.iter().map(u32::to_string).collect::<Vec<_>>().join(","),
+            one.place.numbers(),
             one.model.clone(),
             one.place.engine.to_string(),
             one.place.profile.clone().unwrap_or_else(|| format_bytes(one.memory_bytes)),
@@ -330,7 +328,7 @@ fn explained(one: &Placement) -> String {
         vec![
             (at + 1).to_string(),
             place.node.clone(),
-            place.gpus.iter().map(u32::to_string).collect::<Vec<_>>().join(","),
+            place.numbers(),
             place.profile.clone().unwrap_or_else(|| place.engine.to_string()),
             or_dash(Some(links.join(", ")).filter(|links| !links.is_empty())),
             if place.stays { "no" } else { "yes" }.into(),
@@ -430,7 +428,7 @@ fn apply(context: &Context, options: &PlanOptions, name: &str, plan: &Plan) -> R
         });
         SliceSpec {
             name: Some(one.name.clone()),
-            gpu: one.place.gpus.iter().map(u32::to_string).collect::<Vec<_>>().join(","),
+            gpu: one.place.numbers(),
             memory: Some(MemoryAmount::Bytes(one.memory_bytes)),
             compute: one.compute_percent.or(whole).and_then(Percent::new),
             mode: one.mode,
