@@ -32,6 +32,11 @@ pub(super) fn find(context: &Context, of: &Where) -> Result<(Inventory, Vec<Gpu>
     Ok((inventory, gpus))
 }
 
+/// What a file is called in messages.
+pub(super) fn name_of(file: &Path) -> String {
+    if file.as_os_str() == "-" { "stdin".into() } else { file.display().to_string() }
+}
+
 /// The text of a file, or of stdin for `-`.
 pub(super) fn text_of(file: &Path) -> Result<String> {
     let mut text = String::new();
@@ -64,12 +69,12 @@ pub(super) fn import(file: &Path) -> Result<Inventory> {
     read.map_err(|why| invalid(file, &why, "it must be what `nvidia-smi topo -m` or `lstopo --of xml` wrote"))
 }
 
-/// Writes it whole or not at all: as JSON where the name says so, else as YAML.
-fn save(inventory: &Inventory, file: &Path) -> Result<()> {
+/// Writes a value to a file, whole or not at all: as JSON where the name says so, else as YAML.
+pub(super) fn save(value: &impl Serialize, file: &Path) -> Result<()> {
     let json = file.extension().is_some_and(|end| end == "json");
     let text = match json {
-        true => serde_json::to_string_pretty(inventory).map_err(|e| e.to_string()),
-        false => serde_saphyr::to_string(inventory).map_err(|e| e.to_string()),
+        true => serde_json::to_string_pretty(value).map_err(|e| e.to_string()),
+        false => serde_saphyr::to_string(value).map(|text| text.trim_end().to_owned()).map_err(|e| e.to_string()),
     };
     write_whole(file, text)
 }

@@ -104,7 +104,7 @@ fn pruned(value: serde_json::Value) -> serde_json::Value {
 /// Makes the slices what a file says: those that are missing are created, those that differ are changed, and with `prune` those
 /// that it doesn't name are deleted. If a step fails, those before it are undone.
 pub(crate) fn apply(context: &Context, file: &Path, prune: bool, dry_run: bool) -> Result<i32> {
-    let name = if file.as_os_str() == "-" { "stdin".into() } else { file.display().to_string() };
+    let name = inventory::name_of(file);
     let hint = "a manifest is `slices:` and a list of specs, as `cleave slice export` prints it";
     let manifest: Manifest = yaml::read(&name, &inventory::text_of(file)?, hint)?;
     settle(context, &name, manifest.slices, prune, dry_run)

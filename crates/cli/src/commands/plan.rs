@@ -52,7 +52,7 @@ pub(crate) fn run(context: &Context, options: &PlanOptions) -> Result<i32> {
     let Some(path) = &options.file else {
         return Err(invalid("there is no file".into(), "name a file with workloads, or - for stdin"));
     };
-    let name = if path.as_os_str() == "-" { "stdin".into() } else { path.display().to_string() };
+    let name = inventory::name_of(path);
     let text = inventory::text_of(path)?;
     let checked = |file: File| file.checked().map_err(|why| invalid(format!("{name}: {why}"), HINT));
     let file = checked(yaml::read(&name, &text, HINT)?)?;

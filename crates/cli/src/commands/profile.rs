@@ -1,6 +1,6 @@
 //! `cleave profile`: what a program needs of a GPU, measured in a slice of its own, as a workload for the planner.
 use super::program::{duration, enter, gpus_of, in_own_slice};
-use super::{Context, inventory::write_whole};
+use super::{Context, inventory::save};
 use crate::ProfileOptions;
 use crate::client::{Client, Result, segment};
 use crate::launch::{self, Ended, Pids, Prints};
@@ -423,13 +423,10 @@ fn sum_up(
 /// Prints the workload, or writes it to its file.
 fn deliver(context: &Context, options: &ProfileOptions, workload: Workload) -> Result<()> {
     let all = Workloads { workloads: [workload] };
-    let yaml = || serde_saphyr::to_string(&all).map_err(|e| e.to_string());
-    let Some(file) = &options.save else {
-        return output::print(context.format, &all, || yaml().unwrap_or_default());
-    };
-    let json = file.extension().is_some_and(|end| end == "json");
-    let text = if json { serde_json::to_string_pretty(&all).map_err(|e| e.to_string()) } else { yaml() };
-    write_whole(file, text.map(|text| text.trim_end().to_owned()))
+    match &options.save {
+        Some(file) => save(&all, file),
+        None => output::print(context.format, &all, || serde_saphyr::to_string(&all).unwrap_or_default()),
+    }
 }
 
 /// Whether a file can be written, before a program runs for hours.
