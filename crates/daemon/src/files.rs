@@ -87,6 +87,8 @@ pub struct Work {
     pub syncing: u64,
     /// Since when work should have been done; 0 = none is late.
     pub overdue: u64,
+    /// 1 = work is under way of which nobody knows how long it lasts.
+    pub open: u64,
 }
 
 impl Work {
@@ -102,6 +104,7 @@ impl Work {
             throttled: word(bytes, offset_of!(Activity, throttled)),
             syncing: word(bytes, offset_of!(Activity, syncing)),
             overdue: word(bytes, offset_of!(Activity, overdue)),
+            open: word(bytes, offset_of!(Activity, open)),
         }
     }
 }

@@ -128,6 +128,7 @@ fn observation(tenant: TenantId, base: u64, works: impl Iterator<Item = Work>, n
         let stuck = if waits { now.saturating_sub(work.overdue.saturating_add(STUCK)) } else { 0 };
         all.device_ns = all.device_ns.saturating_add(done(work.charged, busy_until, now)).saturating_add(stuck);
         all.waiting |= work.waiting > 0;
+        all.open |= work.open > 0 && (work.waiting > 0 || work.syncing > 0);
         // Who waits for the device has work there, even if it should have been done by now.
         let sure = if work.syncing > 0 { now + WORKING } else { 0 };
         all.busy_until = all.busy_until.max(busy_until).max(sure);
@@ -388,6 +389,7 @@ mod tests {
                 (offset_of!(Activity, waiting), work.waiting),
                 (offset_of!(Activity, syncing), work.syncing),
                 (offset_of!(Activity, overdue), work.overdue),
+                (offset_of!(Activity, open), work.open),
             ] {
                 file.write_all_at(&value.to_ne_bytes(), at + offset as u64).unwrap();
             }
@@ -404,8 +406,14 @@ mod tests {
     #[test]
     fn what_is_said_is_taken_together_and_not_believed_beyond_reason() {
         let now = 50 * MS;
-        let one =
-            Work { charged: 30 * MS, busy_until: now + 2 * MS, last_launch: now - 5, op_ns: 7, ..Work::default() };
+        let one = Work {
+            charged: 30 * MS,
+            busy_until: now + 2 * MS,
+            last_launch: now - 5,
+            op_ns: 7,
+            open: 1,
+            ..Work::default()
+        };
         let two = Work { charged: 9 * MS, busy_until: now - MS, last_launch: now - 1, op_ns: 8, waiting: 2, ..one };
         let all = observation(3, MS, [one, two].into_iter(), now);
         let wanted = Observation {
@@ -415,8 +423,10 @@ mod tests {
             busy_until: now + 2 * MS,
             last_launch: now - 1,
             op_ns: 8,
+            open: true,
         };
         assert_eq!(all, wanted);
+        assert!(!observation(3, MS, [one].into_iter(), now).open, "nobody waits who would tell");
         let most = u64::MAX;
         let wild = Work { charged: most, busy_until: most, last_launch: most, op_ns: most, waiting: most, ..one };
         let all = observation(3, MS, [wild, wild].into_iter(), now);

@@ -6,7 +6,7 @@ use core::sync::atomic::Ordering;
 /// First word of a policy file: "cleaveSL" in memory order.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"cleaveSL");
 /// Version of the layout and of the wire messages. Counts up with any change of either.
-pub const ABI: u32 = 4;
+pub const ABI: u32 = 5;
 /// Most devices of a slice.
 pub const DEVICES: usize = if cfg!(loom) { 1 } else { 16 };
 /// Index of the account of pinned host memory, behind the devices' accounts.
@@ -263,6 +263,8 @@ pub struct Activity {
     /// Since when work that was sent should have been done; 0 = none is known to be late. Only looked at again when the
     /// process sends or waits, so it means something only while it does.
     pub overdue: Counter,
+    /// 1 = work is under way of which nobody knows how long it lasts. A thread that waits rings when it is done.
+    pub open: Counter,
 }
 
 /// The node's page of urgency, shared by all slices: until when the classes above one's own want a device for themselves
@@ -314,7 +316,7 @@ const _: () = {
     use core::mem::{offset_of, size_of};
     assert!(size_of::<DevicePolicy>() == 48);
     assert!(size_of::<Turn>() == 40);
-    assert!(size_of::<Activity>() == 72);
+    assert!(size_of::<Activity>() == 80);
     assert!(size_of::<Urgency>() == 4096);
     assert!(size_of::<Book>() == 24 + 8 * DEVICES);
     assert!(offset_of!(Policy, epoch) == 16);
@@ -328,7 +330,7 @@ const _: () = {
     assert!(offset_of!(Slot, launches) == 272 + 8 * KINDS * (DEVICES + 1));
     assert!(offset_of!(Slot, activity) == 1680);
     assert!(offset_of!(Slot, class_ns) + 8 * 6 == size_of::<Slot>());
-    assert!(size_of::<Slot>() == 2880);
+    assert!(size_of::<Slot>() == 3008);
     assert!(size_of::<Usage>() == size_of::<Slot>() * SLOTS);
 };
 
@@ -396,6 +398,7 @@ impl Activity {
             throttled: Counter::new(0),
             syncing: Counter::new(0),
             overdue: Counter::new(0),
+            open: Counter::new(0),
         }
     }
 }

@@ -18,7 +18,7 @@ macro_rules! offsets {
 }
 
 #[test]
-fn every_field_lies_where_abi_4_has_it() {
+fn every_field_lies_where_abi_5_has_it() {
     use wire::{Reply, Request};
     let found = offsets! {
         Policy {
@@ -30,7 +30,7 @@ fn every_field_lies_where_abi_4_has_it() {
         Book { state, host_pid, own_pid, namespace, start_time, adjust }
         Usage { slots }
         Slot { accounts, kinds, launches, graph_launches, denied, unknown_names, class_launches, exports, activity, class_ns }
-        Activity { charged, busy_until, last_launch, op_ns, waiting, throttled_ns, throttled, syncing, overdue }
+        Activity { charged, busy_until, last_launch, op_ns, waiting, throttled_ns, throttled, syncing, overdue, open }
         Urgency { until }
         Account { held, ask }
         Request { magic, abi, op, device, reserved, argument }
@@ -87,8 +87,8 @@ fn every_field_lies_where_abi_4_has_it() {
         ("Slot.class_launches", 1392),
         ("Slot.exports", 1424),
         ("Slot.activity", 1680),
-        ("Slot.class_ns", 2832),
-        ("Slot size", 2880),
+        ("Slot.class_ns", 2960),
+        ("Slot size", 3008),
         ("Slot align", 64),
         ("Activity.charged", 0),
         ("Activity.busy_until", 8),
@@ -99,7 +99,8 @@ fn every_field_lies_where_abi_4_has_it() {
         ("Activity.throttled", 48),
         ("Activity.syncing", 56),
         ("Activity.overdue", 64),
-        ("Activity size", 72),
+        ("Activity.open", 72),
+        ("Activity size", 80),
         ("Activity align", 8),
         ("Urgency.until", 0),
         ("Urgency size", 4096),
@@ -125,7 +126,7 @@ fn every_field_lies_where_abi_4_has_it() {
         ("Reply size", 32),
         ("Reply align", 8),
     ];
-    assert_eq!(ABI, 4, "a new ABI needs a new table");
+    assert_eq!(ABI, 5, "a new ABI needs a new table");
     assert_eq!(found, golden);
     assert_eq!(MAGIC.to_le_bytes(), *b"cleaveSL");
     let kinds = Kind::ALL.map(|k| (k as usize, k.name(), k.seen_by_nvml()));

@@ -5,7 +5,7 @@
 //! it sleeps: a lone tenant, or none, costs nothing.
 
 use crate::account::{Account, Sum};
-use crate::gate::{Grant, Mode, QUIET, URGENT, YIELD};
+use crate::gate::{FREE, Grant, Mode, QUIET, URGENT, YIELD};
 use alloc::vec::Vec;
 
 /// Names a tenant (a slice) of the GPU.
@@ -66,6 +66,8 @@ pub struct Observation {
     pub last_launch: u64,
     /// Expected device time of the last operation sent, in ns (0: not known).
     pub op_ns: u64,
+    /// Work is under way of which nobody knows how long it lasts, and a thread that waits will ring when it is done.
+    pub open: bool,
 }
 
 /// Times of an arbiter, in ns.
@@ -102,9 +104,9 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Config {
-            cycle: 20_000_000,
+            cycle: 24_000_000,
             least: 1_000_000,
-            mean: 7_000_000,
+            mean: 9_000_000,
             even: 12_000_000,
             lead: 100_000,
             switch: 100_000,
@@ -150,6 +152,9 @@ const LOOK: u64 = 100_000_000;
 const PACE: u64 = 2_500_000;
 /// The farthest that a tenant's virtual time may be ahead, in ns: so long at most can it be shut out for an overrun.
 const DEBT: i64 = 2_000_000_000;
+
+/// So long after a turn's end at most its last work is waited for, if nobody knows how long it lasts, in ns: what takes longer may not end.
+const DRAIN: u64 = 25_000_000;
 
 /// A tenant and its standing.
 #[derive(Clone, Debug)]
@@ -247,6 +252,8 @@ struct Turn {
     /// Up to when holding it was charged for, and what the holder had used by then.
     charged: u64,
     used: u64,
+    /// Nothing was under way when it began.
+    free: bool,
 }
 
 impl Turn {
@@ -611,8 +618,16 @@ impl Arbiter {
         {
             let (holder, beside, used) = (self.members[at].id, self.members[at].beside, self.used(at));
             if !round.turn.is_some_and(|turn| turn.holder == holder && turn.beside == beside && round.lease) {
+                if round
+                    .turn
+                    .is_some_and(|turn| !turn.is_of(&self.members[at]) && turn.until <= now && self.drains(&turn, now))
+                {
+                    wake.at(now + GLANCE);
+                    return;
+                }
                 self.end(round, now, now);
-                round.turn = Some(Turn { holder, beside, from: now, until: u64::MAX, begins: now, charged: now, used });
+                let (from, until) = (now, u64::MAX);
+                round.turn = Some(Turn { holder, beside, from, until, begins: now, charged: now, used, free: false });
                 round.lease = true;
             }
             self.rested(at);
@@ -639,6 +654,16 @@ impl Arbiter {
                     wake.at(cut);
                 }
                 wake.at(ends);
+                return;
+            }
+            if !alone && self.drains(turn, now) {
+                if round.lease {
+                    (turn.charged, turn.used) = (now, self.used(holder));
+                }
+                if round.lease || overtaken {
+                    (turn.until, round.lease) = (turn.until.min(now), false);
+                }
+                wake.at(if now < turn.until { turn.until } else { now + GLANCE });
                 return;
             }
             if member.ready {
@@ -686,8 +711,9 @@ impl Arbiter {
                 let lead = if queued > lead { lead } else { 0 };
                 let from = end.saturating_sub(lead).max(now);
                 self.end(round, now, outgoing.map_or(now, |(_, closes, end)| if closes > now { end } else { now }));
-                round.turn =
-                    Some(Turn { holder, beside, from, until: end + length, begins: end + switch, charged: from, used });
+                let free = outgoing.is_some_and(|(holder, closes, _)| closes < now && self.busy_until(holder) <= now);
+                let (until, begins) = (end + length, end + switch);
+                round.turn = Some(Turn { holder, beside, from, until, begins, charged: from, used, free });
             }
         }
         round.lease = false;
@@ -700,6 +726,13 @@ impl Arbiter {
         if !alone {
             wake.at(self.look(next, now, end, idle).max(self.paced));
         }
+    }
+
+    /// Is what was sent in this turn waited for? Where nobody knows how long it lasts, the next turn begins when it is done: work of
+    /// two that the hardware takes slice by slice would be charged to both, and cost a switch each slice.
+    fn drains(&self, turn: &Turn, now: u64) -> bool {
+        let open = |member: &Member| turn.is_of(member) && member.seen.open;
+        now < turn.until.saturating_add(DRAIN) && self.members.iter().any(open)
     }
 
     /// Gives a class that is kept out by higher ones its least.
@@ -822,6 +855,7 @@ impl Arbiter {
         if turn.until < u64::MAX {
             let ahead = self.config.turn_ahead.min(most);
             let delay = (turn.begins.saturating_sub(turn.from) / 1000).min(u64::from(u16::MAX)) as u16;
+            let flags = if turn.free { flags | FREE } else { flags };
             return Grant { mode: Mode::Window, flags, delay, ahead, from: turn.from, until: turn.until };
         }
         let adaptive = others().filter(|other| other.tenant.isolation == Isolation::Adaptive && recent(other));

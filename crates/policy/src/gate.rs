@@ -9,7 +9,8 @@
 //!     Go              => { driver call; track.sent(now, cost, &grant); if track.mark_due() { have the GPU write track.mark() } }
 //!     WaitUntil(time) => spin or sleep until then, or until the grant changes; look again
 //!     WaitForChange   => publish that a thread waits, ring the daemon unless the grant is QUIET or Paused,
-//!                        sleep until the grant changes; look again
+//!                        sleep until the grant changes; look again. While track.open(), look every 0.1 ms, and ring when it
+//!                        no longer is
 //! }
 //! ```
 //! Only shifts, sums and comparisons; nothing here can panic.
@@ -38,13 +39,16 @@ pub const URGENT: u8 = 2;
 /// The daemon looks soon anyway: who begins to wait need not ring.
 pub const QUIET: u8 = 4;
 
+/// Nothing else was under way on the GPU when the turn was given: what is late by more than a switch is the slice's own work.
+pub const FREE: u8 = 8;
+
 /// What the arbiter lets a slice do on a GPU. In shared memory it is the three words of [`Grant::to_words`], which a
 /// reader must get from one moment (a sequence lock); a page of zeros is [`Mode::Closed`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Grant {
     /// What is granted.
     pub mode: Mode,
-    /// [`YIELD`], [`URGENT`] and [`QUIET`].
+    /// [`YIELD`], [`URGENT`], [`QUIET`] and [`FREE`].
     pub flags: u8,
     /// The GPU is expected to come to this slice's work this many µs after `from`: until then the last turn's work ends.
     pub delay: u16,
@@ -175,9 +179,14 @@ const MARK_MOST: u32 = 4_000_000;
 /// How long after the GPU got there a mark may become visible to a process, in ns: a mark isn't late before.
 const MARK_LATENCY: u64 = 20_000;
 
+/// How often to look whether work is done whose length nobody knows, in ns.
+pub const AGAIN: u64 = 100_000;
+
 /// At the start of a turn the last one's end (a slice of the hardware's at most) and the switch between contexts are waited
 /// for, in ns: what comes later is the turn's own work, and longer than it was thought.
 const GRACE: u64 = 2_600_000;
+/// The same where the last one's work is known to be done.
+const SWITCH: u64 = 300_000;
 
 /// A process's own picture of its work on one GPU: sent, done, and the expected end.
 ///
@@ -206,7 +215,7 @@ pub struct Track {
     grace: u64,
     /// When the oldest mark that isn't there was expected, before it was found to be late; 0 = it isn't late.
     late: u64,
-    /// The mark after the last operation whose length was only guessed.
+    /// The mark after the last operation whose length nobody knows.
     guessed: Option<u32>,
 }
 
@@ -247,7 +256,8 @@ impl Track {
     #[inline]
     pub fn sent(&mut self, now: u64, cost: u64, grant: &Grant) {
         if self.turn != grant.from {
-            (self.turn, self.first, self.grace) = (grant.from, Some(self.head), GRACE);
+            (self.turn, self.first, self.grace) =
+                (grant.from, Some(self.head), if grant.flags & FREE != 0 { SWITCH } else { GRACE });
         }
         let begins = grant.from.saturating_add(grant.delay as u64 * 1000);
         self.busy_until = self.busy_until.max(now).max(begins).saturating_add(cost);
@@ -258,10 +268,19 @@ impl Track {
         self.spacing = if grant.ahead < MARK_MOST { grant.ahead.max(MARK_LEAST) } else { MARK_MOST };
     }
 
-    /// What was sent last may last longer or shorter by far: a mark is due, so that what it really took is known soon.
+    /// What was sent last may last longer or shorter by far: a mark is due, so that what it really took is known soon, and its end
+    /// is looked for.
     #[inline]
     pub const fn doubt(&mut self) {
         self.work = self.work.saturating_add(MARK_MOST as u64);
+        self.guessed = Some(self.head);
+    }
+
+    /// Something is under way of which nobody knows how long it lasts.
+    #[inline]
+    pub const fn open(&self) -> bool {
+        // Without its mark nobody can tell.
+        matches!(self.guessed, Some(mark) if mark != self.head && !self.done_with(mark))
     }
 
     /// The length of what was sent last is only a guess. Below a higher class, which must not wait for two such, it is doubted
@@ -270,18 +289,15 @@ impl Track {
     pub const fn guessed(&mut self, grant: &Grant) {
         if grant.flags & YIELD != 0 {
             self.doubt();
-            self.guessed = Some(self.head);
         }
     }
 
-    /// When to look again, for one that is to wait until `time`: soon while a guess is under way, for it may be far too long.
+    /// When to look again, for one that is to wait until `time`: soon while a guess is under way, for it may be far too long; at once
+    /// where a higher class must not wait for it.
     #[inline]
-    pub const fn again(&self, now: u64, time: u64) -> u64 {
-        let soon = now.saturating_add(MARK_LATENCY);
-        match self.guessed {
-            Some(mark) if !self.done_with(mark) && soon < time => soon,
-            _ => time,
-        }
+    pub const fn again(&self, now: u64, time: u64, grant: &Grant) -> u64 {
+        let soon = now.saturating_add(if grant.flags & YIELD != 0 { MARK_LATENCY } else { AGAIN });
+        if self.open() && soon < time { soon } else { time }
     }
 
     /// The oldest mark that was not found to be there.
@@ -407,7 +423,7 @@ pub struct Cost {
     samples: u8,
     /// Samples in a row that were far off.
     odd: u8,
-    /// It was far off once: a parameter may say how long it lasts.
+    /// It was far off once while the GPU was the slice's own: a parameter may say how long it lasts.
     varies: bool,
     /// What kind of work it is; the caller's number, below 8.
     class: u8,
@@ -546,7 +562,7 @@ impl Cost {
             // That it can't last longer is certain, as far as lengths are.
             self.learn(sample, if own < sample && sample < self.mean { 0 } else { self.samples });
         } else if self.odd.saturating_add(1) < BELIEVED {
-            self.varies = true;
+            self.varies = self.varies || own == measured;
             self.odd += 1;
             self.learn(if sample < low { low } else { high }, SETTLED);
         } else {
@@ -713,12 +729,45 @@ mod tests {
             track.guessed(&grant);
             let (soon, late) = (NOW + MARK_LATENCY, NOW + 500 * US);
             assert_eq!(track.mark_due(), flags == YIELD);
-            assert_eq!(track.again(NOW, late), if flags == YIELD { soon } else { late });
-            assert_eq!(track.again(NOW, NOW + US), NOW + US);
             let last = track.mark();
+            assert_eq!(track.again(NOW, late, &grant), if flags == YIELD { soon } else { late });
+            assert_eq!(track.again(NOW, NOW + US, &grant), NOW + US);
             track.poll(NOW, |mark| mark <= last);
-            assert_eq!(track.again(NOW, late), late, "it is done");
+            assert_eq!(track.again(NOW, late, &grant), late, "it is done");
         }
+    }
+
+    #[test]
+    fn what_nobody_knows_the_length_of_is_open_until_its_mark() {
+        let mut track = Track::default();
+        let turn = Grant { flags: FREE, delay: 100, ..window(NOW, NOW + 9000 * US) };
+        track.sent(NOW, 200 * US, &turn);
+        assert!(!track.open());
+        track.doubt();
+        assert!(!track.open() && track.mark_due(), "no mark will tell its end yet");
+        let mark = track.mark();
+        assert!(track.open());
+        assert_eq!(track.again(NOW, NOW + 5000 * US, &turn), NOW + AGAIN);
+        // Nothing else was under way when the turn was given: all but a switch of what is late is the slice's own.
+        track.poll(NOW + 2300 * US, |_| false);
+        assert_eq!((track.open(), track.charged()), (true, 1900 * US));
+        track.poll(NOW + 2300 * US, |there| there == mark);
+        assert!(!track.open());
+    }
+
+    /// Only what was measured while the GPU was the slice's own says that a kernel's length varies.
+    #[test]
+    fn a_kernel_that_never_has_the_gpu_to_itself_does_not_vary() {
+        let mut cost = Cost::default();
+        for sample in 0..60 {
+            cost.update(if sample % 2 == 0 { 20_000 } else { 200 } * US, 100 * US);
+        }
+        assert!(!cost.varies());
+        for sample in 0..10 {
+            cost.update(if sample % 2 == 0 { 20_000 } else { 200 } * US, u64::MAX);
+        }
+        assert!(cost.varies());
+        assert_eq!(Cost::from_word(cost.to_word()), cost);
     }
 
     #[test]

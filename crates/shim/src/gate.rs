@@ -12,7 +12,7 @@ use crate::system::{self, Lock};
 use cleave_cuda::class_of;
 use cleave_cuda::types::{CUresult, CUstream, Handle, error};
 use cleave_ledger::{Activity, CLASSES, DEVICES, GPUS, KernelClass, Turn};
-use cleave_policy::gate::{Cost, Grant, MARKS, Mode, QUIET, Track, URGENT, Verdict, YIELD, admit, comes_back};
+use cleave_policy::gate::{AGAIN, Cost, Grant, MARKS, Mode, QUIET, Track, URGENT, Verdict, YIELD, admit, comes_back};
 use core::cell::UnsafeCell;
 use core::ptr::null_mut;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -200,7 +200,7 @@ fn admitted(
     // What passes always goes, and if the slice is suspended waits in the driver: the daemon hears of it all the same.
     let _waits = if passes { stopped().and_then(|_| Waits::begin(p, device)) } else { None };
     while let Some(grant) = stopped().filter(|_| !passes) {
-        wait.some(p, device, turn, &grant, Verdict::WaitForChange, system::nanoseconds());
+        wait.some(p, device, turn, &grant, Verdict::WaitForChange, false, system::nanoseconds());
     }
     wait.end(p, device, system::nanoseconds());
     // What is captured costs nothing until the graph is launched. And while a stream is being captured, calls that
@@ -230,7 +230,7 @@ fn admitted(
             state.track.sent(now, batch, &grant);
         }
         state.look(p, gate, now, &grant, quiet || grant.mode == Mode::Paused);
-        state.publish(p, device, 0, now);
+        let over = state.publish(p, device, 0, now);
         // After the look, which may just have learned it.
         let cost = if counted { 0 } else { expected(&Cost::from_word(known.cost.load(Ordering::Relaxed)), &grant) };
         let urgent = if grant.flags & YIELD != 0 { urgent(p, device, turn) } else { 0 };
@@ -252,11 +252,16 @@ fn admitted(
                     break (now, grant, state);
                 }
                 let verdict = match verdict {
-                    Verdict::WaitUntil(time) => Verdict::WaitUntil(state.track.again(now, time)),
+                    Verdict::WaitUntil(time) => Verdict::WaitUntil(state.track.again(now, time, &grant)),
                     verdict => verdict,
                 };
+                let open = state.track.open();
                 drop(state);
-                wait.some(p, device, turn, &grant, verdict, now);
+                // The next turn waits for that.
+                if over && verdict == Verdict::WaitForChange {
+                    p.ring(device);
+                }
+                wait.some(p, device, turn, &grant, verdict, open, now);
             }
         }
     };
@@ -372,11 +377,17 @@ pub fn waiting(p: &'static Process, device: usize, call: impl Fn() -> CUresult) 
     if now.saturating_sub(began) > WAITED {
         state.waited(gate, now);
     }
-    state.look(p, gate, now, &granted(turn), false);
+    let grant = granted(turn);
+    state.look(p, gate, now, &grant, false);
     if urgent {
         state.claim(p, device, turn, now);
     }
-    state.publish(p, device, 0, now);
+    let over = state.publish(p, device, 0, now);
+    drop(state);
+    // The next turn waits for that.
+    if over && admit(now, &grant, 0, 0, 0) == Verdict::WaitForChange {
+        p.ring(device);
+    }
     status
 }
 
@@ -631,9 +642,9 @@ impl State {
         (timer.begins, timer.own_until) = (begins, grant.own_until(begins));
     }
 
-    /// Tells the daemon, right after a look.
-    fn publish(&self, p: &Process, device: usize, cost: u64, now: u64) {
-        let Some(activity) = p.slot().activity.get(device) else { return };
+    /// Tells the daemon, right after a look. Whether work of unknown length was found to be done.
+    fn publish(&self, p: &Process, device: usize, cost: u64, now: u64) -> bool {
+        let Some(activity) = p.slot().activity.get(device) else { return false };
         activity.charged.store(self.track.charged(), Ordering::Relaxed);
         activity.busy_until.store(self.track.busy_until(), Ordering::Relaxed);
         activity.last_launch.store(self.track.last_launch(), Ordering::Relaxed);
@@ -646,6 +657,9 @@ impl State {
         if cost > 0 {
             activity.op_ns.store(cost, Ordering::Relaxed);
         }
+        let (before, open) = (activity.open.load(Ordering::Relaxed), u64::from(self.track.open()));
+        activity.open.store(open, Ordering::Relaxed);
+        before > open
     }
 
     /// Tells lower classes until when to keep out of the way.
@@ -793,8 +807,8 @@ impl Wait {
         due
     }
 
-    /// Waits for a while, or until the grant changes.
-    fn some(&mut self, p: &Process, device: usize, turn: &Turn, grant: &Grant, verdict: Verdict, now: u64) {
+    /// Waits for a while, or until the grant changes; `open`: what is under way may be done any time.
+    fn some(&mut self, p: &Process, device: usize, turn: &Turn, grant: &Grant, verdict: Verdict, open: bool, now: u64) {
         let activity = p.slot().activity.get(device);
         if self.since == 0 {
             self.since = now;
@@ -819,13 +833,13 @@ impl Wait {
                 }
             }
             Verdict::WaitForChange => {
-                const AGAIN: u64 = 50_000_000;
+                const LOST: u64 = 50_000_000;
                 let answered = grant.flags & QUIET != 0 || grant.mode == Mode::Paused;
-                if !answered && (self.rang == 0 || now.saturating_sub(self.rang) > AGAIN) {
+                if !answered && (self.rang == 0 || now.saturating_sub(self.rang) > LOST) {
                     self.rang = now;
                     p.ring(device);
                 }
-                system::futex_wait_shared(&turn.version, version, ALIVE);
+                system::futex_wait_shared(&turn.version, version, if open { AGAIN - SPIN } else { ALIVE });
             }
         }
     }

@@ -225,7 +225,7 @@ fn a_fault_ends_the_programs_of_its_domain_and_no_others() {
     say(&team, server, "Server is handling a fatal GPU error.");
     eventually("it is stopped", || daemon.events("recovered").len() == 2);
     assert!(daemon.events("recovered")[1].message.contains("starts anew"));
-    assert!(!is_there(before) && !is_there(server as i32));
+    eventually("both are gone", || !is_there(before) && !is_there(server as i32));
     let _last = enter(&daemon, &a);
     assert_ne!(control(&team), before);
     assert!(![&mut far, &mut turns].into_iter().any(ended));

@@ -104,6 +104,8 @@ pub struct Process {
     turn: u64,
     waiting: bool,
     syncing: bool,
+    /// Something of unknown length was under way when it last looked.
+    open: bool,
     /// Waits for its oldest kernel.
     full: bool,
     asked: u64,
@@ -200,6 +202,7 @@ impl Sim {
             turn: 0,
             waiting: false,
             syncing: false,
+            open: false,
             full: false,
             asked: 0,
             warm: 0,
@@ -459,13 +462,23 @@ impl Sim {
         let cost = process.costs[kind].estimate(process.grant.unknown_cost(long));
         match admit(now, &process.grant, process.track.busy_until(), cost, urgent.unwrap_or(0)) {
             Verdict::WaitUntil(time) => {
-                let time = process.track.again(now, time);
+                let time = process.track.again(now, time, &process.grant);
                 process.waiting = true;
                 self.host(at, time.max(now + 100));
             }
             Verdict::WaitForChange => {
                 process.waiting = true;
                 process.turn += 1;
+                // Looked for while it is under way, and told once.
+                let open = process.track.open();
+                if std::mem::replace(&mut process.open, open) && !open {
+                    return self.ring();
+                }
+                if open {
+                    let late = self.random.within(60 * US, 110 * US);
+                    self.host(at, now + late);
+                }
+                let process = &self.processes[at];
                 if process.grant.mode != Mode::Paused && process.grant.flags & gate::QUIET == 0 {
                     self.ring();
                 }
@@ -487,6 +500,7 @@ impl Sim {
                 }
                 if process.costs[kind].varies() {
                     process.track.doubt();
+                    process.open = true;
                 }
                 let begins = process.track.busy_until() - cost;
                 let timed = samples.then(|| (begins, process.grant.own_until(begins)));
@@ -546,6 +560,7 @@ impl Sim {
                     busy_until: track.busy_until().max(if process.full { now + WORKING } else { 0 }),
                     last_launch: track.last_launch(),
                     op_ns: process.last_op,
+                    open: track.open() && (process.waiting || process.full || process.syncing),
                 }
             })
             .collect()
