@@ -9,7 +9,7 @@ use cleave_api::{
 };
 use cleave_ledger::{DEVICES, KernelClass, UNIT};
 use cleave_policy::gate::done;
-use cleave_policy::pack::{Amount, WHOLE, order};
+use cleave_policy::pack::{Amount, WHOLE, order, rounded_up};
 use serde::{Deserialize, Serialize};
 
 /// A slice as it is kept in the database.
@@ -578,12 +578,15 @@ pub fn admit(
             let amounts = |card: &Card<'_>| {
                 let others = reserved(records.iter().copied(), &card.info.uuid);
                 let whole = Amount { memory: card.info.memory_bytes >> 20, compute: WHOLE, bandwidth: 0 };
-                let compute = |percent: f64| (percent.clamp(0.0, 100.0) * 10.0).ceil() as u16;
-                let taken =
-                    Amount { memory: others.bytes.div_ceil(1 << 20), compute: compute(others.compute), bandwidth: 0 };
-                let left = whole.less(&taken);
+                // What is left is rounded, and not what is taken: what fits exactly still does.
+                let left = Amount {
+                    memory: whole.memory.saturating_sub(others.bytes.div_ceil(1 << 20)),
+                    compute: rounded_up(100.0 - others.compute),
+                    bandwidth: 0,
+                };
                 let memory = ask.bytes(card.info.memory_bytes, left.memory << 20) >> 20;
-                (Amount { memory, compute: compute(compute_percent.unwrap_or(0.0)), bandwidth: 0 }, left, whole)
+                let compute = rounded_up(compute_percent.unwrap_or(0.0));
+                (Amount { memory, compute, bandwidth: 0 }, left, whole)
             };
             let amounts: Vec<_> = cards.iter().map(amounts).collect();
             let mut places = order(&amounts, terms.placement == Placement::Pack);
@@ -748,25 +751,24 @@ mod tests {
         assert_eq!(admitted.names, ["chosen"]);
         // 35 GiB fits only on card 1, though 25% of compute is gone there.
         // Packed, what is in use is filled first.
-        let packed = |memory: &str, records: &[Record]| {
+        let packed = |spec: &SliceSpec, records: &[Record]| {
             let (gpus, records) = (gpus(), records.iter().collect::<Vec<_>>());
             let cards: Vec<Card<'_>> =
                 gpus.iter().map(|info| Card { info, context_bytes: None, can: true, draining: false }).collect();
             let name = "chosen".into();
-            admit(
-                &spec("any", memory),
-                None,
-                &cards,
-                &records,
-                Terms { placement: Placement::Pack, ..Terms::default() },
-                name,
-                |_| false,
-            )
+            admit(spec, None, &cards, &records, Terms { placement: Placement::Pack, ..Terms::default() }, name, |_| {
+                false
+            })
             .unwrap()
             .devices
         };
-        assert_eq!(packed("10GiB", &[record("a", 0, 30, None)]), [(0, 10 * GIB)]);
-        assert_eq!(packed("10GiB", &[record("a", 1, 20, None)]), [(1, 10 * GIB)]);
+        let ten = spec("any", "10GiB");
+        assert_eq!(packed(&ten, &[record("a", 0, 30, None)]), [(0, 10 * GIB)]);
+        assert_eq!(packed(&ten, &[record("a", 1, 20, None)]), [(1, 10 * GIB)]);
+        // The third third fits exactly.
+        let third = 100.0 / 3.0;
+        let two = [record("a", 1, 10, Some(third)), record("b", 1, 10, Some(third))];
+        assert_eq!(packed(&SliceSpec { compute: Percent::new(third), ..ten }, &two), [(1, 10 * GIB)]);
         let admitted = try_admit(&spec("any", "35GiB"), &[record("a", 0, 50, None)]).unwrap();
         assert_eq!(admitted.devices, [(1, 35 * GIB)]);
     }

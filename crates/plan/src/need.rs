@@ -4,7 +4,7 @@ use crate::fleet::Kind;
 use crate::spec::{Dtype, Workload, vendor_name, word};
 use crate::tier::Tier;
 use cleave_api::{Engine, Percent};
-use cleave_policy::pack::{Amount, WHOLE};
+use cleave_policy::pack::{Amount, WHOLE, rounded_up};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -96,11 +96,6 @@ pub(crate) struct Need {
     pub(crate) mig_opens: bool,
 }
 
-/// Thousandths, rounded up.
-fn thousandths(percent: f64) -> u64 {
-    (percent * 10.0 - 1e-6).ceil().max(0.0) as u64
-}
-
 pub(crate) fn mib(amount: u64) -> String {
     cleave_api::format_bytes(amount << 20)
 }
@@ -172,11 +167,8 @@ pub(crate) fn need(workload: &Workload, kind: &Kind, tiers: &BTreeMap<String, Ti
         let why = format!("{} are needed, and {model} has {}", mib(memory), mib(kind.memory_mib));
         all.push(Obstacle { rule: Rule::Memory, why, most: kind.memory_mib });
     }
-    let amount = Amount {
-        memory,
-        compute: thousandths(compute.unwrap_or(0.0)).min(u64::from(WHOLE)) as u16,
-        bandwidth: thousandths(bandwidth.unwrap_or(0.0)).min(u64::from(WHOLE)) as u16,
-    };
+    let amount =
+        Amount { memory, compute: rounded_up(compute.unwrap_or(0.0)), bandwidth: rounded_up(bandwidth.unwrap_or(0.0)) };
 
     // The engines that will do, and of those the ones that can be had.
     let tier = workload.tier.as_ref().and_then(|tier| tiers.get(tier));

@@ -11,6 +11,14 @@ use alloc::vec::Vec;
 /// The whole of a GPU's time or bandwidth.
 pub const WHOLE: u16 = 1000;
 
+/// The thousandths of a GPU that hold `percent` of it: rounded up, but for the hair by which a sum or a product may be off;
+/// at most [`WHOLE`].
+pub fn rounded_up(percent: f64) -> u16 {
+    let exact = (percent * 10.0 - 1e-6).clamp(0.0, f64::from(WHOLE));
+    let below = exact as u16;
+    below + u16::from(f64::from(below) < exact)
+}
+
 /// An amount of each: what a workload needs, what a GPU has, or what is left of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Hash, PartialOrd, Ord)]
 pub struct Amount {

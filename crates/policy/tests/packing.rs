@@ -1,7 +1,7 @@
 //! How well workloads are packed: against every packing there is, against bounds, and against simpler ways.
 
 use cleave_policy::mig::{Geometry, Instance, Mask, Profile};
-use cleave_policy::pack::{Amount, MigPool, Pool, WHOLE, lower_bound, pack, place};
+use cleave_policy::pack::{Amount, MigPool, Pool, WHOLE, lower_bound, pack, place, rounded_up};
 use std::collections::BTreeMap;
 
 /// A small generator, so that every run sees the same.
@@ -28,6 +28,20 @@ fn need(memory: u64, compute: u16) -> Amount {
 
 fn random_need(random: &mut Random, most: u64) -> Amount {
     need(1 + random.below(H100.memory * most / 100), 10 + random.below(u64::from(WHOLE) * most / 100 - 10) as u16)
+}
+
+#[test]
+fn percent_are_rounded_up_and_by_no_hair() {
+    for tenths in 1..=WHOLE {
+        let percent: f64 = format!("{}.{}", tenths / 10, tenths % 10).parse().unwrap();
+        let products = [f64::from(tenths) * 0.1, 100.0 - (100.0 - percent), percent * 3.0 / 7.0 * 7.0 / 3.0];
+        for percent in products.into_iter().chain([percent]) {
+            assert_eq!(rounded_up(percent), tenths, "{percent}");
+        }
+        assert_eq!(rounded_up(percent - 0.099), tenths);
+        assert_eq!(rounded_up(percent + 0.001), (tenths + 1).min(WHOLE));
+    }
+    assert_eq!([-1.0, 0.0, f64::NAN, 100.1, f64::INFINITY].map(rounded_up), [0, 0, 0, WHOLE, WHOLE]);
 }
 
 /// Tries every way to put the items onto GPUs, except for those that only differ in the GPUs' order.

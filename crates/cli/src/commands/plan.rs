@@ -12,6 +12,7 @@ use cleave_plan::fleet::{self, Fleet};
 use cleave_plan::planner::{Busy, Places, plan};
 use cleave_plan::spec::{File, NodeSpec};
 use cleave_plan::told::{Placement, Plan};
+use cleave_policy::pack::rounded_up;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -206,7 +207,7 @@ fn this_machine(context: &Context, options: &PlanOptions, file: &File) -> Result
     });
     let mut busy = Vec::new();
     for slice in others.iter().filter(|slice| slice.engine != Engine::Mig) {
-        let compute = slice.compute_percent.map_or(0, |percent| (percent * 10.0).ceil() as u16);
+        let compute = slice.compute_percent.map_or(0, rounded_up);
         busy.extend(slice.devices.iter().map(|device| Busy {
             node: name.clone(),
             gpu: device.gpu,
