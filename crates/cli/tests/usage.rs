@@ -43,7 +43,7 @@ fn malformed_amounts_are_named_with_their_rule() {
         (&["top", "-n", "0"], "between 0.1 and 3600"),
         (&["profile", "--every", "5ms", "--", "true"], "between 10ms and 1s"),
         (&["profile", "--margin", "101", "--", "true"], "101 is not in 0..=100"),
-        (&["profile", "--name", "A_b", "--", "true"], "it must be 1 to 63 of a-z, 0-9 and -"),
+        (&["profile", "--name", "A_b", "--", "true"], "it must be 1 to 50 of a-z, 0-9 and -"),
         (&["profile", "--memory", "0", "--", "true"], "it must be above 0"),
     ];
     for (arguments, said) in cases {

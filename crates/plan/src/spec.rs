@@ -263,13 +263,19 @@ fn eighth() -> f64 {
     1.0 / 8.0
 }
 
-/// Whether a workload or a tier can have this name. It stands in names of slices and in labels of nodes, with more behind it.
-pub(crate) fn is_name(name: &str) -> bool {
+/// Most characters of the name of a workload or a tier. It stands in names of slices and in labels of nodes, with more
+/// behind it.
+pub const LONGEST: usize = 50;
+
+/// Whether a workload or a tier can have this name; if not, the rule.
+pub fn check_name(name: &str) -> Result<(), String> {
     let letter = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-    (1..=50).contains(&name.len())
+    let good = (1..=LONGEST).contains(&name.len())
         && name.chars().all(|c| letter(c) || c == '-')
         && name.starts_with(letter)
-        && name.ends_with(letter)
+        && name.ends_with(letter);
+    let rule = || format!("it must be 1 to {LONGEST} of a-z, 0-9 and -, and begin and end with a letter or digit");
+    good.then_some(()).ok_or_else(rule)
 }
 
 impl File {
@@ -315,11 +321,7 @@ impl File {
         for workload in &mut self.workloads {
             let name = workload.name.clone();
             let wrong = |why: String| format!("workload {name}: {why}");
-            if !is_name(&name) {
-                return Err(wrong(
-                    "name: it must be 1 to 50 of a-z, 0-9 and -, and begin and end with a letter or digit".into(),
-                ));
-            }
+            check_name(&name).map_err(|rule| wrong(format!("name: {rule}")))?;
             if !names.insert(name.clone()) {
                 return Err(wrong("name: it is there twice; each has its own, and `count` says how many".into()));
             }

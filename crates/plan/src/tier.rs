@@ -1,5 +1,5 @@
 //! Tiers: which engines may run the work of each.
-use crate::spec::is_name;
+use crate::spec::check_name;
 use crate::yaml;
 use cleave_api::Engine;
 use serde::{Deserialize, Deserializer, Serialize, de::Error};
@@ -48,11 +48,9 @@ impl TryFrom<String> for Name {
     type Error = String;
 
     fn try_from(name: String) -> Result<Self, String> {
-        match is_name(&name) {
-            true => Ok(Self(name)),
-            false => Err(format!(
-                "\"{name}\" is no tier's name: it must be 1 to 50 of a-z, 0-9 and -, and begin and end with a letter or digit"
-            )),
+        match check_name(&name) {
+            Ok(()) => Ok(Self(name)),
+            Err(rule) => Err(format!("\"{name}\" is no tier's name: {rule}")),
         }
     }
 }

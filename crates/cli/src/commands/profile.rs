@@ -7,6 +7,7 @@ use crate::launch::{self, Ended, Pids, Prints};
 use crate::output::{self, grouped};
 use cleave_api::{ErrorBody, ErrorCode, Gpu, List, MemoryAmount, Slice, SliceSpec, format_bytes};
 use cleave_plan::profile::{self, Reading, compute, curve, memory, percentile};
+use cleave_plan::spec::{LONGEST, check_name};
 use rustix::fs::Access;
 use serde::Serialize;
 use serde_saphyr::FlowSeq;
@@ -17,8 +18,6 @@ use std::time::{Duration, Instant};
 
 /// Points of the curve of memory over time.
 const POINTS: usize = 60;
-/// Characters that a name may have, as a slice's.
-const NAME: usize = 63;
 /// A slice that lacks less than this of its GPU has all of it, in bytes.
 const WHOLE: u64 = 64 << 20;
 
@@ -441,19 +440,16 @@ fn check_place(file: &Path) -> Result<()> {
     Err(ErrorBody::new(ErrorCode::Invalid, message, "name a file in a folder that is there and yours"))
 }
 
-/// A workload's name, which is as a slice's.
+/// A workload's name, as `cleave plan` reads it.
 pub(crate) fn name(text: &str) -> std::result::Result<String, String> {
-    match plain(text) {
-        name if name == text => Ok(name),
-        _ => Err(format!("it must be 1 to {NAME} of a-z, 0-9 and -, and start and end with a letter or digit")),
-    }
+    check_name(text).map(|()| text.to_owned())
 }
 
 /// `text` as a name.
 fn plain(text: &str) -> String {
     let text = text.to_ascii_lowercase();
     let text = text.replace(|c: char| !c.is_ascii_lowercase() && !c.is_ascii_digit(), "-");
-    let text: String = text.trim_matches('-').chars().take(NAME).collect();
+    let text: String = text.trim_matches('-').chars().take(LONGEST).collect();
     match text.trim_end_matches('-') {
         "" => "program".into(),
         name => name.into(),
@@ -485,9 +481,10 @@ mod tests {
         ] {
             assert_eq!(plain(file), wanted);
             assert_eq!(name(wanted).as_deref(), Ok(wanted));
-            assert!(file == wanted || name(file).is_err_and(|error| error.contains("1 to 63")), "{file}");
+            assert!(file == wanted || name(file).is_err_and(|error| error.contains("1 to 50")), "{file}");
         }
-        let long = format!("{}-{}", "a".repeat(62), "b".repeat(9));
-        assert_eq!(plain(&long), "a".repeat(62));
+        let long = format!("{}-{}", "a".repeat(49), "b".repeat(9));
+        assert!(name(&long).is_err());
+        assert_eq!(name(&plain(&long)), Ok("a".repeat(49)));
     }
 }
