@@ -1,5 +1,5 @@
 //! How long it takes to plan anew: `cargo bench -p cleave-plan`. 2000 workloads on 32 nodes of 8 GPUs, which they fill, and
-//! on 10 000 such nodes.
+//! on 10 000 such nodes; each also with the places that they have in the first plan, after a GPU was lost.
 use cleave_plan::fleet::{Fleet, gpus};
 use cleave_plan::planner::{Places, plan};
 use cleave_plan::spec::File;
@@ -32,8 +32,15 @@ fn replan(criterion: &mut Criterion) {
         let file = file.expect("a plan's file");
         let mut fleet = Fleet::default();
         fleet.add(&file.fleet[0], gpus("8xH100").expect("GPUs")).expect("a node");
+        let mut places = Places::new();
         group.bench_function(name, |bencher| {
-            bencher.iter(|| black_box(plan(&file, &fleet, &[], &Places::new(), false)));
+            bencher.iter(|| black_box(plan(&file, &fleet, &[], &places, false)));
+        });
+        let planned = plan(&file, &fleet, &[], &places, false).expect("a plan");
+        places.extend(planned.placements.into_iter().map(|one| (one.name, (one.place.node, one.place.gpus))));
+        fleet.lose("n-1", Some(0));
+        group.bench_function(format!("{name}, one lost"), |bencher| {
+            bencher.iter(|| black_box(plan(&file, &fleet, &[], &places, false)));
         });
     }
     group.finish();

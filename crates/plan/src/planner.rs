@@ -62,6 +62,18 @@ pub(crate) struct Card {
 pub(crate) struct Item {
     pub(crate) workload: usize,
     pub(crate) name: String,
+    pub(crate) before: Option<Before>,
+}
+
+/// Where a replica was.
+#[derive(Clone, Debug)]
+pub(crate) struct Before {
+    /// `None` if its node is gone.
+    node: Option<usize>,
+    /// Those of its GPUs that are there still.
+    slots: Vec<usize>,
+    /// All of them are.
+    whole: bool,
 }
 
 /// Where a replica would go: of one node, these GPUs.
@@ -103,7 +115,6 @@ pub(crate) struct Planner<'a> {
     pub(crate) file: &'a File,
     pub(crate) fleet: &'a Fleet,
     pub(crate) tiers: &'a BTreeMap<String, Tier>,
-    pub(crate) keep: &'a Places,
     pub(crate) items: &'a [Item],
     /// By workload and kind.
     pub(crate) needs: &'a [Vec<Result<Need, Vec<Obstacle>>>],
@@ -135,10 +146,7 @@ impl<'a> Planner<'a> {
     /// The nodes that are worth a look for a replica: those in use that have room, and of each build one that is not in use.
     pub(crate) fn nodes(&self, item: usize, workload: &Workload) -> Vec<usize> {
         let mut nodes: Vec<usize> = self.open.iter().flatten().copied().collect();
-        let before = self.keep.get(&self.items[item].name);
-        if let Some(at) = before.and_then(|(node, _)| self.fleet.nodes.iter().position(|(name, _)| name == node)) {
-            nodes.push(at);
-        }
+        nodes.extend(self.items[item].before.as_ref().and_then(|before| before.node));
         if let Some(wanted) = &workload.node {
             nodes.extend(self.fleet.nodes.iter().position(|(name, _)| name == wanted));
         }
@@ -232,9 +240,8 @@ impl<'a> Planner<'a> {
         } else {
             over(card.bandwidth, need.amount.bandwidth, whole)
         };
-        let before = self.keep.get(&self.items[item].name);
-        let number = self.fleet.shapes[self.fleet.nodes[node].1].cards[slot].0;
-        let moves = before.is_some_and(|(name, gpus)| *name != self.fleet.nodes[node].0 || !gpus.contains(&number));
+        let before = self.items[item].before.as_ref();
+        let moves = before.is_some_and(|before| before.node != Some(node) || !before.slots.contains(&slot));
         let mine = self.items[item].workload;
         let beside = card.held.iter().any(|other| {
             let other = self.items[*other].workload;
@@ -525,8 +532,7 @@ impl<'a> Planner<'a> {
         used.sort_by_key(|(node, slot)| (self.cards[*node][*slot].held.len(), self.cards[*node][*slot].memory));
         for (node, slot) in used {
             let held = self.cards[node][slot].held.clone();
-            let single =
-                |item: &usize| self.workload(*item).gpus == 1 && !self.keep.contains_key(&self.items[*item].name);
+            let single = |item: &usize| self.workload(*item).gpus == 1 && self.items[*item].before.is_none();
             if held.is_empty() || !held.iter().all(single) {
                 continue;
             }
@@ -593,17 +599,7 @@ pub fn plan(file: &File, fleet: &Fleet, busy: &[Busy], keep: &Places, explain: b
             return Err(format!("workload {}: on: there is no \"{on}\" in the device table", workload.name));
         }
     }
-    let items: Vec<Item> = file
-        .workloads
-        .iter()
-        .enumerate()
-        .flat_map(|(at, workload)| workload.names().into_iter().map(move |name| Item { workload: at, name }))
-        .collect();
-    let mut names: Vec<&str> = items.iter().map(|item| item.name.as_str()).collect();
-    names.sort_unstable();
-    if let Some(two) = names.windows(2).find(|two| two[0] == two[1]) {
-        return Err(format!("two replicas would have the name {}; rename one of the workloads", two[0]));
-    }
+    let items = replicas(file, fleet, keep)?;
     let needs: Vec<Vec<_>> = file
         .workloads
         .iter()
@@ -625,7 +621,6 @@ pub fn plan(file: &File, fleet: &Fleet, busy: &[Busy], keep: &Places, explain: b
         file,
         fleet,
         tiers,
-        keep,
         items: &items,
         needs: &needs,
         originals: &originals,
@@ -673,12 +668,7 @@ pub fn plan(file: &File, fleet: &Fleet, busy: &[Busy], keep: &Places, explain: b
         |(_, compute)| compute,
     ];
     // Whose place is gone must not take another's.
-    let there = |name: &str| {
-        let Some((node, gpus)) = keep.get(name) else { return false };
-        let found = fleet.nodes.iter().find(|(name, _)| name == node);
-        found
-            .is_some_and(|(_, shape)| gpus.iter().all(|gpu| fleet.shapes[*shape].cards.iter().any(|(at, _)| at == gpu)))
-    };
+    let there = |item: &Item| item.before.as_ref().is_some_and(|before| before.whole);
     let tries = if items.len() > MANY { 1 } else { orders.len() };
     let mut best: Option<Planner<'_>> = None;
     let mut best_order = Vec::new();
@@ -689,7 +679,7 @@ pub fn plan(file: &File, fleet: &Fleet, busy: &[Busy], keep: &Places, explain: b
             (
                 workload.original().is_some(),
                 Reverse(workload.priority.unwrap_or_default()),
-                !there(&items[*at].name),
+                !there(&items[*at]),
                 Reverse(workload.gpus),
                 placeable(at),
                 Reverse(size(sizes(at))),
@@ -713,6 +703,31 @@ pub fn plan(file: &File, fleet: &Fleet, busy: &[Busy], keep: &Places, explain: b
         (best, best_order) = (Some(packed), order);
     }
     Ok(best.map(|best| best.told(&empty, &best_order, explain)).unwrap_or_default())
+}
+
+/// All replicas, each with the place that it had.
+fn replicas(file: &File, fleet: &Fleet, keep: &Places) -> Result<Vec<Item>, String> {
+    // Of several nodes with a name the first counts.
+    let nodes: HashMap<&str, usize> =
+        fleet.nodes.iter().enumerate().rev().map(|(at, (name, _))| (name.as_str(), at)).collect();
+    let before = |name: &String| {
+        let (node, gpus) = keep.get(name)?;
+        let node = nodes.get(node.as_str()).copied();
+        let cards = node.map_or(&[][..], |node| &fleet.shapes[fleet.nodes[node].1].cards);
+        let slot = |gpu: &u32| cards.iter().position(|(number, _)| number == gpu);
+        let slots: Vec<usize> = gpus.iter().filter_map(slot).collect();
+        Some(Before { node, whole: node.is_some() && slots.len() == gpus.len(), slots })
+    };
+    let named = |(workload, one): (usize, &Workload)| {
+        one.names().into_iter().map(move |name| Item { workload, before: before(&name), name })
+    };
+    let items: Vec<Item> = file.workloads.iter().enumerate().flat_map(named).collect();
+    let mut names: Vec<&str> = items.iter().map(|item| item.name.as_str()).collect();
+    names.sort_unstable();
+    match names.windows(2).find(|two| two[0] == two[1]) {
+        None => Ok(items),
+        Some(two) => Err(format!("two replicas would have the name {}; rename one of the workloads", two[0])),
+    }
 }
 
 /// How often each profile of a kind is the smallest that a replica can have there; each counts a little in any case.

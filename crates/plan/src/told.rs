@@ -204,7 +204,7 @@ impl Planner<'_> {
     fn reason(&self, item: usize, spots: &[Spot]) -> String {
         let [best, others @ ..] = spots else { return String::new() };
         let place = |spot: &Spot| self.candidate(spot).to_string();
-        let before = self.keep.contains_key(&self.items[item].name);
+        let before = self.items[item].before.is_some();
         // The first on which it would have been better but for what decided.
         let but =
             |decided: &dyn Fn(&Score, &Score) -> bool| others.iter().find(|other| decided(&other.score, &best.score));
