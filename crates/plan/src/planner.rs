@@ -313,11 +313,19 @@ impl<'a> Planner<'a> {
     /// All places for a replica among the nodes that are worth a look, the best first, and what is in the way of the others,
     /// with the number of GPUs.
     pub(crate) fn spots(&self, item: usize) -> (Vec<Spot>, Vec<(Vec<Obstacle>, usize)>) {
-        let workload = self.workload(item);
-        let needs = &self.needs[self.items[item].workload];
-        let (mut spots, refused) = self.spots_on(item, workload, needs, self.nodes(item, workload));
+        let (mut spots, refused) = self.unsorted(item);
         spots.sort_by(Spot::order);
         (spots, refused)
+    }
+
+    /// The same in no order. Of who can stay where it was, nothing else is looked at unless that is to be told: it stays.
+    fn unsorted(&self, item: usize) -> (Vec<Spot>, Vec<(Vec<Obstacle>, usize)>) {
+        let workload = self.workload(item);
+        let needs = &self.needs[self.items[item].workload];
+        let before = self.items[item].before.as_ref().and_then(|before| before.node);
+        let there = before.filter(|_| !self.tell).map(|node| self.spots_on(item, workload, needs, [node]));
+        let stays = there.filter(|(spots, _)| spots.iter().any(|spot| !spot.score.moves));
+        stays.unwrap_or_else(|| self.spots_on(item, workload, needs, self.nodes(item, workload)))
     }
 
     /// The same on these nodes, in no order, if the workload and what it needs of each kind were these.
@@ -482,10 +490,7 @@ impl<'a> Planner<'a> {
 
     fn run(&mut self, order: &[usize]) {
         for item in order {
-            let workload = self.workload(*item);
-            let needs = &self.needs[self.items[*item].workload];
-            let spots = self.spots_on(*item, workload, needs, self.nodes(*item, workload)).0;
-            if let Some(spot) = spots.into_iter().min_by(Spot::order) {
+            if let Some(spot) = self.unsorted(*item).0.into_iter().min_by(Spot::order) {
                 self.put(*item, spot);
             }
         }

@@ -280,10 +280,12 @@ impl Planner<'_> {
 
     /// The plan, with its reasons. They are those of a second run in which each goes where this one has it.
     pub(crate) fn told(&self, empty: &Self, order: &[usize], explain: bool) -> Plan {
-        let mut again = Planner { tell: explain, ..empty.clone() };
+        let mut again = empty.clone();
         let mut placements: Vec<Option<Placement>> = vec![None; self.items.len()];
         for item in order {
             let Some(spot) = &self.spots[*item] else { continue };
+            // Of who left its place, too, all there is is looked at: it may be free by now.
+            again.tell = explain || spot.score.moves;
             let (mut spots, refused) = again.spots(*item);
             let here = |other: &Spot| (other.node, &other.slots, other.engine) == (spot.node, &spot.slots, spot.engine);
             let at = spots.iter().position(here);
