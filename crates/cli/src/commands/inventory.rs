@@ -79,12 +79,12 @@ pub(super) fn save(value: &impl Serialize, file: &Path) -> Result<()> {
     write_whole(file, text)
 }
 
-/// Writes a file whole or not at all.
+/// Writes a file whole or not at all: its folder may be read at any moment.
 pub(super) fn write_whole(file: &Path, text: std::result::Result<String, String>) -> Result<()> {
     // Hidden, because there are folders of which every other file is read.
     let mut name = std::ffi::OsString::from(".");
     name.push(file.file_name().unwrap_or_default());
-    name.push(".new");
+    name.push(format!(".{}", std::process::id()));
     let temporary = file.with_file_name(name);
     let written = text.and_then(|text| {
         std::fs::write(&temporary, text + "\n")
@@ -313,4 +313,24 @@ fn counted(links: &[String]) -> String {
     let runs: Vec<String> =
         links.chunk_by(|a, b| a == b).filter_map(|run| Some(format!("{} {}", run.len(), run.first()?))).collect();
     if runs.is_empty() { "-".into() } else { runs.join(", ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_written_whole_or_not_at_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let (json, yaml, folder) = (dir.path().join("a.json"), dir.path().join("a.yaml"), dir.path().join("a"));
+        std::fs::create_dir_all(folder.join("full")).unwrap();
+        save(&[1], &json).unwrap();
+        save(&[1], &yaml).unwrap();
+        assert_eq!(std::fs::read_to_string(&json).unwrap(), "[\n  1\n]\n");
+        assert_eq!(std::fs::read_to_string(&yaml).unwrap(), "- 1\n");
+        let error = save(&[1], &folder).unwrap_err();
+        assert!(error.message.contains("can't be written"), "{error}");
+        assert!(save(&[1], &folder.join("missing/a.json")).is_err());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 3);
+    }
 }

@@ -1,5 +1,5 @@
 //! The machine around cleave: `cleave doctor`, `cdi`, `openapi`, `completions`, `man`.
-use super::Context;
+use super::{Context, inventory::save};
 use crate::client::{Client, Presence, Result, segment};
 use crate::output::{self, BAD, Format, GOOD, Named, WARN, table};
 use crate::{Cdi, demo, launch};
@@ -71,18 +71,16 @@ pub(crate) fn cdi(context: &Context, options: &Cdi) -> Result<i32> {
         }
         return Ok(0);
     }
+    let hint = "CDI folders belong to root; choose another with --dir, and name it to the container engine";
+    std::fs::create_dir_all(&options.dir).map_err(|e| {
+        ErrorBody::new(ErrorCode::Unavailable, format!("{} can't be made: {e}", options.dir.display()), hint)
+    })?;
     let mut written = Vec::new();
     for (name, spec) in &specs {
         // Named for its devices, as the CDI specification has it; a slice's id would do as well as its name.
         let name: String = name.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').collect();
         let path = options.dir.join(format!("cleave.dev-slice-{name}.json"));
-        write_whole(&path, &serde_json::to_vec_pretty(spec).unwrap_or_default()).map_err(|e| {
-            ErrorBody::new(
-                ErrorCode::Unavailable,
-                format!("can't write {}: {e}", path.display()),
-                "CDI folders belong to root; choose another with --dir, and name it to the container engine",
-            )
-        })?;
+        save(spec, &path).map_err(|error| ErrorBody { hint: Some(hint.into()), ..error })?;
         if context.format == Format::Table {
             output::line(&format!("wrote {}", path.display()))?;
         }
@@ -92,18 +90,6 @@ pub(crate) fn cdi(context: &Context, options: &Cdi) -> Result<i32> {
         output::print(context.format, &List::new("written-files", written), String::new)?;
     }
     Ok(0)
-}
-
-/// Writes a file as a whole or not at all: a container engine may read the folder at any moment.
-fn write_whole(path: &Path, content: &[u8]) -> std::io::Result<()> {
-    let dir = path.parent().unwrap_or(Path::new("."));
-    std::fs::create_dir_all(dir)?;
-    let draft = dir.join(format!(".{}.{}", path.file_name().unwrap_or_default().display(), std::process::id()));
-    let done = std::fs::write(&draft, content).and_then(|()| std::fs::rename(&draft, path));
-    if done.is_err() {
-        let _ = std::fs::remove_file(&draft);
-    }
-    done
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -354,15 +340,6 @@ fn files(context: &Context) -> Vec<Written> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn files_are_written_as_a_whole() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("a/b.json");
-        write_whole(&path, b"{}").unwrap();
-        assert_eq!(std::fs::read(&path).unwrap(), b"{}");
-        assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
-    }
 
     #[test]
     fn a_full_or_missing_run_directory_is_named() {
