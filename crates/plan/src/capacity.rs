@@ -52,16 +52,10 @@ impl fmt::Display for Cut {
     }
 }
 
-/// Why such GPUs can't be cut by `engine`.
-fn obstacle(kind: &Kind, engine: Engine) -> Option<String> {
-    let kept = kind.engine != Engine::Auto && kind.engine != engine;
-    kept.then(|| format!("{} is kept for engine {}", kind.model, kind.engine)).or_else(|| kind.obstacle(engine))
-}
-
 /// How a tier has GPUs of a kind cut into `parts` equal ones: by the first of its engines that they have; in MIG, the largest
 /// profile that is there so often. An error says why there is no way.
 pub fn cut(kind: &Kind, tier: &Tier, parts: u32) -> Result<Cut, String> {
-    let way = |engine: &Engine| match (obstacle(kind, *engine), engine, &kind.geometry) {
+    let way = |engine: &Engine| match (kind.obstacle(*engine), engine, &kind.geometry) {
         (Some(why), ..) => Err(why),
         (None, Engine::Mig, Some(mig)) => {
             let profiles = mig.profiles.iter().enumerate().filter(|(at, _)| mig.room(0, *at) >= parts);
@@ -114,7 +108,7 @@ impl Slots {
             Cut::Spatial(_) => Engine::Spatial,
             Cut::Temporal(_) => Engine::Temporal,
         };
-        if let Some(why) = obstacle(kind, engine) {
+        if let Some(why) = kind.obstacle(engine) {
             return Self::none(count, kind, why);
         }
         let part = |each: u32| (kind.memory_mib << 20) / u64::from(each.max(1));

@@ -65,11 +65,15 @@ pub struct Fleet {
 }
 
 impl Kind {
-    /// Why it can't run `engine`, in principle; `None` if it can.
+    /// Why it doesn't run `engine`: it is kept for another, or can't in principle; `None` if it does.
     pub fn obstacle(&self, engine: Engine) -> Option<String> {
         let model = &self.model;
         match engine {
-            Engine::Auto | Engine::Temporal => None,
+            Engine::Auto => None,
+            _ if ![Engine::Auto, engine].contains(&self.engine) => {
+                Some(format!("{model} is kept for engine {}", self.engine))
+            }
+            Engine::Temporal => None,
             Engine::Mig if self.geometry.is_none() => Some(format!("{model} has no MIG")),
             Engine::Mig => None,
             Engine::Spatial => {

@@ -195,12 +195,10 @@ pub(crate) fn need(workload: &Workload, kind: &Kind, tiers: &BTreeMap<String, Ti
     let mut profiles = Vec::new();
     let mut able = Vec::new();
     for engine in wished.iter().copied() {
-        let kept = (kind.engine != Engine::Auto && kind.engine != engine)
-            .then(|| format!("it is kept for engine {}", kind.engine));
         let cut = (kind.mig == Some(true) && engine != Engine::Mig).then(|| "its MIG mode is on".to_owned());
         let several = (workload.gpus > 1 && engine != Engine::Temporal)
             .then(|| format!("a workload of {} GPUs takes turns on them", workload.gpus));
-        if let Some(why) = kept.or(cut).or(several).or_else(|| kind.obstacle(engine)) {
+        if let Some(why) = kind.obstacle(engine).or(cut).or(several) {
             why_not.push(obstacle(by, format!("no engine {engine}: {why}")));
             continue;
         }
