@@ -13,6 +13,7 @@ use cleave_api::{
     Engine, Factor, Fraction, MemoryAmount, Mode, OnBypass, OnMissing, Percent, Placement, Priority, SliceSpec,
     SuspendAfter, Watchdog,
 };
+use cleave_plan::fit::{DEFAULT_CONCURRENCY, DEFAULT_CONTEXT};
 use cleave_plan::spec::Dtype;
 use commands::Context;
 use launch::{Hold, Pids};
@@ -360,10 +361,10 @@ struct FitOptions {
     #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=64))]
     gpus: u64,
     /// Tokens of a request, read and written
-    #[arg(long, value_name = "TOKENS", default_value_t = 8192, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    #[arg(long, value_name = "TOKENS", default_value_t = DEFAULT_CONTEXT, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     context: u64,
     /// Requests at a time
-    #[arg(long, value_name = "COUNT", default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    #[arg(long, value_name = "COUNT", default_value_t = DEFAULT_CONCURRENCY, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     concurrency: u64,
     /// How weights are kept; as the model is published if not given, which is bf16 for most
     #[arg(long, value_parser = dtypes(), value_name = "TYPE")]

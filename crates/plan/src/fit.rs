@@ -12,6 +12,10 @@ const BATCH: u64 = 8192;
 pub(crate) const REQUESTS: u64 = 256;
 /// What choosing a token takes for each word of the vocabulary, in bytes: vLLM's logs have 38 to 41.
 const WORD: u64 = 40;
+/// Tokens of a request, and requests at a time, where nobody says otherwise.
+pub const DEFAULT_CONTEXT: u64 = 8192;
+/// See [`DEFAULT_CONTEXT`].
+pub const DEFAULT_CONCURRENCY: u64 = 8;
 /// Tokens of a block of the cache.
 pub const BLOCK: u64 = 16;
 

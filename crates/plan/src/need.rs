@@ -255,8 +255,8 @@ pub(crate) fn ask(workload: &Workload, kind: &Kind) -> Ask {
     Ask {
         weight_bits: workload.dtype.map_or(published, Dtype::bits),
         kv_bits: workload.kv_dtype.unwrap_or_default().bits(),
-        context: workload.context.unwrap_or(8192),
-        concurrency: workload.concurrency.unwrap_or(8),
+        context: workload.context.unwrap_or(fit::DEFAULT_CONTEXT),
+        concurrency: workload.concurrency.unwrap_or(fit::DEFAULT_CONCURRENCY),
         gpus: u64::from(workload.gpus),
         utilization: 1.0,
         gpu_bytes: kind.memory_mib << 20,
