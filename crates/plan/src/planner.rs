@@ -488,6 +488,83 @@ impl<'a> Planner<'a> {
         Some(spot)
     }
 
+    /// Takes in what else is on the GPUs, and opens the first nodes.
+    fn occupy(&mut self, busy: &[Busy]) {
+        for one in busy {
+            let Some(node) = self.fleet.nodes.iter().position(|(name, _)| *name == one.node) else { continue };
+            let shape = &self.fleet.shapes[self.fleet.nodes[node].1];
+            let Some(slot) = shape.cards.iter().position(|(number, _)| *number == one.gpu) else { continue };
+            let kind = self.kind(node, slot).1;
+            let card = &mut self.cards[node][slot];
+            if card.use_ == Use::Nothing {
+                self.watts += kind.watts.unwrap_or(0.0);
+            }
+            card.use_ = if one.mask == 0 && kind.mig != Some(true) { Use::Software } else { Use::Mig };
+            card.memory += one.memory_mib;
+            card.compute += u32::from(one.compute);
+            card.mask |= one.mask;
+            self.keep_open(node);
+        }
+        for (shape, open) in self.open.iter_mut().enumerate().filter(|(_, open)| open.is_empty()) {
+            open.extend(self.fleet.nodes.iter().position(|(_, other)| *other == shape));
+        }
+    }
+
+    /// The best of all that is tried from here on, and the order of its replicas.
+    fn best(&self) -> (Self, Vec<usize>) {
+        let few = self.items.len() <= MANY;
+        let tried = self.orders().take(if few { usize::MAX } else { 1 }).map(|order| {
+            let mut this = self.clone();
+            this.run(&order);
+            if few {
+                this.improve();
+                let left: Vec<usize> = order.iter().copied().filter(|item| this.spots[*item].is_none()).collect();
+                this.run(&left);
+            }
+            (this, order)
+        });
+        let packed = Some(self).filter(|_| few).and_then(Self::packed);
+        let best = tried.chain(packed).min_by_key(|(this, _)| this.worth());
+        best.unwrap_or_else(|| (self.clone(), Vec::new()))
+    }
+
+    /// Orders of the replicas: originals before those that follow them; then the highest class, who can stay (whose place is
+    /// gone must not take another's), the largest group, the fewest places, the largest by one measure or another.
+    fn orders(&self) -> impl Iterator<Item = Vec<usize>> {
+        let measures: [fn((u64, u64)) -> u64; 4] = [
+            |(memory, compute)| memory.max(compute),
+            |(memory, compute)| memory + compute,
+            |(memory, _)| memory,
+            |(_, compute)| compute,
+        ];
+        measures.into_iter().map(|measure| {
+            let mut order: Vec<usize> = (0..self.items.len()).collect();
+            order.sort_by_cached_key(|at| {
+                let (item, workload) = (&self.items[*at], self.workload(*at));
+                (
+                    workload.original().is_some(),
+                    Reverse(self.priority(*at)),
+                    !item.before.as_ref().is_some_and(|before| before.whole),
+                    Reverse(workload.gpus),
+                    self.needs[item.workload].iter().flatten().count(),
+                    Reverse(measure(self.size(item))),
+                    *at,
+                )
+            });
+            order
+        })
+    }
+
+    /// The most memory and time that a replica needs of a kind of GPU, in thousandths.
+    fn size(&self, item: &Item) -> (u64, u64) {
+        let all = self.needs[item.workload].iter().zip(&self.fleet.kinds);
+        let parts = all.filter_map(|(need, kind)| {
+            let need = need.as_ref().ok()?;
+            Some((need.amount.memory * 1000 / kind.memory_mib.max(1), u64::from(need.amount.compute)))
+        });
+        parts.fold((0, 0), |most, part| (most.0.max(part.0), most.1.max(part.1)))
+    }
+
     fn run(&mut self, order: &[usize]) {
         for item in order {
             if let Some(spot) = self.unsorted(*item).0.into_iter().min_by(Spot::order) {
@@ -496,10 +573,14 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// Where all GPUs are of one kind and each workload shares one in software: the fewest GPUs that hold them, and the
-    /// replicas in the order of those. `None` if that is not so, or if something keeps one of them from where it would go.
+    /// Where all GPUs are of one kind and free, and each workload shares one in software: the fewest GPUs that hold them, and
+    /// the replicas in the order of those. `None` if that is not so, or if something keeps one of them from where it would go.
     fn packed(&self) -> Option<(Self, Vec<usize>)> {
         let [kind] = self.fleet.kinds.as_slice() else { return None };
+        let free = self.cards.iter().flatten().all(|card| card.use_ == Use::Nothing);
+        if !free || self.items.iter().any(|item| item.before.is_some()) {
+            return None;
+        }
         let need = |item: &Item| {
             let alone = self.file.workloads[item.workload].gpus == 1;
             let need = self.needs[item.workload].first()?.as_ref().ok()?;
@@ -580,48 +661,19 @@ impl<'a> Planner<'a> {
 /// Plans a checked file on a fleet. What is `busy` stays as it is; who has a place in `keep` keeps it where it still can.
 /// With `explain` each placement lists what else there was.
 pub fn plan(file: &File, fleet: &Fleet, busy: &[Busy], keep: &Places, explain: bool) -> Result<Plan, String> {
+    check(file, fleet)?;
+    let items = replicas(file, fleet, keep)?;
     let none = BTreeMap::new();
     let tiers = file.tiers.as_ref().unwrap_or(&none);
-    for workload in &file.workloads {
-        if let Some(name) = workload.model.as_ref().filter(|_| workload.memory.is_none()) {
-            let model = fit::named(name).ok_or_else(|| {
-                let near = fit::near(name).join(", ");
-                format!(
-                    "workload {}: model: \"{name}\" is not in the table; near it are {near}; or give `memory`",
-                    workload.name
-                )
-            })?;
-            model.split(u64::from(workload.gpus)).map_err(|why| format!("workload {}: gpus: {why}", workload.name))?;
-        }
-        if let Some(name) = workload
-            .gpu
-            .as_ref()
-            .filter(|name| Table::get().named(name).is_none() && !fleet.kinds.iter().any(|kind| kind.is(name)))
-        {
-            return Err(format!("workload {}: gpu: there is no \"{name}\" in the device table", workload.name));
-        }
-        if let Some(on) = workload.on.as_ref().filter(|on| Table::get().named(on).is_none()) {
-            return Err(format!("workload {}: on: there is no \"{on}\" in the device table", workload.name));
-        }
-    }
-    let items = replicas(file, fleet, keep)?;
-    let needs: Vec<Vec<_>> = file
-        .workloads
-        .iter()
-        .map(|workload| fleet.kinds.iter().map(|kind| need(workload, kind, tiers)).collect())
-        .collect();
+    let of_kinds = |workload| fleet.kinds.iter().map(|kind| need(workload, kind, tiers)).collect();
+    let needs: Vec<Vec<_>> = file.workloads.iter().map(of_kinds).collect();
     let place = |name: &str| file.workloads.iter().position(|workload| workload.name == name);
     let originals: Vec<Option<usize>> = file.workloads.iter().map(|workload| place(workload.original()?)).collect();
-    let amounts = || needs.iter().flatten().flatten().map(|need| need.amount);
-    let least = Amount {
-        memory: amounts().map(|amount| amount.memory).min().unwrap_or(0),
-        compute: amounts().map(|amount| amount.compute).min().unwrap_or(0),
-        bandwidth: 0,
-    };
     let weights: Vec<Vec<u32>> =
         fleet.kinds.iter().enumerate().map(|(at, kind)| weights(file, &needs, at, kind)).collect();
+    let amounts = || needs.iter().flatten().flatten().map(|need| need.amount);
     let card = Card { use_: Use::Nothing, memory: 0, compute: 0, bandwidth: 0, mask: 0, held: Vec::new() };
-    let cards = fleet.nodes.iter().map(|(_, shape)| vec![card.clone(); fleet.shapes[*shape].cards.len()]).collect();
+    let cards = fleet.nodes.iter().map(|(_, shape)| vec![card.clone(); fleet.shapes[*shape].cards.len()]);
     let mut empty = Planner {
         file,
         fleet,
@@ -630,84 +682,45 @@ pub fn plan(file: &File, fleet: &Fleet, busy: &[Busy], keep: &Places, explain: b
         needs: &needs,
         originals: &originals,
         weights: &weights,
-        least,
-        cards,
+        least: Amount {
+            memory: amounts().map(|amount| amount.memory).min().unwrap_or(0),
+            compute: amounts().map(|amount| amount.compute).min().unwrap_or(0),
+            bandwidth: 0,
+        },
+        cards: cards.collect(),
         open: vec![Vec::new(); fleet.shapes.len()],
         spots: vec![None; items.len()],
         watts: file.site.base_watts,
         tell: false,
     };
-    for one in busy {
-        let Some(node) = fleet.nodes.iter().position(|(name, _)| *name == one.node) else { continue };
-        let shape = &fleet.shapes[fleet.nodes[node].1];
-        let Some(slot) = shape.cards.iter().position(|(number, _)| *number == one.gpu) else { continue };
-        let kind = &fleet.kinds[shape.cards[slot].1];
-        let card = &mut empty.cards[node][slot];
-        if card.use_ == Use::Nothing {
-            empty.watts += kind.watts.unwrap_or(0.0);
-        }
-        card.use_ = if one.mask == 0 && kind.mig != Some(true) { Use::Software } else { Use::Mig };
-        card.memory += one.memory_mib;
-        card.compute += u32::from(one.compute);
-        card.mask |= one.mask;
-        empty.keep_open(node);
-    }
-    for (shape, open) in empty.open.iter_mut().enumerate().filter(|(_, open)| open.is_empty()) {
-        open.extend(fleet.nodes.iter().position(|(_, other)| *other == shape));
-    }
+    empty.occupy(busy);
+    let (best, order) = empty.best();
+    Ok(best.told(&empty, &order, explain))
+}
 
-    // Originals before those that follow them; then the highest class, the largest group, the fewest places, the largest.
-    let placeable = |at: &usize| needs[items[*at].workload].iter().filter(|need| need.is_ok()).count();
-    let sizes = |at: &usize| {
-        let all = needs[items[*at].workload].iter().zip(&fleet.kinds);
-        let parts = all.filter_map(|(need, kind)| {
-            let need = need.as_ref().ok()?;
-            Some((need.amount.memory * 1000 / kind.memory_mib.max(1), u64::from(need.amount.compute)))
-        });
-        parts.fold((0, 0), |most, part| (most.0.max(part.0), most.1.max(part.1)))
-    };
-    let orders: [fn((u64, u64)) -> u64; 4] = [
-        |(memory, compute)| memory.max(compute),
-        |(memory, compute)| memory + compute,
-        |(memory, _)| memory,
-        |(_, compute)| compute,
-    ];
-    // Whose place is gone must not take another's.
-    let there = |item: &Item| item.before.as_ref().is_some_and(|before| before.whole);
-    let tries = if items.len() > MANY { 1 } else { orders.len() };
-    let mut best: Option<Planner<'_>> = None;
-    let mut best_order = Vec::new();
-    for size in orders.iter().take(tries) {
-        let mut order: Vec<usize> = (0..items.len()).collect();
-        order.sort_by_cached_key(|at| {
-            let workload = &file.workloads[items[*at].workload];
-            (
-                workload.original().is_some(),
-                Reverse(workload.priority.unwrap_or_default()),
-                !there(&items[*at]),
-                Reverse(workload.gpus),
-                placeable(at),
-                Reverse(size(sizes(at))),
-                *at,
-            )
-        });
-        let mut this = empty.clone();
-        this.run(&order);
-        if items.len() <= MANY {
-            this.improve();
-            let left: Vec<usize> = order.iter().copied().filter(|item| this.spots[*item].is_none()).collect();
-            this.run(&left);
+/// Whether all models and GPUs that are named are known.
+fn check(file: &File, fleet: &Fleet) -> Result<(), String> {
+    for workload in &file.workloads {
+        let wrong = |why: String| Err(format!("workload {}: {why}", workload.name));
+        if let Some(name) = workload.model.as_ref().filter(|_| workload.memory.is_none()) {
+            let Some(model) = fit::named(name) else {
+                let near = fit::near(name).join(", ");
+                return wrong(format!("model: \"{name}\" is not in the table; near it are {near}; or give `memory`"));
+            };
+            if let Err(why) = model.split(u64::from(workload.gpus)) {
+                return wrong(format!("gpus: {why}"));
+            }
         }
-        if best.as_ref().is_none_or(|best| this.worth() < best.worth()) {
-            (best, best_order) = (Some(this), order);
+        let listed = |name: &String| Table::get().named(name).is_some();
+        let there = |name: &String| fleet.kinds.iter().any(|kind| kind.is(name));
+        if let Some(name) = workload.gpu.as_ref().filter(|name| !listed(name) && !there(name)) {
+            return wrong(format!("gpu: there is no \"{name}\" in the device table"));
+        }
+        if let Some(on) = workload.on.as_ref().filter(|on| !listed(on)) {
+            return wrong(format!("on: there is no \"{on}\" in the device table"));
         }
     }
-    if let Some((packed, order)) = empty.packed().filter(|_| keep.is_empty() && busy.is_empty() && items.len() <= MANY)
-        && best.as_ref().is_none_or(|best| packed.worth() < best.worth())
-    {
-        (best, best_order) = (Some(packed), order);
-    }
-    Ok(best.map(|best| best.told(&empty, &best_order, explain)).unwrap_or_default())
+    Ok(())
 }
 
 /// All replicas, each with the place that it had.
