@@ -225,7 +225,8 @@ impl JsonSchema for Priority {
 /// What a slice did with the time of one GPU. Sums are since the slice was created, ended processes included.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema, PartialEq)]
 pub struct DeviceTime {
-    /// Device time used, as its processes measured or expected it, in ns.
+    /// Device time used, as its processes measured or expected it, in ns. Each takes itself to be alone on the GPU, so that of
+    /// slices on one GPU it may be more than there was, together; what was given never is.
     pub device_ns: u64,
     /// Work that was sent and is expected to be still to come, in ns.
     pub in_flight_ns: u64,
