@@ -96,3 +96,16 @@ fn a_gpu_is_not_drained_without_room_for_its_slices() {
     place.fails(4, &["drain", "7"]);
     place.fails(1, &["drain", "all"]);
 }
+
+#[test]
+fn equal_parts_of_a_gpu_fit_on_another() {
+    let place = Place::new("2xH100");
+    for parts in [3, 6, 7, 9] {
+        let (count, fraction) = (parts.to_string(), format!("1/{parts}"));
+        place.ok(&["slice", "create", "r", "--gpu", "0", "--count", &count, "--fraction", &fraction]);
+        assert_eq!(moves(&place.json(&["drain", "0", "--plan"])).len(), parts);
+        for at in 0..parts {
+            place.ok(&["slice", "delete", &format!("r-{at}")]);
+        }
+    }
+}

@@ -5,17 +5,26 @@ use super::{Caller, Inner, Live, Node, Reply, store_fault};
 use crate::engine;
 use crate::files::SliceFiles;
 use crate::mps;
-use crate::slice::{self, Card, Record, thousandths};
+use crate::slice::{self, Card, Record};
 use cleave_api::{Drain, Engine, ErrorBody, ErrorCode, SliceMove, format_bytes};
-use cleave_policy::pack::{Amount, WHOLE, place};
+use cleave_policy::pack::{Amount, place};
 use std::sync::Arc;
 use tokio::task::AbortHandle;
 
 const MIB: u64 = 1 << 20;
 
+/// Parts of a percent in which time is counted here.
+const PARTS: f64 = 600.0;
+
+/// Percent of a GPU's time in parts, rounded down: what fits on one GPU fits on another, if it is seven sevenths. A hundred
+/// slices may so have a sixth of a percent too much.
+fn parts(percent: f64) -> u16 {
+    (percent * PARTS + 1e-6) as u16
+}
+
 /// What a slice needs of a GPU.
 fn need(record: &Record, bytes: u64) -> Amount {
-    let compute = record.compute_percent.map_or(0, thousandths);
+    let compute = record.compute_percent.map_or(0, parts);
     Amount { memory: bytes.div_ceil(MIB), compute, bandwidth: 0 }
 }
 
@@ -41,12 +50,11 @@ fn plan(from: usize, cards: &[Card<'_>], records: &[&Record]) -> Result<Vec<(Str
         .iter()
         .map(|card| {
             let taken = slice::reserved(records.iter().copied(), &card.info.uuid);
-            let whole = Amount { memory: card.info.memory_bytes / MIB, compute: WHOLE, bandwidth: 0 };
-            whole.less(&Amount {
-                memory: taken.bytes.div_ceil(MIB),
-                compute: (taken.compute * 10.0).round().clamp(0.0, 1000.0) as u16,
+            Amount {
+                memory: (card.info.memory_bytes / MIB).saturating_sub(taken.bytes.div_ceil(MIB)),
+                compute: parts(100.0 - taken.compute),
                 bandwidth: 0,
-            })
+            }
         })
         .collect();
     let may = |item: usize, gpu: usize| {
@@ -64,7 +72,7 @@ fn plan(from: usize, cards: &[Card<'_>], records: &[&Record]) -> Result<Vec<(Str
             Some((index, left)) => format!(
                 "most is left of GPU {index}, {} and {} % of its time",
                 format_bytes(left.memory * MIB),
-                f64::from(left.compute) / 10.0
+                (f64::from(left.compute) / PARTS * 10.0).round() / 10.0
             ),
         };
         let who = going.get(item).map_or(String::new(), |record| {
