@@ -9,7 +9,14 @@ fn main() {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     println!("cargo::rerun-if-changed=build.rs");
-    for dir in ["crates/cuda", "crates/ledger", "crates/shim", "tools/fakegpu/src", "tools/fakegpu/fixtures"] {
+    for dir in [
+        "crates/cuda",
+        "crates/ledger",
+        "crates/policy/src",
+        "crates/shim",
+        "tools/fakegpu/src",
+        "tools/fakegpu/fixtures",
+    ] {
         println!("cargo::rerun-if-changed={}", root.join(dir).display());
     }
     for file in ["tools/fakegpu/build.rs", "tools/fakegpu/Cargo.toml"] {
