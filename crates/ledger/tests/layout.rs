@@ -76,7 +76,7 @@ fn every_field_lies_where_abi_5_has_it() {
         ("Book size", 152),
         ("Book align", 8),
         ("Usage.slots", 0),
-        ("Usage size", 368640),
+        ("Usage size", 385024),
         ("Usage align", 64),
         ("Slot.accounts", 0),
         ("Slot.kinds", 272),
