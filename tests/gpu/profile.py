@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from harness import CLEAVE, GPU, Held, Report, Skip, Watcher, build, cleave_json, expect, mib, nvml, run_program
+from harness import CLEAVE, GPU, Held, Report, Skip, Watcher, build, cleave_json, expect, mib, nvml, run_program, wait_until
 
 HERE = Path(__file__).resolve().parent
 # 4 GiB all the time and 2 GiB more for a second; then the GPU is at work half of the time, by its own events.
@@ -162,9 +162,7 @@ def beside(report):
     before = len(cleave_json("slice", "list"))
     with Held(other) as neighbour:
         # It has its slice before all that is left is taken.
-        until = time.monotonic() + 30
-        while len(cleave_json("slice", "list")) == before and time.monotonic() < until:
-            time.sleep(0.05)
+        wait_until(lambda: len(cleave_json("slice", "list")) != before, 30)
         with Profiled(sys.executable, "-c", COPY) as held:
             neighbour.line(120)
             held.line(120)

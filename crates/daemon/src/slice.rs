@@ -749,7 +749,6 @@ mod tests {
         let admitted = try_admit(&spec("", "10GiB"), &[record("a", 0, 50, None)]).unwrap();
         assert_eq!(admitted.devices, [(1, 10 * GIB)]);
         assert_eq!(admitted.names, ["chosen"]);
-        // 35 GiB fits only on card 1, though 25% of compute is gone there.
         // Packed, what is in use is filled first.
         let packed = |spec: &SliceSpec, records: &[Record]| {
             let (gpus, records) = (gpus(), records.iter().collect::<Vec<_>>());
@@ -769,6 +768,7 @@ mod tests {
         let third = 100.0 / 3.0;
         let two = [record("a", 1, 10, Some(third)), record("b", 1, 10, Some(third))];
         assert_eq!(packed(&SliceSpec { compute: Percent::new(third), ..ten }, &two), [(1, 10 * GIB)]);
+        // 35 GiB fits only on card 1, though 25% of compute is gone there.
         let admitted = try_admit(&spec("any", "35GiB"), &[record("a", 0, 50, None)]).unwrap();
         assert_eq!(admitted.devices, [(1, 35 * GIB)]);
     }
