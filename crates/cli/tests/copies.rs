@@ -4,7 +4,6 @@ mod place;
 mod support;
 
 use place::{PATIENCE, Place, number, within};
-use std::io::Write;
 
 /// Does what it is told on a stream of device 0 (`here`) or of the last device, with the first device's context current.
 const COPIES: &str = r#"
@@ -102,7 +101,7 @@ fn large_copies_wait_for_their_turn() {
         }
         let before = waited();
         let how = if name == "graph" { "plain" } else { "8388608" };
-        writeln!(program.child.stdin.as_mut().unwrap(), "{name} {how}").unwrap();
+        program.tell(&format!("{name} {how}"));
         within(PATIENCE, name, || waited() > before);
         place.ok(&["resume", "a"]);
         assert_eq!(program.line()["done"], name);

@@ -378,8 +378,7 @@ fn of_a_program_that_fails_nothing_is_written() {
     let mut measured = Measured::start(&place, &[]);
     assert_eq!(measured.ask("allocate 512"), 0);
     measured.seen(measured.card_used());
-    use std::io::Write;
-    writeln!(measured.program.child.stdin.as_mut().unwrap(), "exit 3").unwrap();
+    measured.program.tell("exit 3");
     let (status, saved, said) = measured.end();
     assert_eq!((status.code(), saved), (Some(3), None), "{said}");
     assert!(

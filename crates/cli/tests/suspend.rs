@@ -140,12 +140,12 @@ fn idle_slices_make_room_for_those_at_work() {
         let _ = place.cleave(&["suspend", "b"]).output();
         place.cleave(&["wake", "a"]).output().unwrap().status.success()
     });
-    std::thread::scope(|scope| {
-        let asking = scope.spawn(|| second.ask("?")["right"] == 1);
-        within(PATIENCE, "it says that it waits", || messages().contains("slice \"b\" can't wake"));
-        place.ok(&["slice", "resize", "a", "--suspend-after", "1s"]);
-        assert!(asking.join().unwrap());
-    });
+    let waits = || messages().matches("slice \"b\" can't wake").count();
+    let before = waits();
+    second.tell("?");
+    within(PATIENCE, "it says that it waits", || waits() > before);
+    place.ok(&["slice", "resize", "a", "--suspend-after", "1s"]);
+    assert_eq!(second.line()["right"], 1);
     for program in [second, third, first] {
         program.end();
     }

@@ -1,6 +1,7 @@
 //! A simulated node in a folder of its own, and the C programs of `tests/gpu`, for tests of the whole.
 #![allow(dead_code, missing_docs)]
 use crate::support::{self, stderr, stdout};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -133,16 +134,26 @@ impl Held {
         Self { child, lines }
     }
 
-    /// Its next line.
+    /// Its next line. One that does not come is a failure, and no wait for ever.
     pub fn line(&mut self) -> Value {
+        if self.lines.buffer().is_empty() {
+            let mut out = [PollFd::new(self.lines.get_ref(), PollFlags::IN)];
+            let longest = Timespec::try_from(PATIENCE).unwrap();
+            assert!(poll(&mut out, Some(&longest)).unwrap() > 0, "it said nothing within {PATIENCE:?}");
+        }
         let mut text = String::new();
         self.lines.read_line(&mut text).unwrap();
         serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text:?}"))
     }
 
+    /// Tells it a line. In one piece: a program that reads what there is would take two for two lines.
+    pub fn tell(&mut self, what: &str) {
+        self.child.stdin.as_mut().unwrap().write_all(format!("{what}\n").as_bytes()).unwrap();
+    }
+
     /// Tells it something; its answer.
     pub fn ask(&mut self, what: &str) -> Value {
-        writeln!(self.child.stdin.as_mut().unwrap(), "{what}").unwrap();
+        self.tell(what);
         self.line()
     }
 

@@ -162,6 +162,9 @@ struct Seen {
 /// After a failed move that nobody asked for, so long until the next try, in ns.
 const AGAIN: u64 = 20_000_000_000;
 
+/// Who waits for room so long (ns) is told of: those at work a moment ago may yet make some.
+const TELL: u64 = 3_000_000_000;
+
 /// Suspends slices that are idle and agreed to it, and wakes those whose programs want their GPU, until the daemon ends.
 pub async fn run(node: Arc<Node>) {
     let mut seen: HashMap<String, Seen> = HashMap::new();
@@ -183,8 +186,14 @@ pub async fn run(node: Arc<Node>) {
         for at in plan.waiting {
             let Some(live) = ids.get(at).and_then(|id| inner.slices.get(id)) else { continue };
             let record = live.record.clone();
-            let told = seen.get_mut(&record.id).is_some_and(|seen| std::mem::replace(&mut seen.told, true));
-            if let Some(why) = no_room(&node, &inner, &record).filter(|_| !told) {
+            let Some(seen) = seen
+                .get_mut(&record.id)
+                .filter(|seen| !seen.told && seen.wants.is_some_and(|since| now.saturating_sub(since) >= TELL))
+            else {
+                continue;
+            };
+            if let Some(why) = no_room(&node, &inner, &record) {
+                seen.told = true;
                 let message = format!("{}, and nobody there is idle that may be suspended", why.message);
                 inner.event("wake-waits", Some(&record), &message);
             }
