@@ -6,6 +6,7 @@ target, what was measured, and whether it is met.
 import argparse
 import importlib.util
 import os
+import signal
 import statistics
 import sys
 import time
@@ -17,7 +18,8 @@ from common import HERE, MIB, collect, named, program_of_calls
 from tenants import (ADAPTIVE, DOMAIN, ENGINE, EXPERIMENT, MEMORY, MODE, NONE, PRIORITY, PRODUCTION, SHARE, SPATIAL, STRICT, TEMPORAL, Figure, Tenant,
                      calibrate, engine_flags, gemm, middle, native, needs, percent, repeat, sliced, stop_calibrator, together, under)
 
-from harness import Failure, Held, Report, Skip, Slice, cleave, cleave_json, daemon_status, expect, has_flag
+import harness
+from harness import Failure, Held, Report, Skip, Slice, cleave, cleave_json, daemon_status, expect, has_flag, start_daemon
 
 PAUSE, RESUME, RESIZE = ("pause",), ("resume",), ("slice", "resize")
 
@@ -504,8 +506,27 @@ def faults(report):
                    ", ".join(f"{what} after {time_:.0f} ms" for what, time_ in times.items()) + f" ({seen[0]['event']})", target=f"< {BACK_MS} ms",
                    **{what + "_ms": time_.values for what, time_ in times.items()})
 
+    def stopped():
+        """A program that an operator or a debugger stops holds nothing: its neighbour has the device, as natively."""
+        tenants = [Tenant(share=50), Tenant(share=50, culprit=True)]
+
+        def meanwhile(_slices, held, began):
+            at(began, seconds / 2)
+            os.killpg(held[1].process.pid, signal.SIGSTOP)
+            at(began, seconds)
+            held[1].kill()
+
+        def after(run):
+            return 100 * run.between(0, 1e3 * (seconds / 2 + 0.05), 1e3 * seconds)
+
+        plain = after(together(report, "fault: stopped", tenants, native, seconds, meanwhile))
+        got = Figure(after(run) for run in repeat(report, "fault: stopped", tenants, sliced, seconds, meanwhile))
+        report.row("faults", "neighbour of a stopped program", got.median >= plain - TENTH, f"has {got:.1f} % from 50 ms after on (native {plain:.1f} %)",
+                   target="as natively", got=got.values)
+
     for name, mode in kinds.items():
         report.attempt("faults", name, one, name, mode)
+    report.attempt("faults", "stopped", stopped)
 
 
 # ---------------------------------------------------------------- control
@@ -536,6 +557,31 @@ def control(report):
         for name, what, values in (("pause", "last work", stops), ("resume", "first work", begins)):
             report.row("control", name, max(values) < CONTROL_MS, f"{what} after {Figure(values):.0f} ms", target=f"< {CONTROL_MS} ms", ms=values)
 
+    def restart():
+        """The daemon is killed while two slices share a device, and another takes over."""
+        if not report.data_facts["daemon_started"]:
+            raise Skip("the daemon was there before this test, and is not killed")
+
+        def meanwhile(_slices, _held, began):
+            at(began, 1)
+            daemon = daemon_status()["pid"]
+            os.kill(daemon, signal.SIGKILL)
+            if harness._daemon is not None and harness._daemon.pid == daemon:
+                harness._daemon.wait(10)
+            at(began, 1.5)
+            start_daemon()
+
+        shares = [30, 70]
+        run = together(report, "daemon killed", [Tenant(share=share) for share in shares], sliced, 4, meanwhile)
+
+        def got(begin, end):
+            return [100 * run.between(number, 1e3 * begin, 1e3 * end) for number in (0, 1)]
+
+        off = max(abs(100 * one / sum(got(3, 4)) - share) for one, share in zip(got(3, 4), shares))
+        without = got(1.05, 1.5)
+        report.row("control", "daemon killed, another started", off <= 1 and sum(without) > 80,
+                   f"30/70: {percent(got(0, 1))} before, {percent(without)} without one, {percent(got(3, 4))} with the new one, no error", target="± 1 point", off=off, without=without)
+
     def resize():
         told = []
 
@@ -558,6 +604,7 @@ def control(report):
         report.row("control", "change of share, 50 to 20 and back", max(waits) < CONTROL_MS,
                    f"there after {Figure(waits):.0f} ms; first {share(run.ms(told[0]) + CONTROL_MS):.1f} % of a wanted {100 * 20 / 70:.1f} %", target=f"< {CONTROL_MS} ms", ms=waits)
 
+    report.attempt("control", "daemon killed", restart)
     report.attempt("control", "pause", pause)
     report.attempt("control", "change of share", resize)
 

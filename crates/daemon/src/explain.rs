@@ -22,7 +22,9 @@ pub struct Neighbour<'a> {
 impl Standing {
     /// It has, or had a moment ago, something to do.
     pub fn at_work(&self, now: u64) -> bool {
-        self.seen.waiting || now < self.seen.busy_until.max(self.seen.last_launch).saturating_add(RECENT)
+        self.seen.waiting
+            || self.seen.due > 0
+            || now < self.seen.busy_until.max(self.seen.last_launch).saturating_add(RECENT)
     }
 }
 

@@ -21,8 +21,6 @@ const PACE: u64 = 50_000;
 const FRESH: u64 = 10_000_000;
 /// How long a slice without processes is remembered, and so what it used beyond its share. In ns.
 const MEMORY: u64 = 60_000_000_000;
-/// Work that lasts longer than expected is taken to last so much longer, in ns; then it is looked at again.
-const WORKING: u64 = 1_000_000;
 /// Work that is waited for although it should have been done so long ago is still there, and uses the GPU: its process,
 /// which waits, can't say so. In ns.
 const STUCK: u64 = 25_000_000;
@@ -129,9 +127,9 @@ fn observation(tenant: TenantId, base: u64, works: impl Iterator<Item = Work>, n
         all.device_ns = all.device_ns.saturating_add(done(work.charged, busy_until, now)).saturating_add(stuck);
         all.waiting |= work.waiting > 0;
         all.open |= work.open > 0 && (work.waiting > 0 || work.syncing > 0);
-        // Who waits for the device has work there, even if it should have been done by now.
-        let sure = if work.syncing > 0 { now + WORKING } else { 0 };
-        all.busy_until = all.busy_until.max(busy_until).max(sure);
+        let due = if work.overdue > 0 { work.overdue.min(now) } else { now };
+        all.due = all.due.max(if work.syncing > 0 { due } else { 0 });
+        all.busy_until = all.busy_until.max(busy_until);
         if last_launch >= all.last_launch {
             (all.last_launch, all.op_ns) = (last_launch, work.op_ns.min(HORIZON));
         }
@@ -421,12 +419,20 @@ mod tests {
             device_ns: (1 + 28 + 9) * MS,
             waiting: true,
             busy_until: now + 2 * MS,
+            due: 0,
             last_launch: now - 1,
             op_ns: 8,
             open: true,
         };
         assert_eq!(all, wanted);
         assert!(!observation(3, MS, [one].into_iter(), now).open, "nobody waits who would tell");
+        // The latest of what is waited for.
+        let due = |overdue| Work { syncing: 1, overdue, ..one };
+        for (works, wanted) in
+            [(vec![due(3 * MS), due(4 * MS)], 4 * MS), (vec![due(3 * MS), due(0)], now), (vec![due(now + 1)], now)]
+        {
+            assert_eq!(observation(3, MS, works.into_iter(), now).due, wanted);
+        }
         let most = u64::MAX;
         let wild = Work { charged: most, busy_until: most, last_launch: most, op_ns: most, waiting: most, ..one };
         let all = observation(3, MS, [wild, wild].into_iter(), now);
@@ -543,10 +549,57 @@ mod tests {
                     if grant.mode == Mode::Window && grant.from != began[at] {
                         (began[at], turns[at]) = (grant.from, turns[at] + 1);
                     }
+                    // It sends something that is done at once.
+                    if grant.mode == Mode::Window && (grant.from..grant.until).contains(&now) {
+                        world.say(at, 0, Work { busy_until: now, last_launch: now, waiting: 1, ..Work::default() });
+                    }
                 }
                 now = world.state.next().unwrap() + late;
             }
             assert!(turns.iter().all(|turns| *turns > 20), "{turns:?} with wakes late by {late} ns");
+        }
+    }
+
+    /// A process that was stopped, or killed and is not yet buried, says for ever that it waits; once it goes on it has its turns again.
+    #[test]
+    fn who_does_nothing_in_its_turns_gets_few_and_short_ones() {
+        let mut world = World::new(&[50, 50], 1);
+        let (stops, goes, ends) = (START + 500 * MS, START + 1500 * MS, START + 2500 * MS);
+        let (mut now, mut charged, mut had) = (START + MS, [0; 2], [[0; 2]; 3]);
+        for at in 0..2 {
+            world.say(at, 0, Work { waiting: 1, ..Work::default() });
+        }
+        world.state.look(START);
+        while now < ends {
+            let next = now + MS / 10;
+            for at in 0..2 {
+                let grant = world.grant(at);
+                let turn = match grant.mode {
+                    Mode::Window => grant.from <= now && now < grant.until,
+                    mode => mode == Mode::Lease,
+                };
+                let stopped = at == 0 && (stops..goes).contains(&now);
+                had[usize::from(now >= stops) + usize::from(now >= goes)][at] += usize::from(turn);
+                if turn && !stopped {
+                    charged[at] += MS / 10;
+                    let (busy_until, last_launch) = (next, now);
+                    world.say(
+                        at,
+                        0,
+                        Work { charged: charged[at], busy_until, last_launch, waiting: 1, ..Work::default() },
+                    );
+                } else if !stopped {
+                    world.say(at, 0, Work { charged: charged[at], busy_until: now, waiting: 1, ..Work::default() });
+                }
+            }
+            if world.state.next().is_some_and(|wake| wake <= now) {
+                world.state.step(now);
+            }
+            now = next;
+        }
+        for (had, stopped) in had.into_iter().zip([false, true, false]) {
+            let part = had[0] * 100 / had.iter().sum::<usize>();
+            assert!(if stopped { part < 10 } else { part > 40 }, "{had:?} while it was stopped: {stopped}");
         }
     }
 
@@ -597,7 +650,7 @@ mod tests {
                 *turns += usize::from(matches!(grant.mode, Mode::Window | Mode::Lease) && grant.from <= now);
             }
         }
-        assert!(turns[0] < 20 && turns[1] > 200, "{turns:?}");
+        assert!(turns[0] < 4 && turns[1] > 380, "{turns:?}");
     }
 
     #[test]

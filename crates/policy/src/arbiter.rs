@@ -62,6 +62,8 @@ pub struct Observation {
     pub waiting: bool,
     /// When all that was sent is expected to be done: the latest of its processes.
     pub busy_until: u64,
+    /// Threads wait for the GPU: when what they wait for was expected to be done, at the latest; `now`, if it isn't late; 0 = none does.
+    pub due: u64,
     /// When something was sent last.
     pub last_launch: u64,
     /// Expected device time of the last operation sent, in ns (0: not known).
@@ -155,6 +157,13 @@ const DEBT: i64 = 2_000_000_000;
 
 /// So long after a turn's end at most its last work is waited for, if nobody knows how long it lasts, in ns: what takes longer may not end.
 const DRAIN: u64 = 25_000_000;
+/// What a thread waits for is taken to last so much longer than expected, in ns; then it is looked at again.
+const WORKING: u64 = 1_000_000;
+/// What is late by so much in its own turn, or by [`DRAIN`] if nobody knows how long it lasts, may never end, and the GPU's hardware gives it
+/// its part beside others': it needs no turn, which would only keep others out. In ns.
+const LATE: u64 = 5_000_000;
+/// Who let so much of a turn pass at its open gate gets the next one so much later, in ns; each time twice that, up to eight times.
+const RETRY: u64 = 25_000_000;
 
 /// A tenant and its standing.
 #[derive(Clone, Debug)]
@@ -178,6 +187,9 @@ struct Member {
     used: u64,
     /// It has work, or had some a moment ago.
     wants: bool,
+    /// Until then it doesn't want the GPU, unless it sends something ([`Member::stalls`]); and how often that was so in a row.
+    stalled: u64,
+    stalls: u32,
     /// It wants the GPU and may have it: a strict tenant only with a turn's worth of tokens, or in its turn.
     ready: bool,
     /// It became ready, and has had no turn since.
@@ -219,6 +231,26 @@ impl Member {
     fn turn_tokens(&self, cycle: u64, alone: bool) -> i64 {
         let share = u64::from(self.tenant.share);
         (if alone { cycle / 2 * share / 1000 * (1000 - share) / 1000 } else { cycle * share / 1000 }) as i64
+    }
+
+    /// Until when it is taken to have no use for turns, as it does nothing in them (0: it has). What it waits for is late in its `turn`; or it
+    /// waits at its gate, which is open, and no class above `top` is in its way: it was stopped, or killed and not yet buried.
+    fn stalls(&self, seen: &Observation, turn: Option<&Turn>, top: u8, now: u64) -> u64 {
+        let launched = seen.last_launch != self.seen.last_launch;
+        let longest = if seen.open { DRAIN } else { LATE };
+        let (since, until) = match seen.waiting {
+            true if self.tenant.class < top => return 0,
+            true => {
+                (seen.busy_until.max(seen.last_launch), now + (RETRY << if launched { 0 } else { self.stalls.min(3) }))
+            }
+            false if seen.due == 0 => return 0,
+            false => (seen.due, u64::MAX),
+        };
+        if !launched && now < self.stalled && (self.stalled < u64::MAX || !seen.waiting) {
+            return self.stalled;
+        }
+        let late = |turn: &Turn| turn.is_of(self) && now >= since.max(turn.begins).saturating_add(longest);
+        if turn.is_some_and(late) { until } else { 0 }
     }
 
     /// When it last gave a sign of work.
@@ -353,6 +385,8 @@ impl Arbiter {
                     used: 0,
                     known: false,
                     wants: false,
+                    stalled: 0,
+                    stalls: 0,
                     ready: false,
                     woke: false,
                     since: 0,
@@ -427,6 +461,7 @@ impl Arbiter {
         let budget = elapsed + self.unclaimed;
         let mut used = alloc::vec![0; self.members.len()];
         let mut waited: Vec<bool> = self.members.iter().map(|member| member.seen.waiting).collect();
+        let top = self.top();
         for observation in observations {
             let Ok(at) = self.members.binary_search_by_key(&observation.tenant, |member| member.id) else { continue };
             let member = &mut self.members[at];
@@ -437,7 +472,18 @@ impl Arbiter {
             // Estimates are corrected: what was counted once isn't counted again.
             waited[at] |= observation.waiting;
             let device_ns = member.seen.device_ns.max(observation.device_ns);
-            member.seen = Observation { device_ns, ..*observation };
+            let round = self.rounds.iter().find(|round| round.class == member.tenant.class);
+            // A lease is in nobody's way.
+            let turn = round.filter(|round| !round.lease).and_then(|round| round.turn.as_ref());
+            let stalled = member.stalls(observation, turn, top, now);
+            if observation.last_launch != member.seen.last_launch {
+                member.stalls = 0;
+            }
+            member.stalls += u32::from(stalled > member.stalled);
+            member.stalled = stalled;
+            // Who waits for the GPU has work there, even if it should have been done by now.
+            let sure = if observation.due > 0 && stalled == 0 { now + WORKING } else { 0 };
+            member.seen = Observation { device_ns, busy_until: observation.busy_until.max(sure), ..*observation };
         }
         // Nobody can use more time than there was; who waits for a kernel longer than it expected says so late. Where the hardware ran several at once, or kernels took turns, each
         // process believes that it had the GPU alone: then each is charged its part.
@@ -483,6 +529,11 @@ impl Arbiter {
         self.wishes(now);
     }
 
+    /// The highest class that wants the GPU.
+    fn top(&self) -> u8 {
+        self.members.iter().filter(|member| member.wants).map(|member| member.tenant.class).max().unwrap_or(0)
+    }
+
     /// Who wants the GPU now, and who may have it?
     fn wishes(&mut self, now: u64) {
         let Config { cycle, idle, .. } = self.config;
@@ -501,7 +552,8 @@ impl Arbiter {
                 let turn = round.turn.filter(|turn| turn.is_of(member) && now < turn.until);
                 let begins = turn.filter(|_| !round.lease).map_or(0, |turn| turn.from);
                 let wants = member.governed()
-                    && (member.seen.waiting || now < member.last_sign().max(begins).saturating_add(idle));
+                    && (member.seen.waiting && member.stalled <= now
+                        || now < member.last_sign().max(begins).saturating_add(idle));
                 if wants && !member.wants {
                     member.since = member.used;
                 }
@@ -542,10 +594,11 @@ impl Arbiter {
     /// Has somebody nothing to do in its turn, for which others wait? As [`observe`](Self::observe) is told it, but nothing is
     /// charged: what is charged by halves of a turn is less exact.
     pub fn abandoned(&self, now: u64, observations: &[Observation]) -> bool {
+        let top = self.top();
         let busy = |turn: &Turn, seen: &Observation| {
-            let sign = seen.busy_until.max(seen.last_launch).max(turn.from);
-            let of = self.member(seen.tenant).is_some_and(|member| turn.is_of(member));
-            of && (seen.waiting || now < sign.saturating_add(self.config.idle))
+            let Some(member) = self.member(seen.tenant).filter(|member| turn.is_of(member)) else { return false };
+            let works = (seen.waiting || seen.due > 0) && member.stalls(seen, Some(turn), top, now) == 0;
+            works || now < seen.busy_until.max(seen.last_launch).max(turn.from).saturating_add(self.config.idle)
         };
         self.rounds.iter().any(|round| {
             let turn = round.turn.filter(|turn| !round.lease && now < turn.until && self.kept_waiting(round));
@@ -595,6 +648,9 @@ impl Arbiter {
         let turns = cycle.max(mean * wanting as u64);
         let mut throttled = false;
         for member in self.members.iter().filter(|member| member.tenant.class == round.class) {
+            if member.seen.waiting && now < member.stalled && member.stalled < u64::MAX {
+                wake.at(member.stalled);
+            }
             if member.wants && !member.ready {
                 let missing = (member.turn_tokens(turns, wanting == 1) - member.tokens).max(0) as u64;
                 // While others run, its tokens may pile up a little: one wake serves several.

@@ -423,16 +423,17 @@ pub struct Cost {
     samples: u8,
     /// Samples in a row that were far off.
     odd: u8,
-    /// It was far off once while the GPU was the slice's own: a parameter may say how long it lasts.
-    varies: bool,
+    /// More the more samples were far off of late while the GPU was the slice's own, up to [`WILD`].
+    wild: u8,
     /// What kind of work it is; the caller's number, below 8.
     class: u8,
 }
 
-/// Of this many launches one is timed once the cost is known: under 1 %, so that the 99th percentile never sees it.
-pub const SAMPLE_EVERY: u16 = 128;
+/// Of this many launches one is timed once the cost is known: under 1 %, so that the 99th percentile never sees it. A prime, so that
+/// of lengths that come round not always the same one is timed.
+pub const SAMPLE_EVERY: u16 = 127;
 /// Until it is known, the first two launches and then one of this many.
-const LEARN_EVERY: u16 = 16;
+const LEARN_EVERY: u16 = 17;
 /// So many launches may only be counted: then one is to be looked at, so that the accounts by class are not far behind.
 const COUNTED: u16 = 2048;
 /// An operation that lasts so long (ns) is timed each time: next to it the timing costs nothing.
@@ -447,20 +448,25 @@ const FAR: u32 = 4;
 const SHORT: u32 = 10_000;
 /// ...until this many in a row say so.
 const BELIEVED: u8 = 3;
+/// A sample that is far off counts for so many that are not. Where two of them are no farther apart, a parameter may say how long the
+/// operation lasts: it varies.
+const ODD: u8 = 12;
+const WILD: u8 = 31;
+/// Of an operation that varies one in this many is timed.
+const VARYING_EVERY: u16 = 5;
 
 impl Cost {
     /// Nothing is known of it but its `class`.
     pub const fn of(class: u8) -> Cost {
-        Cost { mean: 0, since: 0, cut: 0, samples: 0, odd: 0, varies: false, class: class & 7 }
+        Cost { mean: 0, since: 0, cut: 0, samples: 0, odd: 0, wild: 0, class: class & 7 }
     }
 
     /// The word to keep. Never all ones.
     pub const fn to_word(self) -> u64 {
-        let (samples, odd) = ((self.samples as u64) << 52, (self.odd as u64) << 56);
-        (self.varies as u64) << 63
-            | (self.class as u64) << 60
-            | odd
-            | samples
+        (self.class as u64) << 61
+            | (self.wild as u64) << 56
+            | (self.samples as u64) << 52
+            | (self.odd as u64) << 50
             | (self.cut as u64) << 48
             | (self.since as u64) << 32
             | self.mean as u64
@@ -468,9 +474,9 @@ impl Cost {
 
     /// From a kept word; 0 is one that nothing is known about.
     pub const fn from_word(word: u64) -> Cost {
-        let (cut, samples, odd) = ((word >> 48) as u8 & 0xf, (word >> 52) as u8 & 0xf, (word >> 56) as u8 & 0xf);
-        let (varies, class) = (word >> 63 != 0, (word >> 60) as u8 & 7);
-        Cost { mean: word as u32, since: (word >> 32) as u16, cut, samples, odd, varies, class }
+        let (cut, odd, samples) = ((word >> 48) as u8 & 3, (word >> 50) as u8 & 3, (word >> 52) as u8 & 0xf);
+        let (wild, class) = ((word >> 56) as u8 & 0x1f, (word >> 61) as u8);
+        Cost { mean: word as u32, since: (word >> 32) as u16, cut, samples, odd, wild, class }
     }
 
     /// What [`Cost::of`] was told.
@@ -506,7 +512,7 @@ impl Cost {
     /// Nobody knows how long the next one lasts: see [`Track::doubt`].
     #[inline]
     pub const fn varies(&self) -> bool {
-        self.varies
+        self.wild > ODD
     }
 
     /// Counts a launch that is not to be timed.
@@ -523,6 +529,7 @@ impl Cost {
         let every = match self.samples {
             0 | 1 => 1,
             _ if self.mean >= LONG => 1,
+            _ if self.varies() => VARYING_EVERY,
             2..KNOWN => LEARN_EVERY,
             _ => SAMPLE_EVERY,
         };
@@ -557,12 +564,18 @@ impl Cost {
             let near = low <= sample && sample <= high;
             self.odd = 0;
             self.learn(sample, if near { self.samples } else { 0 });
-        } else if low <= sample && sample <= high {
+            return;
+        }
+        if own == measured {
+            let off = sample < low || high < sample;
+            self.wild = if off { self.wild + ODD } else { self.wild.saturating_sub(1) };
+            self.wild = if self.wild < WILD { self.wild } else { WILD };
+        }
+        if low <= sample && sample <= high {
             self.odd = 0;
             // That it can't last longer is certain, as far as lengths are.
             self.learn(sample, if own < sample && sample < self.mean { 0 } else { self.samples });
         } else if self.odd.saturating_add(1) < BELIEVED {
-            self.varies = self.varies || own == measured;
             self.odd += 1;
             self.learn(if sample < low { low } else { high }, SETTLED);
         } else {
@@ -768,6 +781,11 @@ mod tests {
         }
         assert!(cost.varies());
         assert_eq!(Cost::from_word(cost.to_word()), cost);
+        // Nor one that does not do so any more, or did once in a while.
+        for sample in 0..100 {
+            cost.update(if sample % 20 == 19 { 20_000 } else { 200 } * US, u64::MAX);
+            assert!(sample < 60 || !cost.varies(), "{cost:?} after {sample}");
+        }
     }
 
     #[test]

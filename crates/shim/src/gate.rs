@@ -272,7 +272,11 @@ fn admitted(
     if launches > 0 {
         account(p, cost.class(), launches, cost.estimate(0));
     }
-    let sample = launches > 0 || now.saturating_sub(state.timed) > TIMING;
+    // Behind own work the GPU comes to it at once. After a pause the host's pace is timed, too, and where turns are so far apart that
+    // would be all there is.
+    let own = if counted { cost.estimate(0) } else { 0 };
+    let queued = state.track.busy_until().saturating_sub(own) > now.saturating_add(PACE);
+    let sample = launches > 0 || queued && now.saturating_sub(state.timed) > TIMING;
     known.cost.store(cost.to_word(), Ordering::Relaxed);
     let (unknown, varies) = (cost.unknown(), cost.varies());
     let cost = expected(&cost, &grant);
@@ -763,6 +767,9 @@ const ASK: u64 = 5_000;
 
 /// What two events around nothing are apart, in ns (measured on an H100).
 const EVENTS: u64 = 1_500;
+
+/// So long (ns) a launch takes to get to the GPU.
+const PACE: u64 = 20_000;
 
 /// A launch is timed at least every so often, in ns, of those that do more than count.
 const TIMING: u64 = 10_000_000;

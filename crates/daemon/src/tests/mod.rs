@@ -330,6 +330,12 @@ impl Link {
         self.send(&wire::Request { magic: MAGIC, abi: ABI, op, device, reserved: 0, argument }.to_bytes());
     }
 
+    /// A daemon that is gone hears nothing.
+    fn ring(&self) {
+        let ring = wire::Request { magic: MAGIC, abi: ABI, op: wire::op::RING, device: 0, reserved: 0, argument: 0 };
+        let _ = send(&self.0, &ring.to_bytes(), SendFlags::NOSIGNAL);
+    }
+
     fn reply(&self) -> (wire::Reply, Vec<OwnedFd>) {
         let mut bytes = [0; wire::MESSAGE];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];

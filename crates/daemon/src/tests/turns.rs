@@ -23,7 +23,7 @@ pub fn saturate(link: &Link, policy: &File, usage: &File, at: u64) {
         }
         usage.write_all_at(&work.map(u64::to_ne_bytes).concat(), at).unwrap();
         if verdict == Verdict::WaitForChange && grant.flags & gate::QUIET == 0 {
-            link.say(wire::op::RING, 0, 0);
+            link.ring();
         }
         std::thread::sleep(Duration::from_micros(200));
     }

@@ -22,8 +22,6 @@ const MARK: u64 = 5 * US;
 /// is under way in several kernels.
 const WARM_UP: u64 = 2 * US;
 const AHEAD: u64 = 8 * MS;
-/// The daemon takes a process that waits for the device to have so much work.
-const WORKING: u64 = MS;
 /// As the gate does, a launch is timed at least every so often.
 const TIMING: u64 = 10 * MS;
 /// Deliveries are recorded with this resolution.
@@ -557,7 +555,8 @@ impl Sim {
                     tenant: process.id,
                     device_ns: gate::done(track.charged(), track.busy_until(), now),
                     waiting: process.waiting,
-                    busy_until: track.busy_until().max(if process.full { now + WORKING } else { 0 }),
+                    busy_until: track.busy_until(),
+                    due: if process.full || process.syncing { track.busy_until().clamp(1, now) } else { 0 },
                     last_launch: track.last_launch(),
                     op_ns: process.last_op,
                     open: track.open() && (process.waiting || process.full || process.syncing),
