@@ -219,9 +219,13 @@ async fn serve(node: &Arc<Node>, id: &str, admits: Admits, connection: OwnedFd) 
                 Err(status) => answer(&connection, reply(status, 0, 0), None)?,
             },
             wire::op::RING => {
+                // One that registered with the daemon before this one says no more than that.
+                if registered.is_none() {
+                    registered = node.desks_of(id, peer);
+                }
                 let desk = registered.as_ref().and_then(|desks| desks.get(request.device as usize)?.as_ref());
                 if let Some(desk) = desk {
-                    desk.ring();
+                    desk.ring(id);
                 }
             }
             wire::op::MEASURE => {

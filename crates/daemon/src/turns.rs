@@ -148,6 +148,13 @@ impl Party {
         }
     }
 
+    /// Says that nobody looks after the slice's turns.
+    fn open(&self) {
+        let Some(turn) = self.turn() else { return };
+        turn.looked.store(0, Relaxed);
+        let _ = futex::wake(&turn.version, futex::Flags::empty(), i32::MAX as u32);
+    }
+
     fn turn(&self) -> Option<&Turn> {
         self.files.policy.turns.get(self.device)
     }
@@ -187,6 +194,13 @@ impl State {
             }
             stays
         });
+    }
+
+    fn ring(&mut self, slice: &str) {
+        if let Some(seat) = self.seats.iter().find(|seat| seat.party.slice == slice) {
+            self.arbiter.rang(seat.id);
+        }
+        self.rung = true;
     }
 
     /// Looks, decides and publishes.
@@ -299,9 +313,20 @@ impl Desk {
         state.standings(now)
     }
 
-    /// Somebody waits for a turn.
-    pub fn ring(&self) {
-        self.lock().rung = true;
+    /// A process of the slice with this id waits for a turn.
+    pub fn ring(&self, slice: &str) {
+        self.lock().ring(slice);
+        self.bell.notify_one();
+    }
+
+    /// The daemon ends: until another one is there nobody is held back, but who was paused.
+    pub fn leave(&self) {
+        let mut state = self.lock();
+        for seat in state.seats.drain(..) {
+            seat.party.open();
+        }
+        // Its thread ends.
+        drop(state);
         self.bell.notify_one();
     }
 
@@ -564,8 +589,8 @@ mod tests {
     #[test]
     fn who_does_nothing_in_its_turns_gets_few_and_short_ones() {
         let mut world = World::new(&[50, 50], 1);
-        let (stops, goes, ends) = (START + 500 * MS, START + 1500 * MS, START + 2500 * MS);
-        let (mut now, mut charged, mut had) = (START + MS, [0; 2], [[0; 2]; 3]);
+        let (stops, goes, ends) = (START + 500 * MS, START + 1100 * MS, START + 2100 * MS);
+        let (mut now, mut charged, mut sent, mut had) = (START + MS, [0; 2], [0; 2], [[0; 2]; 3]);
         for at in 0..2 {
             world.say(at, 0, Work { waiting: 1, ..Work::default() });
         }
@@ -578,19 +603,17 @@ mod tests {
                     Mode::Window => grant.from <= now && now < grant.until,
                     mode => mode == Mode::Lease,
                 };
-                let stopped = at == 0 && (stops..goes).contains(&now);
                 had[usize::from(now >= stops) + usize::from(now >= goes)][at] += usize::from(turn);
-                if turn && !stopped {
-                    charged[at] += MS / 10;
-                    let (busy_until, last_launch) = (next, now);
-                    world.say(
-                        at,
-                        0,
-                        Work { charged: charged[at], busy_until, last_launch, waiting: 1, ..Work::default() },
-                    );
-                } else if !stopped {
-                    world.say(at, 0, Work { charged: charged[at], busy_until: now, waiting: 1, ..Work::default() });
+                if at == 0 && (stops..goes).contains(&now) {
+                    continue;
                 }
+                if turn {
+                    (charged[at], sent[at]) = (charged[at] + MS / 10, now);
+                } else if grant.flags & QUIET == 0 {
+                    world.state.ring(["SLICE-0", "SLICE-1"][at]);
+                }
+                let (charged, last_launch, busy_until) = (charged[at], sent[at], sent[at] + MS / 10);
+                world.say(at, 0, Work { charged, last_launch, busy_until, waiting: 1, ..Work::default() });
             }
             if world.state.next().is_some_and(|wake| wake <= now) {
                 world.state.step(now);

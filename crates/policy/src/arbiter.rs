@@ -162,8 +162,8 @@ const WORKING: u64 = 1_000_000;
 /// What is late by so much in its own turn, or by [`DRAIN`] if nobody knows how long it lasts, may never end, and the GPU's hardware gives it
 /// its part beside others': it needs no turn, which would only keep others out. In ns.
 const LATE: u64 = 5_000_000;
-/// Who let so much of a turn pass at its open gate gets the next one so much later, in ns; each time twice that, up to eight times.
-const RETRY: u64 = 25_000_000;
+/// Who lets so much of a turn pass at its open gate, and does not ring when that is closed, gets the next one so much later, in ns.
+const DEAD: u64 = 1_000_000_000;
 
 /// A tenant and its standing.
 #[derive(Clone, Debug)]
@@ -187,9 +187,8 @@ struct Member {
     used: u64,
     /// It has work, or had some a moment ago.
     wants: bool,
-    /// Until then it doesn't want the GPU, unless it sends something ([`Member::stalls`]); and how often that was so in a row.
+    /// Until then it doesn't want the GPU, unless it sends something or rings ([`Member::stalls`]).
     stalled: u64,
-    stalls: u32,
     /// It wants the GPU and may have it: a strict tenant only with a turn's worth of tokens, or in its turn.
     ready: bool,
     /// It became ready, and has had no turn since.
@@ -234,23 +233,23 @@ impl Member {
     }
 
     /// Until when it is taken to have no use for turns, as it does nothing in them (0: it has). What it waits for is late in its `turn`; or it
-    /// waits at its gate, which is open, and no class above `top` is in its way: it was stopped, or killed and not yet buried.
+    /// waits at its gate, which is open, and no class above it (`top`) is in its way: it was stopped, or killed and not yet buried.
     fn stalls(&self, seen: &Observation, turn: Option<&Turn>, top: u8, now: u64) -> u64 {
-        let launched = seen.last_launch != self.seen.last_launch;
         let longest = if seen.open { DRAIN } else { LATE };
         let (since, until) = match seen.waiting {
             true if self.tenant.class < top => return 0,
-            true => {
-                (seen.busy_until.max(seen.last_launch), now + (RETRY << if launched { 0 } else { self.stalls.min(3) }))
-            }
+            true => (seen.busy_until.max(seen.last_launch), now.saturating_add(DEAD)),
             false if seen.due == 0 => return 0,
             false => (seen.due, u64::MAX),
         };
-        if !launched && now < self.stalled && (self.stalled < u64::MAX || !seen.waiting) {
-            return self.stalled;
-        }
+        let still =
+            now < self.stalled && seen.last_launch == self.seen.last_launch && seen.waiting == self.seen.waiting;
         let late = |turn: &Turn| turn.is_of(self) && now >= since.max(turn.begins).saturating_add(longest);
-        if turn.is_some_and(late) { until } else { 0 }
+        match turn {
+            _ if still => self.stalled,
+            Some(turn) if late(turn) => until,
+            _ => 0,
+        }
     }
 
     /// When it last gave a sign of work.
@@ -386,7 +385,6 @@ impl Arbiter {
                     known: false,
                     wants: false,
                     stalled: 0,
-                    stalls: 0,
                     ready: false,
                     woke: false,
                     since: 0,
@@ -396,6 +394,13 @@ impl Arbiter {
             }
         }
         self.arrange();
+    }
+
+    /// The tenant rang because it waits at its gate: it lives, and was late for its last turn.
+    pub fn rang(&mut self, id: TenantId) {
+        if let Ok(at) = self.members.binary_search_by_key(&id, |member| member.id) {
+            self.members[at].stalled = 0;
+        }
     }
 
     /// Forgets a tenant.
@@ -476,10 +481,6 @@ impl Arbiter {
             // A lease is in nobody's way.
             let turn = round.filter(|round| !round.lease).and_then(|round| round.turn.as_ref());
             let stalled = member.stalls(observation, turn, top, now);
-            if observation.last_launch != member.seen.last_launch {
-                member.stalls = 0;
-            }
-            member.stalls += u32::from(stalled > member.stalled);
             member.stalled = stalled;
             // Who waits for the GPU has work there, even if it should have been done by now.
             let sure = if observation.due > 0 && stalled == 0 { now + WORKING } else { 0 };

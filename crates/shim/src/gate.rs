@@ -35,6 +35,8 @@ const STARTED: u32 = u32::MAX;
 const SPIN: u64 = 80_000;
 /// A wait this long (ns) without an answer of the daemon is its fault, and nobody is held back for it.
 const DEAF: u64 = 200_000_000;
+/// While threads wait the daemon looks more often than this (ns).
+const SILENT: u64 = 60_000_000;
 /// While it waits, a thread asks the driver this often (ns) whether the stream still lives.
 const ALIVE: u64 = 20_000_000;
 
@@ -241,6 +243,13 @@ fn admitted(
                 let looked = turn.looked.load(Ordering::Relaxed);
                 if wait.deaf(now) && now.saturating_sub(looked) > DEAF {
                     state.deaf = looked.max(1);
+                } else if state.deaf != looked && wait.doubts(now, looked) {
+                    // Not with the lock held: there is a daemon, perhaps, and it takes its time.
+                    drop(state);
+                    if !p.ring(device) {
+                        gate.state().deaf = looked.max(1);
+                    }
+                    continue;
                 }
                 // Nobody has looked since: until the daemon is back, nobody is held back. What an operator stopped stays
                 // stopped.
@@ -803,6 +812,16 @@ impl Wait {
     /// Whether it has waited for so long that the daemon should have done something.
     fn deaf(&self, now: u64) -> bool {
         self.since != 0 && now.saturating_sub(self.since) > DEAF
+    }
+
+    /// Whether the daemon should have looked again by now, and it is time to see whether it is there at all.
+    fn doubts(&mut self, now: u64, looked: u64) -> bool {
+        let since = looked.max(self.since).max(self.rang);
+        let due = looked != 0 && self.since != 0 && now.saturating_sub(since) > SILENT;
+        if due {
+            self.rang = now;
+        }
+        due
     }
 
     /// Whether it is time to ask the driver how the stream is.

@@ -439,9 +439,9 @@ impl Process {
         (reply.status == wire::status::OK).then_some(reply.value)
     }
 
-    /// Rings the daemon: a thread waits for a turn on `device`. There is no answer.
+    /// Rings the daemon: a thread waits for a turn on `device`. There is no answer, but whether there is a daemon.
     #[cold]
-    pub fn ring(&self, device: usize) {
+    pub fn ring(&self, device: usize) -> bool {
         let request = wire::Request {
             magic: MAGIC,
             abi: ABI,
@@ -450,7 +450,7 @@ impl Process {
             reserved: 0,
             argument: 0,
         };
-        self.speak(|socket| system::send(socket, &request.to_bytes()).then_some(()));
+        self.speak(|socket| system::send(socket, &request.to_bytes()).then_some(())).is_some()
     }
 
     /// Runs `say` with the connection to the daemon, by one thread at a time; a second time with a new connection where it

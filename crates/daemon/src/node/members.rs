@@ -191,6 +191,14 @@ impl Node {
         Ok(Registered { slot: slot as u32, descriptors, desks })
     }
 
+    /// The desks of its slice's GPUs, if the peer is registered there.
+    pub fn desks_of(&self, id: &str, peer: &Peer) -> Option<Vec<Option<Arc<Desk>>>> {
+        let inner = self.lock();
+        let live = inner.slices.get(id)?;
+        let mine = |m: &Member| m.pid == peer.pid && m.start_time == peer.stat.start_time && m.dead.is_none();
+        live.processes.values().any(mine).then(|| live.gpus.iter().map(|place| self.desk(live, *place)).collect())
+    }
+
     /// Takes a slot back whose descriptors never reached the process.
     pub fn unregister(self: &Arc<Self>, id: &str, slot: u32, peer: &Peer) {
         let mut inner = self.lock();

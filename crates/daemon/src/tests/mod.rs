@@ -430,6 +430,11 @@ fn tenant_process() {
                     format!("status {}", reply.status)
                 }
             }
+            // A connection that does not register.
+            "reconnect" => {
+                links.push(Link::open(&socket).unwrap());
+                "connected".into()
+            }
             "connect" => Link::open(&socket).err().map_or("connected".into(), |e| e.to_string()),
             // hold KIND BYTES: of device 0, as if nothing was held before.
             "hold" => {

@@ -135,6 +135,33 @@ fn a_restarted_daemon_goes_on_sharing() {
     turns(&world.start());
 }
 
+/// A process that registered with the daemon before rings the new one.
+#[test]
+fn a_ring_is_heard_by_the_next_daemon_and_one_that_ends_holds_nobody_back() {
+    let world = World::new();
+    let daemon = world.start();
+    let slice = create(&daemon, "train", json!({}));
+    let mut tenant = enter(&daemon, &slice);
+    tenant.tell("work 0 0 0");
+    daemon.crash();
+    let daemon = world.start();
+    assert_eq!(grant(&daemon, &slice).mode, Mode::Closed);
+    tenant.tell("work 0 0 1");
+    tenant.tell("reconnect");
+    tenant.tell("ring 0");
+    eventually("it has the GPU", || grant(&daemon, &slice).mode == Mode::Lease);
+
+    let policy = File::open(daemon.run_dir.join("slices").join(&slice.id).join("policy")).unwrap();
+    let looked = || {
+        let mut bytes = [0; 8];
+        policy.read_exact_at(&mut bytes, (offset_of!(Policy, turns) + offset_of!(Turn, looked)) as u64).unwrap();
+        u64::from_ne_bytes(bytes)
+    };
+    assert_ne!(looked(), 0);
+    daemon.stop();
+    assert_eq!(looked(), 0);
+}
+
 #[test]
 fn the_page_of_urgency_can_be_written_but_neither_cut_nor_grown() {
     let world = World::new();

@@ -478,6 +478,8 @@ impl Sim {
                 }
                 let process = &self.processes[at];
                 if process.grant.mode != Mode::Paused && process.grant.flags & gate::QUIET == 0 {
+                    let id = process.id;
+                    self.arbiter.rang(id);
                     self.ring();
                 }
             }
