@@ -183,9 +183,7 @@ pub fn run_with(config: Config, prepared: Prepared, nvml: Box<dyn Nvml>, driver:
         let finish = async { while tasks.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(FINISH, finish).await;
         let _ = fs::remove_file(&socket);
-        for desk in &node.desks {
-            desk.leave();
-        }
+        node.leave_turns();
         let inner = node.lock();
         let ids: Vec<String> = inner.slices.keys().cloned().collect();
         for id in &ids {

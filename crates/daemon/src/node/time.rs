@@ -12,6 +12,14 @@ use cleave_policy::pack::WHOLE;
 use std::sync::Arc;
 
 impl Node {
+    /// The daemon ends: nobody waits for a turn until the next one looks.
+    pub fn leave_turns(&self) {
+        let own: Vec<_> = self.lock().slices.values().filter_map(|live| live.desk.clone()).collect();
+        for desk in self.desks.iter().chain(&own) {
+            desk.leave();
+        }
+    }
+
     /// Tells the desks of `gpus` who has processes there and what each is entitled to. To be called after each change of
     /// either, under the lock: a slot is not given out again before its desk has read it for the last time.
     pub fn arrange(&self, inner: &Inner, gpus: &[Option<usize>]) {
