@@ -81,7 +81,7 @@ pub struct Config {
     pub least: u64,
     /// Turns are this long on average, at least: with many tenants the cycle grows.
     pub mean: u64,
-    /// The same among up to six tenants of equal shares: they take turns evenly, so longer ones, which cost fewer switches, leave the shares exact.
+    /// The same among tenants of equal shares: they take turns evenly, so longer ones, which cost fewer switches, leave the shares exact.
     pub even: u64,
     /// The next turn opens this much before the present one ends, so that the GPU doesn't idle.
     pub lead: u64,
@@ -748,8 +748,7 @@ impl Arbiter {
         let count = ready.len() as u64;
         let member = &self.members[next];
         let even = ready.iter().all(|&at| self.members[at].weight == member.weight);
-        // With eight of them one turn of 12 ms more or less is a tenth of what each has in a second.
-        let mean = if even { self.config.even.min(mean * 8 / count).max(mean) } else { mean };
+        let mean = if even { self.config.even } else { mean };
         let cycle = cycle.max(mean * count);
         // Unlike shares are more a matter of how often than of how long: long turns make shares coarse, short ones cost
         // switches.
