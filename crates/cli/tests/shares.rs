@@ -98,6 +98,50 @@ fn shares_are_kept_and_what_ends_leaves_its_share_to_others() {
     });
 }
 
+/// Kills the daemon. As long as no command is given, there is none.
+fn kill_daemon(place: &Place) {
+    let pid = rustix::process::Pid::from_raw(number(&place.json(&["status"])["pid"]) as i32).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+}
+
+fn serves(place: &Place) -> bool {
+    std::os::unix::net::UnixStream::connect(place.run_dir().join("api.sock")).is_ok()
+}
+
+#[test]
+fn shares_and_classes_are_kept_without_a_daemon() {
+    let place = Place::new("1xH100@real");
+    let large = Busy::start(&place, "large", &["--compute", "60%"]);
+    let small = Busy::start(&place, "small", &["--compute", "20%"]);
+    let both = [&large, &small];
+    until("they take turns", &both, |got| got[0] > got[1] * 2);
+    let urgent = Busy::start(&place, "urgent", &["--compute", "20%", "--priority", "production"]);
+    until("it goes first", &[&urgent, &large, &small], |got| got[0] > (got[1] + got[2]) * 2);
+    kill_daemon(&place);
+    for _ in 0..2 {
+        until("it goes first", &[&urgent, &large, &small], |got| got[0] > (got[1] + got[2]) * 2);
+    }
+    let Busy { program, .. } = urgent;
+    program.end();
+    for _ in 0..2 {
+        until("three times as much", &both, |got| got[0] > got[1] * 5 / 2 && got[0] < got[1] * 7 / 2);
+    }
+    assert!(!serves(&place));
+}
+
+#[test]
+fn a_strict_slice_has_no_more_than_its_share_without_a_daemon() {
+    let place = Place::new("1xH100@real");
+    let strict = Busy::start(&place, "strict", &["--compute", "25%", "--mode", "strict"]);
+    until("it works", &[&strict], |_| true);
+    kill_daemon(&place);
+    let (before, began) = (strict.got(), std::time::Instant::now());
+    until("it goes on", &[&strict], |_| true);
+    let (got, passed) = (strict.got() - before, began.elapsed().as_nanos() as u64);
+    assert!(got * 100 < passed * 35, "{got} ns in {passed}");
+    assert!(!serves(&place));
+}
+
 #[test]
 fn what_goes_first_goes_first() {
     let place = Place::new("1xH100@real");

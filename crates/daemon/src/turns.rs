@@ -6,7 +6,7 @@ use crate::files::{SliceFiles, Work};
 use cleave_ledger::{CLASSES, Turn};
 use cleave_policy::account::{Account, Sum};
 use cleave_policy::arbiter::{Arbiter, Config, GLANCE, Observation, Tenant, TenantId};
-use cleave_policy::gate::{Grant, Mode, QUIET, done};
+use cleave_policy::gate::{Grant, Mode, Part, QUIET, done};
 use rustix::thread::futex;
 use std::collections::HashMap;
 use std::sync::atomic::Ordering::Relaxed;
@@ -87,6 +87,8 @@ struct State {
     rung: bool,
     /// Its thread is there.
     runs: bool,
+    /// The daemon ends.
+    left: bool,
 }
 
 #[derive(Debug)]
@@ -112,6 +114,7 @@ impl State {
             glance: None,
             rung: false,
             runs: false,
+            left: false,
         }
     }
 }
@@ -145,6 +148,13 @@ impl Party {
         if turn.write(words, u32::from(self.tenant.class).min(CLASSES as u32 - 1)) {
             // Not a private futex: it is waited for by other processes. The kernel takes the count as a signed number.
             let _ = futex::wake(&turn.version, futex::Flags::empty(), i32::MAX as u32);
+        }
+    }
+
+    /// Tells them what they have if nobody looks.
+    fn provide(&self, part: Option<Part>) {
+        if let Some(turn) = self.turn() {
+            turn.alone.store(part.map_or(0, Part::to_word), Relaxed);
         }
     }
 
@@ -194,6 +204,15 @@ impl State {
             }
             stays
         });
+        // Of those that are here.
+        let here = |id: &TenantId| {
+            self.seats
+                .binary_search_by_key(id, |seat| seat.id)
+                .is_ok_and(|at| self.seats.get(at).is_some_and(|seat| seat.left.is_none()))
+        };
+        for (seat, (_, part)) in self.seats.iter().filter(|seat| seat.left.is_none()).zip(self.arbiter.parts(here)) {
+            seat.party.provide(part);
+        }
     }
 
     fn ring(&mut self, slice: &str) {
@@ -286,6 +305,9 @@ impl Desk {
     /// a slice is there still. When this returns, the grants that follow from it are published.
     pub fn arrange(self: &Arc<Self>, parties: Vec<Party>, known: impl Fn(&str) -> bool) {
         let mut state = self.lock();
+        if state.left {
+            return;
+        }
         let now = clock();
         state.arrange(parties, known, now);
         state.look(now);
@@ -319,9 +341,10 @@ impl Desk {
         self.bell.notify_one();
     }
 
-    /// The daemon ends: until another one is there nobody is held back, but who was paused.
+    /// The daemon ends: until another one is there each slice has its part, and who was paused waits.
     pub fn leave(&self) {
         let mut state = self.lock();
+        state.left = true;
         for seat in state.seats.drain(..) {
             seat.party.open();
         }
@@ -577,6 +600,8 @@ mod tests {
                     // It sends something that is done at once.
                     if grant.mode == Mode::Window && (grant.from..grant.until).contains(&now) {
                         world.say(at, 0, Work { busy_until: now, last_launch: now, waiting: 1, ..Work::default() });
+                    } else if grant.mode == Mode::Closed && grant.flags & QUIET == 0 {
+                        world.state.ring(["SLICE-0", "SLICE-1"][at]);
                     }
                 }
                 now = world.state.next().unwrap() + late;

@@ -6,7 +6,7 @@ use core::sync::atomic::Ordering;
 /// First word of a policy file: "cleaveSL" in memory order.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"cleaveSL");
 /// Version of the layout and of the wire messages. Counts up with any change of either.
-pub const ABI: u32 = 5;
+pub const ABI: u32 = 6;
 /// Most devices of a slice.
 pub const DEVICES: usize = if cfg!(loom) { 1 } else { 16 };
 /// Index of the account of pinned host memory, behind the devices' accounts.
@@ -172,8 +172,10 @@ pub struct Turn {
     pub class: Word,
     /// The grant, as `cleave_policy::gate::Grant` has it in words.
     pub words: [Counter; 3],
-    /// When the daemon last looked after this device (`CLOCK_MONOTONIC`, ns): one that is gone holds nobody back.
+    /// When the daemon last looked after this device (`CLOCK_MONOTONIC`, ns); 0 = none does.
     pub looked: Counter,
+    /// What the slice has of the device's time while no daemon looks, as `cleave_policy::gate::Part` has it in a word.
+    pub alone: Counter,
 }
 
 /// Which process owns a slot, and what the daemon measured of it.
@@ -315,7 +317,7 @@ pub struct Usage {
 const _: () = {
     use core::mem::{offset_of, size_of};
     assert!(size_of::<DevicePolicy>() == 48);
-    assert!(size_of::<Turn>() == 40);
+    assert!(size_of::<Turn>() == 48);
     assert!(size_of::<Activity>() == 80);
     assert!(size_of::<Urgency>() == 4096);
     assert!(size_of::<Book>() == 24 + 8 * DEVICES);
@@ -323,8 +325,8 @@ const _: () = {
     assert!(offset_of!(Policy, slice_id) == 40);
     assert!(offset_of!(Policy, devices) == 376);
     assert!(offset_of!(Policy, turns) == 376 + 48 * (DEVICES + 1));
-    assert!(offset_of!(Policy, book) == 376 + 48 * (DEVICES + 1) + 40 * DEVICES);
-    assert!(size_of::<Policy>() == 376 + 48 * (DEVICES + 1) + 40 * DEVICES + 152 * SLOTS);
+    assert!(offset_of!(Policy, book) == 376 + 48 * (DEVICES + 1) + 48 * DEVICES);
+    assert!(size_of::<Policy>() == 376 + 48 * (DEVICES + 1) + 48 * DEVICES + 152 * SLOTS);
     assert!(size_of::<Account>() == 16);
     assert!(offset_of!(Slot, kinds) == 272);
     assert!(offset_of!(Slot, launches) == 272 + 8 * KINDS * (DEVICES + 1));
@@ -355,6 +357,7 @@ impl Turn {
             class: Word::new(0),
             words: [const { Counter::new(0) }; 3],
             looked: Counter::new(0),
+            alone: Counter::new(0),
         }
     }
 

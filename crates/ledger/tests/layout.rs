@@ -18,7 +18,7 @@ macro_rules! offsets {
 }
 
 #[test]
-fn every_field_lies_where_abi_5_has_it() {
+fn every_field_lies_where_abi_6_has_it() {
     use wire::{Reply, Request};
     let found = offsets! {
         Policy {
@@ -26,7 +26,7 @@ fn every_field_lies_where_abi_5_has_it() {
             book,
         }
         DevicePolicy { uuid, limit, context_bytes, stack_factor, nvml_index, busy_percent }
-        Turn { version, class, words, looked }
+        Turn { version, class, words, looked, alone }
         Book { state, host_pid, own_pid, namespace, start_time, adjust }
         Usage { slots }
         Slot { accounts, kinds, launches, graph_launches, denied, unknown_names, class_launches, exports, activity, class_ns }
@@ -50,8 +50,8 @@ fn every_field_lies_where_abi_5_has_it() {
         ("Policy.driver_dir", 120),
         ("Policy.devices", 376),
         ("Policy.turns", 1192),
-        ("Policy.book", 1832),
-        ("Policy size", 21288),
+        ("Policy.book", 1960),
+        ("Policy size", 21416),
         ("Policy align", 8),
         ("DevicePolicy.uuid", 0),
         ("DevicePolicy.limit", 16),
@@ -65,7 +65,8 @@ fn every_field_lies_where_abi_5_has_it() {
         ("Turn.class", 4),
         ("Turn.words", 8),
         ("Turn.looked", 32),
-        ("Turn size", 40),
+        ("Turn.alone", 40),
+        ("Turn size", 48),
         ("Turn align", 8),
         ("Book.state", 0),
         ("Book.host_pid", 4),
@@ -126,7 +127,7 @@ fn every_field_lies_where_abi_5_has_it() {
         ("Reply size", 32),
         ("Reply align", 8),
     ];
-    assert_eq!(ABI, 5, "a new ABI needs a new table");
+    assert_eq!(ABI, 6, "a new ABI needs a new table");
     assert_eq!(found, golden);
     assert_eq!(MAGIC.to_le_bytes(), *b"cleaveSL");
     let kinds = Kind::ALL.map(|k| (k as usize, k.name(), k.seen_by_nvml()));

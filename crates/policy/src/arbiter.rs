@@ -5,7 +5,7 @@
 //! it sleeps: a lone tenant, or none, costs nothing.
 
 use crate::account::{Account, Sum};
-use crate::gate::{FREE, Grant, Mode, QUIET, URGENT, YIELD};
+use crate::gate::{CYCLE, FREE, Grant, HOLD, Mode, Part, QUIET, SLICES, URGENT, YIELD};
 use alloc::vec::Vec;
 
 /// Names a tenant (a slice) of the GPU.
@@ -187,7 +187,7 @@ struct Member {
     used: u64,
     /// It has work, or had some a moment ago.
     wants: bool,
-    /// Until then it doesn't want the GPU, unless it sends something or rings ([`Member::stalls`]).
+    /// Until then it doesn't want the GPU, unless it sends something, rings, or waits for something else ([`Member::stalls`]).
     stalled: u64,
     /// It wants the GPU and may have it: a strict tenant only with a turn's worth of tokens, or in its turn.
     ready: bool,
@@ -235,20 +235,24 @@ impl Member {
     /// Until when it is taken to have no use for turns, as it does nothing in them (0: it has). What it waits for is late in its `turn`; or it
     /// waits at its gate, which is open, and no class above it (`top`) is in its way: it was stopped, or killed and not yet buried.
     fn stalls(&self, seen: &Observation, turn: Option<&Turn>, top: u8, now: u64) -> u64 {
-        let longest = if seen.open { DRAIN } else { LATE };
-        let (since, until) = match seen.waiting {
-            true if self.tenant.class < top => return 0,
-            true => (seen.busy_until.max(seen.last_launch), now.saturating_add(DEAD)),
-            false if seen.due == 0 => return 0,
-            false => (seen.due, u64::MAX),
-        };
         let still =
             now < self.stalled && seen.last_launch == self.seen.last_launch && seen.waiting == self.seen.waiting;
-        let late = |turn: &Turn| turn.is_of(self) && now >= since.max(turn.begins).saturating_add(longest);
-        match turn {
-            _ if still => self.stalled,
-            Some(turn) if late(turn) => until,
-            _ => 0,
+        let longest = if seen.open { DRAIN } else { LATE };
+        let late = match turn.filter(|turn| turn.is_of(self)) {
+            _ if still && (seen.waiting || seen.due > 0) => return self.stalled,
+            // Who lives rings soon, so a short turn is enough to tell.
+            Some(turn) if seen.waiting && self.tenant.class >= top => {
+                let since = seen.busy_until.max(seen.last_launch).max(turn.begins);
+                let longest = longest.min(turn.until.saturating_sub(turn.begins) / 2);
+                now.min(turn.until) >= since.saturating_add(longest)
+            }
+            Some(turn) if !seen.waiting && seen.due > 0 => now >= seen.due.max(turn.begins).saturating_add(longest),
+            _ => false,
+        };
+        match late {
+            true if seen.waiting => now.saturating_add(DEAD),
+            true => u64::MAX,
+            false => 0,
         }
     }
 
@@ -435,6 +439,47 @@ impl Arbiter {
         self.members.iter().filter(move |member| member.shares_turn(lead))
     }
 
+    /// What each tenant that is `here` has of the GPU while nobody decides, in the order of their ids; `None`: it is not held back. Those of a class divide a
+    /// cycle by their shares; a strict one has no more than its share, and those that run together have theirs together. Lower classes give
+    /// way at their gates, as always.
+    pub fn parts(&self, here: impl Fn(&TenantId) -> bool) -> Vec<(TenantId, Option<Part>)> {
+        const WHOLE: u64 = CYCLE / 1000;
+        let share = |member: &&Member| u64::from(member.tenant.share);
+        // Where the next one of each class begins.
+        let mut ends = [0; 256];
+        let members: Vec<&Member> = self.members.iter().filter(|member| here(&member.id)).collect();
+        let mut all: Vec<(TenantId, Option<Part>)> = Vec::with_capacity(members.len());
+        for (at, &member) in members.iter().enumerate() {
+            let class = member.tenant.class;
+            let shares = |strict: bool| -> u64 {
+                let same = |m: &&&Member| m.governed() && m.tenant.class == class && m.strict() == strict;
+                members.iter().filter(same).map(share).sum()
+            };
+            let with = |before: &usize| members[*before].shares_turn(member);
+            let part = if !member.governed() {
+                None
+            } else if let Some(first) = (0..at).find(with) {
+                all[first].1
+            } else {
+                let (strict, others) = (shares(true), shares(false));
+                let total = (strict + others).max(1000);
+                let own: u64 = members.iter().filter(|other| other.shares_turn(member)).map(share).sum();
+                let length = match member.strict() {
+                    true => WHOLE * own / total,
+                    false => (WHOLE - WHOLE * strict / total) * own / others.max(1),
+                };
+                let apart = || members.iter().filter(|other| other.governed() && !other.with(member));
+                let below = if apart().any(|other| other.tenant.class < class) { URGENT } else { 0 };
+                let above = if apart().any(|other| other.tenant.class > class) { YIELD } else { 0 };
+                let from = ends[usize::from(class)];
+                ends[usize::from(class)] = (from + length).min(WHOLE);
+                Some(Part { from: from as u16, length: length.max(1) as u16, flags: below | above })
+            };
+            all.push((member.id, part));
+        }
+        all
+    }
+
     fn used(&self, at: usize) -> u64 {
         self.group(at).map(|member| member.used).sum()
     }
@@ -466,7 +511,8 @@ impl Arbiter {
         let budget = elapsed + self.unclaimed;
         let mut used = alloc::vec![0; self.members.len()];
         let mut waited: Vec<bool> = self.members.iter().map(|member| member.seen.waiting).collect();
-        let top = self.top();
+        let top = self.top(observations, now);
+        let lowest = self.members.iter().filter(|member| member.wants).map(|member| member.tenant.class).min();
         for observation in observations {
             let Ok(at) = self.members.binary_search_by_key(&observation.tenant, |member| member.id) else { continue };
             let member = &mut self.members[at];
@@ -478,8 +524,9 @@ impl Arbiter {
             waited[at] |= observation.waiting;
             let device_ns = member.seen.device_ns.max(observation.device_ns);
             let round = self.rounds.iter().find(|round| round.class == member.tenant.class);
-            // A lease is in nobody's way.
-            let turn = round.filter(|round| !round.lease).and_then(|round| round.turn.as_ref());
+            // A lease is in nobody's way, but for classes below.
+            let contended = |round: &&Round| !round.lease || lowest.is_some_and(|lowest| lowest < round.class);
+            let turn = round.filter(contended).and_then(|round| round.turn.as_ref());
             let stalled = member.stalls(observation, turn, top, now);
             member.stalled = stalled;
             // Who waits for the GPU has work there, even if it should have been done by now.
@@ -530,9 +577,18 @@ impl Arbiter {
         self.wishes(now);
     }
 
-    /// The highest class that wants the GPU.
-    fn top(&self) -> u8 {
-        self.members.iter().filter(|member| member.wants).map(|member| member.tenant.class).max().unwrap_or(0)
+    /// The highest class that may be in others' way now.
+    fn top(&self, observations: &[Observation], now: u64) -> u8 {
+        let at_work = |seen: &&Observation| {
+            let sign = seen.busy_until.max(seen.last_launch).saturating_add(HOLD + SLICES);
+            seen.waiting || seen.due > 0 || now < sign
+        };
+        let members = observations.iter().filter(at_work).filter_map(|seen| self.member(seen.tenant));
+        members
+            .filter(|member| member.governed() && member.stalled <= now)
+            .map(|member| member.tenant.class)
+            .max()
+            .unwrap_or(0)
     }
 
     /// Who wants the GPU now, and who may have it?
@@ -595,7 +651,7 @@ impl Arbiter {
     /// Has somebody nothing to do in its turn, for which others wait? As [`observe`](Self::observe) is told it, but nothing is
     /// charged: what is charged by halves of a turn is less exact.
     pub fn abandoned(&self, now: u64, observations: &[Observation]) -> bool {
-        let top = self.top();
+        let top = self.top(observations, now);
         let busy = |turn: &Turn, seen: &Observation| {
             let Some(member) = self.member(seen.tenant).filter(|member| turn.is_of(member)) else { return false };
             let works = (seen.waiting || seen.due > 0) && member.stalls(seen, Some(turn), top, now) == 0;
@@ -788,7 +844,7 @@ impl Arbiter {
     /// Is what was sent in this turn waited for? Where nobody knows how long it lasts, the next turn begins when it is done: work of
     /// two that the hardware takes slice by slice would be charged to both, and cost a switch each slice.
     fn drains(&self, turn: &Turn, now: u64) -> bool {
-        let open = |member: &Member| turn.is_of(member) && member.seen.open;
+        let open = |member: &Member| turn.is_of(member) && member.seen.open && member.stalled <= now;
         now < turn.until.saturating_add(DRAIN) && self.members.iter().any(open)
     }
 

@@ -120,12 +120,57 @@ pub enum Verdict {
 /// nothing is gained by letting others into a shorter gap.
 pub const HOLD: u64 = 200_000;
 /// How much later than expected the GPU may come to an urgent slice's work, in ns: other contexts' time slices end first.
-const SLICES: u64 = 5_000_000;
+pub const SLICES: u64 = 5_000_000;
 /// A claim may end sooner than it said, so who gives way looks again after this long, in ns.
 const LOOK: u64 = 50_000;
 /// A claim that reaches further than this beyond now, in ns, isn't believed: so a word that a process left behind or
 /// scribbled over stops nobody for long.
 pub const CLAIM: u64 = 20_000_000;
+
+/// How long the cycle is whose parts slices have while no daemon looks, in ns.
+pub const CYCLE: u64 = 24_000_000;
+
+/// A slice's part of each [`CYCLE`] of `CLOCK_MONOTONIC`: what it has of a GPU while no daemon looks. In shared memory one word,
+/// [`Part::to_word`]; zero = it is not held back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Where it begins, in µs of the cycle.
+    pub from: u16,
+    /// How long it is, in µs; all of the cycle: a lease.
+    pub length: u16,
+    /// [`YIELD`] and [`URGENT`].
+    pub flags: u8,
+}
+
+impl Part {
+    /// The word to publish.
+    pub const fn to_word(self) -> u64 {
+        1 << 63 | (self.flags as u64) << 32 | (self.length as u64) << 16 | self.from as u64
+    }
+
+    /// From a published word; `None`: not held back.
+    pub const fn from_word(word: u64) -> Option<Part> {
+        let part =
+            Part { from: word as u16, length: (word >> 16) as u16, flags: (word >> 32) as u8 & (YIELD | URGENT) };
+        if word >> 63 != 0 { Some(part) } else { None }
+    }
+
+    /// What is granted at `now`: the part that is, or the next one.
+    pub const fn grant(self, now: u64) -> Grant {
+        // Below a higher class an operation must not wait behind another.
+        let most = if self.flags & YIELD != 0 { 12_000 } else { u32::MAX };
+        let length = self.length as u64 * 1000;
+        if length >= CYCLE {
+            let ahead = if most < 4_000_000 { most } else { 4_000_000 };
+            return Grant { mode: Mode::Lease, flags: self.flags, delay: 0, ahead, from: 0, until: 0 };
+        }
+        let from = (now - now % CYCLE).saturating_add(self.from as u64 * 1000);
+        let from = if now < from.saturating_add(length) { from } else { from.saturating_add(CYCLE) };
+        let ahead = if most < 1_000_000 { most } else { 1_000_000 };
+        let until = from.saturating_add(length);
+        Grant { mode: Mode::Window, flags: self.flags, delay: 200, ahead, from, until }
+    }
+}
 
 /// May an operation that costs `cost` ns be sent at `now`? `busy_until` is the process's own ([`Track::busy_until`]);
 /// `urgent_until` the latest word of the classes above this one (0: none), and is only looked at under [`YIELD`].
@@ -452,8 +497,8 @@ const BELIEVED: u8 = 3;
 /// operation lasts: it varies.
 const ODD: u8 = 12;
 const WILD: u8 = 31;
-/// Of an operation that varies one in this many is timed.
-const VARYING_EVERY: u16 = 5;
+/// Of an operation that varies one in this many is timed; a prime, too.
+const VARYING_EVERY: u16 = 7;
 
 impl Cost {
     /// Nothing is known of it but its `class`.
@@ -669,6 +714,23 @@ mod tests {
             cost.update(if sample % 7 < 4 { 500 } else { 6000 }, u64::MAX);
             assert!(sample < 10 || cost.settled(), "{cost:?} after {sample}");
         }
+    }
+
+    #[test]
+    fn a_part_comes_round_with_each_cycle() {
+        let part = Part { from: 6000, length: 12_000, flags: YIELD };
+        assert_eq!(Part::from_word(part.to_word()), Some(part));
+        assert_eq!((Part::from_word(0), Part::from_word(u64::MAX >> 1)), (None, None));
+        let start = NOW - NOW % CYCLE;
+        for (now, begins) in
+            [(0, 6000), (6000, 6000), (17_999, 6000), (18_000, 30_000), (23_999, 30_000), (24_000, 30_000)]
+        {
+            let grant = part.grant(start + now * US);
+            assert_eq!((grant.from, grant.until), (start + begins * US, start + (begins + 12_000) * US), "at {now}");
+            assert_eq!((grant.mode, grant.flags), (Mode::Window, YIELD));
+        }
+        assert_eq!(Part { from: 0, length: 24_000, flags: 0 }.grant(NOW).mode, Mode::Lease);
+        let _ = Part { from: u16::MAX, length: 23_999, flags: 0 }.grant(u64::MAX);
     }
 
     #[test]

@@ -12,7 +12,9 @@ use crate::system::{self, Lock};
 use cleave_cuda::class_of;
 use cleave_cuda::types::{CUresult, CUstream, Handle, error};
 use cleave_ledger::{Activity, CLASSES, DEVICES, GPUS, KernelClass, Turn};
-use cleave_policy::gate::{AGAIN, Cost, Grant, MARKS, Mode, QUIET, Track, URGENT, Verdict, YIELD, admit, comes_back};
+use cleave_policy::gate::{
+    AGAIN, Cost, Grant, MARKS, Mode, Part, QUIET, Track, URGENT, Verdict, YIELD, admit, comes_back,
+};
 use core::cell::UnsafeCell;
 use core::ptr::null_mut;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -33,7 +35,7 @@ const TIMERS: usize = 8;
 const STARTED: u32 = u32::MAX;
 /// A wait shorter than this (ns) is passed without sleeping: the kernel wakes a thread about this late.
 const SPIN: u64 = 80_000;
-/// A wait this long (ns) without an answer of the daemon is its fault, and nobody is held back for it.
+/// A wait this long (ns) without an answer of the daemon is its fault, and each slice has its part of the time until it looks again.
 const DEAF: u64 = 200_000_000;
 /// While threads wait the daemon looks more often than this (ns).
 const SILENT: u64 = 60_000_000;
@@ -226,7 +228,9 @@ fn admitted(
     let (now, grant, mut state) = loop {
         let mut state = gate.state();
         let now = system::nanoseconds();
-        let grant = granted(turn);
+        let looked = turn.looked.load(Ordering::Relaxed);
+        let alone = looked == 0 || state.deaf == looked;
+        let grant = if alone { without_daemon(turn, now) } else { granted(turn) };
         let batch = gate.batch.swap(0, Ordering::Relaxed) & ((1 << BATCH_SHIFT) - 1);
         if batch > 0 {
             state.track.sent(now, batch, &grant);
@@ -240,21 +244,18 @@ fn admitted(
             _ if operation.passes => break (now, grant, state),
             Verdict::Go => break (now, grant, state),
             verdict => {
-                let looked = turn.looked.load(Ordering::Relaxed);
-                if wait.deaf(now) && now.saturating_sub(looked) > DEAF {
-                    state.deaf = looked.max(1);
-                } else if state.deaf != looked && wait.doubts(now, looked) {
+                // Nobody has looked since: until the daemon is back, each slice has its part. What an operator stopped stays stopped.
+                if !alone && wait.deaf(now) && now.saturating_sub(looked) > DEAF {
+                    state.deaf = looked;
+                    continue;
+                }
+                if !alone && wait.doubts(now, looked) {
                     // Not with the lock held: there is a daemon, perhaps, and it takes its time.
                     drop(state);
                     if !p.ring(device) {
-                        gate.state().deaf = looked.max(1);
+                        gate.state().deaf = looked;
                     }
                     continue;
-                }
-                // Nobody has looked since: until the daemon is back, nobody is held back. What an operator stopped stays
-                // stopped.
-                if (looked == 0 || state.deaf == looked) && grant.mode != Mode::Paused {
-                    break (now, grant, state);
                 }
                 if wait.asks(now) && !quiet && grant.mode != Mode::Paused && !alive(operation.stream) {
                     state.forget(None);
@@ -284,7 +285,7 @@ fn admitted(
     // Behind own work the GPU comes to it at once. After a pause the host's pace is timed, too, and where turns are so far apart that
     // would be all there is.
     let own = if counted { cost.estimate(0) } else { 0 };
-    let queued = state.track.busy_until().saturating_sub(own) > now.saturating_add(PACE);
+    let queued = state.track.busy_until().saturating_sub(own) > now.saturating_add(PACE.min(grant.ahead as u64 / 2));
     let sample = launches > 0 || queued && now.saturating_sub(state.timed) > TIMING;
     known.cost.store(cost.to_word(), Ordering::Relaxed);
     let (unknown, varies) = (cost.unknown(), cost.varies());
@@ -429,6 +430,16 @@ fn granted(turn: &Turn) -> Grant {
             return Grant::from_words(words);
         }
         core::hint::spin_loop();
+    }
+}
+
+/// The grant while no daemon looks. A lease stays one: whoever comes later has its part beside it.
+fn without_daemon(turn: &Turn, now: u64) -> Grant {
+    let grant = granted(turn);
+    match Part::from_word(turn.alone.load(Ordering::Relaxed)) {
+        _ if matches!(grant.mode, Mode::Paused | Mode::Lease) => grant,
+        Some(part) => part.grant(now),
+        None => Grant { mode: Mode::Lease, ahead: u32::MAX, ..Grant::CLOSED },
     }
 }
 

@@ -12,7 +12,7 @@ use cleave_policy::pack::WHOLE;
 use std::sync::Arc;
 
 impl Node {
-    /// The daemon ends: nobody waits for a turn until the next one looks.
+    /// The daemon ends: until the next one looks each slice has its part of the time.
     pub fn leave_turns(&self) {
         let own: Vec<_> = self.lock().slices.values().filter_map(|live| live.desk.clone()).collect();
         for desk in self.desks.iter().chain(&own) {

@@ -22,8 +22,9 @@ const MARK: u64 = 5 * US;
 /// is under way in several kernels.
 const WARM_UP: u64 = 2 * US;
 const AHEAD: u64 = 8 * MS;
-/// As the gate does, a launch is timed at least every so often.
+/// As the gate does, a launch is timed at least every so often, behind own work that lasts longer than a launch takes.
 const TIMING: u64 = 10 * MS;
+const PACE: u64 = 20 * US;
 /// Deliveries are recorded with this resolution.
 const TICK: u64 = 5 * MS;
 
@@ -489,7 +490,9 @@ impl Sim {
                 if !process.costs[kind].unknown() {
                     process.last_op = cost;
                 }
-                let samples = process.costs[kind].launched() > 0 || now > process.timed + TIMING;
+                let pace = PACE.min(u64::from(process.grant.ahead) / 2);
+                let queued = process.track.busy_until() > now + pace;
+                let samples = process.costs[kind].launched() > 0 || queued && now > process.timed + TIMING;
                 if samples {
                     process.timed = now;
                 }
