@@ -230,6 +230,9 @@ pub struct DeviceTime {
     pub device_ns: u64,
     /// Work that was sent and is expected to be still to come, in ns.
     pub in_flight_ns: u64,
+    /// Threads that wait for a turn now, each with an operation: the depth of its queue.
+    #[serde(default)]
+    pub waiting: u64,
     /// Time that operations waited for a turn, in ns.
     pub throttled_ns: u64,
     /// Operations that waited for a turn.

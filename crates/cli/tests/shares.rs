@@ -142,12 +142,17 @@ fn a_strict_slice_has_no_more_than_its_share_without_a_daemon() {
     assert!(!serves(&place));
 }
 
+/// A20: what is urgent comes, has the GPU, and leaves it again.
 #[test]
 fn what_goes_first_goes_first() {
     let place = Place::new("1xH100@real");
     let batch = Busy::start(&place, "batch", &["--compute", "50%", "--priority", "experiment"]);
+    until("it works", &[&batch], |_| true);
     let urgent = Busy::start(&place, "urgent", &["--compute", "50%", "--priority", "production"]);
     until("more than its half", &[&urgent, &batch], |got| got[0] > got[1] * 2);
+    let Busy { program, .. } = urgent;
+    program.end();
+    until("it goes on", &[&batch], |_| true);
 }
 
 /// A16: an adaptive slice's neighbours are held tighter while it is at work beside them, and an event says so, once.

@@ -258,7 +258,8 @@ fn time_lines(time: &DeviceTime) -> Vec<(&'static str, String)> {
     }
     if time.throttled_total > 0 {
         let times = grouped(time.throttled_total);
-        lines.push(("waited", format!("{} for turns, {times} times", seconds(time.throttled_ns))));
+        let now = if time.waiting > 0 { format!(", {} now", grouped(time.waiting)) } else { String::new() };
+        lines.push(("waited", format!("{} for turns, {times} times{now}", seconds(time.throttled_ns))));
     }
     lines
 }

@@ -36,7 +36,7 @@ pub const STATUS: &str = r#"{"version":"0.1.0","ledger_abi":ABI,"pid":1,"started
 pub const SLICE: &str = r#"{"id":"SLICE-1","name":"a","owner":{"uid":0,"name":"root"},"created_at":"2026-01-01T00:00:00Z",
     "devices":[{"gpu":0,"gpu_uuid":"GPU-1","limit_bytes":10737418240,"used_bytes":1073741824,"peak_bytes":5368709120,
     "used_for":{"context":536870912,"linear":536870912},"measured_bytes":0,"busy_percent":12,"time":{"device_ns":61234000000,
-    "in_flight_ns":1500000,"throttled_ns":2000000,"throttled_total":41,"share_percent":30.0,
+    "in_flight_ns":1500000,"waiting":3,"throttled_ns":2000000,"throttled_total":41,"share_percent":30.0,
     "last_10ms":{"given_ns":3100000,"owed_ns":3000000},"last_1s":{"given_ns":299500000,"owed_ns":300000000},
     "last_1min":{"given_ns":17970000000,"owed_ns":18000000000}}}],"compute_percent":30.0,
     "mode":"strict","priority":"production","burst_ms":50,"paused":false,

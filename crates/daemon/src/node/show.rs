@@ -285,6 +285,9 @@ fn worked(inner: &Inner, uuid: &str) -> u64 {
     inner.slices.values().fold(gone, |sum, live| sum.saturating_add(on_it(live)))
 }
 
+/// Threads of one process that are believed to wait.
+const THREADS: u64 = 1 << 20;
+
 /// What a slice did with a GPU's time: what was `kept` of ended processes, and each process's work until the time beside it.
 fn show_time(
     shown: &mut DeviceTime,
@@ -297,6 +300,8 @@ fn show_time(
     for (work, until) in works {
         sum = sum.plus(&work, until);
         if until == now {
+            // A process may write whatever it likes.
+            shown.waiting = shown.waiting.saturating_add(work.waiting.min(THREADS));
             shown.in_flight_ns = shown.in_flight_ns.max(work.busy_until.min(now + HORIZON).saturating_sub(now));
         }
     }

@@ -67,6 +67,7 @@ fn who_rings_gets_the_gpu_and_two_take_turns() {
     // Nobody looks before somebody rings.
     a.tell("work 0 0 1");
     assert_eq!((mode(0), mode(1)), (Mode::Closed, Mode::Closed));
+    assert_eq!(daemon.slice("a").devices[0].time.waiting, 1);
     a.tell("ring 0");
     eventually("a has the GPU", || mode(0) == Mode::Lease);
     assert_eq!(mode(1), Mode::Closed);
