@@ -159,7 +159,7 @@ const DEBT: i64 = 2_000_000_000;
 const DRAIN: u64 = 25_000_000;
 /// What a thread waits for is taken to last so much longer than expected, in ns; then it is looked at again.
 const WORKING: u64 = 1_000_000;
-/// What is late by so much in its own turn, or by [`DRAIN`] if nobody knows how long it lasts, may never end, and the GPU's hardware gives it
+/// What is late by so much in its own turn, and by [`DRAIN`] if nobody knows how long it lasts, may never end, and the GPU's hardware gives it
 /// its part beside others': it needs no turn, which would only keep others out. In ns.
 const LATE: u64 = 5_000_000;
 /// Who lets so much of a turn pass at its open gate, and does not ring when that is closed, gets the next one so much later, in ns.
@@ -237,7 +237,7 @@ impl Member {
     fn stalls(&self, seen: &Observation, turn: Option<&Turn>, top: u8, now: u64) -> u64 {
         let still =
             now < self.stalled && seen.last_launch == self.seen.last_launch && seen.waiting == self.seen.waiting;
-        let longest = if seen.open { DRAIN } else { LATE };
+        let longest = if seen.open || seen.op_ns == 0 { DRAIN } else { LATE };
         let late = match turn.filter(|turn| turn.is_of(self)) {
             _ if still && (seen.waiting || seen.due > 0) => return self.stalled,
             // Who lives rings soon, so a short turn is enough to tell.
@@ -246,7 +246,9 @@ impl Member {
                 let longest = longest.min(turn.until.saturating_sub(turn.begins) / 2);
                 now.min(turn.until) >= since.saturating_add(longest)
             }
-            Some(turn) if !seen.waiting && seen.due > 0 => now >= seen.due.max(turn.begins).saturating_add(longest),
+            Some(turn) if !seen.waiting && seen.due > 0 => {
+                now >= seen.due.saturating_add(longest).max(turn.begins.saturating_add(LATE))
+            }
             _ => false,
         };
         match late {

@@ -236,7 +236,7 @@ fn admitted(
             state.track.sent(now, batch, &grant);
         }
         state.look(p, gate, now, &grant, quiet || grant.mode == Mode::Paused);
-        let over = state.publish(p, device, 0, now);
+        let over = state.publish(p, device, None, now);
         // After the look, which may just have learned it.
         let cost = if counted { 0 } else { expected(&Cost::from_word(known.cost.load(Ordering::Relaxed)), &grant) };
         let urgent = if grant.flags & YIELD != 0 { urgent(p, device, turn) } else { 0 };
@@ -300,10 +300,9 @@ fn admitted(
     if varies {
         state.track.doubt();
     }
-    let said = if unknown { 0 } else { cost };
     let begins = if counted { state.track.busy_until() } else { state.track.busy_until().saturating_sub(cost) };
     let timer = if sample && !quiet && context != 0 { state.timer(now, context) } else { None };
-    state.publish(p, device, said, now);
+    state.publish(p, device, Some(if unknown { 0 } else { cost }), now);
     // Before the call, which takes some µs: in that time a lower class could send one more.
     if grant.flags & URGENT != 0 {
         state.claim(p, device, turn, now);
@@ -380,7 +379,7 @@ pub fn waiting(p: &'static Process, device: usize, call: impl Fn() -> CUresult) 
     }
     activity.syncing.fetch_add(1, Ordering::Relaxed);
     let began = system::nanoseconds();
-    state.publish(p, device, 0, began);
+    state.publish(p, device, None, began);
     drop(state);
     let status = call();
     let now = system::nanoseconds();
@@ -396,7 +395,7 @@ pub fn waiting(p: &'static Process, device: usize, call: impl Fn() -> CUresult) 
     if urgent {
         state.claim(p, device, turn, now);
     }
-    let over = state.publish(p, device, 0, now);
+    let over = state.publish(p, device, None, now);
     drop(state);
     // The next turn waits for that.
     if over && admit(now, &grant, 0, 0, 0) == Verdict::WaitForChange {
@@ -412,7 +411,7 @@ pub fn context_gone(p: &Process, context: u64) {
         state.forget(Some(context));
         let now = system::nanoseconds();
         state.look(p, gate, now, &Grant::CLOSED, true);
-        state.publish(p, device, 0, now);
+        state.publish(p, device, None, now);
     }
 }
 
@@ -666,8 +665,9 @@ impl State {
         (timer.begins, timer.own_until) = (begins, grant.own_until(begins));
     }
 
-    /// Tells the daemon, right after a look. Whether work of unknown length was found to be done.
-    fn publish(&self, p: &Process, device: usize, cost: u64, now: u64) -> bool {
+    /// Tells the daemon, right after a look, and what the operation that was `sent` costs (0: not known). Whether work of unknown length was
+    /// found to be done.
+    fn publish(&self, p: &Process, device: usize, sent: Option<u64>, now: u64) -> bool {
         let Some(activity) = p.slot().activity.get(device) else { return false };
         activity.charged.store(self.track.charged(), Ordering::Relaxed);
         activity.busy_until.store(self.track.busy_until(), Ordering::Relaxed);
@@ -678,7 +678,7 @@ impl State {
             late => late,
         };
         activity.overdue.store(overdue, Ordering::Relaxed);
-        if cost > 0 {
+        if let Some(cost) = sent {
             activity.op_ns.store(cost, Ordering::Relaxed);
         }
         let (before, open) = (activity.open.load(Ordering::Relaxed), u64::from(self.track.open()));

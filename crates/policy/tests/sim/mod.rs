@@ -487,9 +487,7 @@ impl Sim {
             Verdict::Go => {
                 process.waiting = false;
                 process.longest_wait = process.longest_wait.max(now - std::mem::take(&mut process.asked));
-                if !process.costs[kind].unknown() {
-                    process.last_op = cost;
-                }
+                process.last_op = if process.costs[kind].unknown() { 0 } else { cost };
                 let pace = PACE.min(u64::from(process.grant.ahead) / 2);
                 let queued = process.track.busy_until() > now + pace;
                 let samples = process.costs[kind].launched() > 0 || queued && now > process.timed + TIMING;
