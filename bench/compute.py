@@ -560,15 +560,11 @@ def control(report):
 
     def restart():
         """The daemon is killed while two slices share a device, and another takes over."""
-        if not report.data_facts["daemon_started"]:
-            raise Skip("the daemon was there before this test, and is not killed")
+        harness.may_kill_daemon(report)
 
         def meanwhile(_slices, _held, began):
             at(began, 1)
-            daemon = daemon_status()["pid"]
-            os.kill(daemon, signal.SIGKILL)
-            if harness._daemon is not None and harness._daemon.pid == daemon:
-                harness._daemon.wait(10)
+            harness.kill_daemon()
             at(began, 2.5)
             start_daemon()
 

@@ -218,6 +218,19 @@ def start_daemon():
     raise Failure(f"cleave daemon did not come up (exit {_daemon.poll()})")
 
 
+def may_kill_daemon(report):
+    """Skips what kills the daemon, unless it was started here or that is allowed."""
+    if not (report.data_facts["daemon_started"] or os.environ.get("CLEAVE_TEST_KILL_DAEMON") == "1"):
+        raise Skip("the daemon was there before this test; CLEAVE_TEST_KILL_DAEMON=1 allows to kill it")
+
+
+def kill_daemon():
+    pid = daemon_status()["pid"]
+    os.kill(pid, signal.SIGKILL)
+    if _daemon is not None and _daemon.pid == pid:
+        _daemon.wait(10)
+
+
 def delete_slices():
     """Deletes the slices that were made here and are still there, as when a time limit came while one was made."""
     for name in sorted(_made):

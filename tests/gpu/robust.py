@@ -97,7 +97,7 @@ if __name__ == "__main__" and sys.argv[1:2] == ["inside-kill"]:
     raise SystemExit
 
 from harness import (  # noqa: E402
-    MIB, Failure, Held, Report, Skip, Slice, Watcher, build, cleave, cleave_json, daemon_status, expect, mib,
+    MIB, Failure, Held, Report, Slice, Watcher, build, cleave, cleave_json, expect, mib,
     nvml, run_program, start_daemon, wait_until,
 )
 import harness  # noqa: E402
@@ -247,15 +247,11 @@ def resize(report):
 
 def daemon(report):
     """The daemon is killed under a running slice, and another takes over."""
-    if not (report.data_facts["daemon_started"] or os.environ.get("CLEAVE_TEST_KILL_DAEMON") == "1"):
-        raise Skip("the daemon was there before this test; CLEAVE_TEST_KILL_DAEMON=1 allows to kill it")
+    harness.may_kill_daemon(report)
     program = build(HERE / "churn.c")
     with Slice(f"{scaled(8192)}MiB") as s, Steady(s.command(program, "steady", scaled(2048))) as steady:
         pid = steady.last()["pid"]
-        before = daemon_status()
-        os.kill(before["pid"], signal.SIGKILL)
-        if harness._daemon is not None and harness._daemon.pid == before["pid"]:
-            harness._daemon.wait(10)
+        harness.kill_daemon()
         first = steady.last()
         time.sleep(2)
         second = steady.last()

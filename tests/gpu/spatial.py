@@ -10,7 +10,7 @@ import sys
 import time
 
 import harness
-from harness import HERE, MIB, Held, Report, Skip, Slice, cleave, cleave_json, daemon_status, expect, mib, nvml, run_program, start_daemon, wait_until
+from harness import HERE, MIB, Held, Report, Skip, Slice, cleave, cleave_json, expect, mib, nvml, run_program, start_daemon, wait_until
 
 CLIENT = [sys.executable, str(HERE / "mps_facts.py"), "client"]
 
@@ -161,16 +161,12 @@ def killed(report):
 
 def daemon(report):
     """A new daemon takes over servers and clients, and mends what breaks then."""
-    if not (report.data_facts["daemon_started"] or os.environ.get("CLEAVE_TEST_KILL_DAEMON") == "1"):
-        raise Skip("the daemon was there before this test; CLEAVE_TEST_KILL_DAEMON=1 allows to kill it")
+    harness.may_kill_daemon(report)
     with spatial() as a, spatial() as b:
         one, two = Program(a), Program(b)
         try:
-            before = daemon_status()
             two.send("loop 2 200")
-            os.kill(before["pid"], signal.SIGKILL)
-            if harness._daemon is not None and harness._daemon.pid == before["pid"]:
-                harness._daemon.wait(10)
+            harness.kill_daemon()
             start_daemon()
             answer = two.line(20)
             report.row("daemon", "its clients go on", answer["code"] == 0, f"{answer['count']} launches, longest gap {answer['gap_ms']:.0f} ms")

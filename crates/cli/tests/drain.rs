@@ -51,8 +51,7 @@ fn slices_leave_a_drained_gpu_and_come_back() {
     assert_ne!(gpu(&place, "new"), 0);
     // A second time is nothing new, and a new daemon knows of it.
     assert_eq!(moves(&place.json(&["drain", "0"])), [("busy".to_owned(), 2, false)]);
-    let daemon = number(&place.json(&["status"])["pid"]).to_string();
-    assert!(std::process::Command::new("kill").args(["-9", &daemon]).status().unwrap().success());
+    place::kill(place.daemon());
     within(PATIENCE, "a new daemon", || place.cleave(&["gpus", "-o", "json"]).output().unwrap().status.success());
     assert_eq!(place.json(&["gpus"])["items"][0]["draining"], true);
 

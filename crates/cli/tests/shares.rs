@@ -4,7 +4,7 @@
 mod place;
 mod support;
 
-use place::{Held, PATIENCE, Place, number, within};
+use place::{Held, PATIENCE, Place, kill, number, within};
 
 /// Keeps the device busy until its input ends: kernels of 1 ms, four at a time.
 const BUSY: &str = r#"
@@ -98,12 +98,6 @@ fn shares_are_kept_and_what_ends_leaves_its_share_to_others() {
     });
 }
 
-/// Kills the daemon. As long as no command is given, there is none.
-fn kill_daemon(place: &Place) {
-    let pid = rustix::process::Pid::from_raw(number(&place.json(&["status"])["pid"]) as i32).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-}
-
 fn serves(place: &Place) -> bool {
     std::os::unix::net::UnixStream::connect(place.run_dir().join("api.sock")).is_ok()
 }
@@ -117,7 +111,7 @@ fn shares_and_classes_are_kept_without_a_daemon() {
     until("they take turns", &both, |got| got[0] > got[1] * 2);
     let urgent = Busy::start(&place, "urgent", &["--compute", "20%", "--priority", "production"]);
     until("it goes first", &[&urgent, &large, &small], |got| got[0] > (got[1] + got[2]) * 2);
-    kill_daemon(&place);
+    kill(place.daemon());
     for _ in 0..2 {
         until("it goes first", &[&urgent, &large, &small], |got| got[0] > (got[1] + got[2]) * 2);
     }
@@ -134,7 +128,7 @@ fn a_strict_slice_has_no_more_than_its_share_without_a_daemon() {
     let place = Place::new("1xH100@real");
     let strict = Busy::start(&place, "strict", &["--compute", "25%", "--mode", "strict"]);
     until("it works", &[&strict], |_| true);
-    kill_daemon(&place);
+    kill(place.daemon());
     let (before, began) = (strict.got(), std::time::Instant::now());
     until("it goes on", &[&strict], |_| true);
     let (got, passed) = (strict.got() - before, began.elapsed().as_nanos() as u64);

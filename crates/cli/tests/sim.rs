@@ -356,9 +356,7 @@ fn nobody_waits_for_a_daemon_that_is_gone() {
         assert!(started.elapsed() < Duration::from_secs(60), "no launches");
         std::thread::sleep(Duration::from_millis(10));
     }
-    let pid = place.json(&["status"])["pid"].as_i64().unwrap();
-    let pid = rustix::process::Pid::from_raw(pid as i32).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    place::kill(place.daemon());
     for child in children {
         let output = child.wait_with_output().unwrap();
         assert!(output.status.success(), "{}", stderr(&output));

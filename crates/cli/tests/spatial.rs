@@ -3,7 +3,7 @@
 mod place;
 mod support;
 
-use place::{Held, PATIENCE, Place, number, within};
+use place::{Held, PATIENCE, Place, kill, number, within};
 use serde_json::Value;
 use std::path::Path;
 
@@ -89,10 +89,6 @@ fn a_fault_ends_its_trust_domain_only_and_that_serves_again() {
 fn a_killed_server_is_replaced_also_by_a_new_daemon() {
     let place = Place::new("1xH100");
     create(&place, "a", &["--trust-domain", "team"]);
-    let kill = |pid: u64| {
-        let pid = rustix::process::Pid::from_raw(pid as i32).unwrap();
-        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-    };
     // The server, once its log has `client`.
     let server = |client: u64| -> u64 {
         let domain = std::fs::read_dir(place.run_dir().join("mps")).unwrap().next().unwrap().unwrap().path();

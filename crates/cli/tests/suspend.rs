@@ -3,8 +3,8 @@
 mod place;
 mod support;
 
-use place::{MIB, PATIENCE, Place, number, within};
-use std::process::{Command, Stdio};
+use place::{MIB, PATIENCE, Place, kill, number, within};
+use std::process::Stdio;
 use std::time::Duration;
 
 /// A program in slice `a` that keeps `mib`, and its place.
@@ -76,14 +76,11 @@ fn suspended_slices_outlive_the_daemon_and_not_their_processes() {
     let _dies = keeper(&place, "b", 64);
     place.ok(&["suspend", "a"]);
     place.ok(&["suspend", "b"]);
-    let pid = rustix::process::Pid::from_raw(number(&place.json(&["status"])["pid"]) as i32).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    kill(place.daemon());
     within(PATIENCE, "a new daemon", || place.cleave(&["gpus"]).output().unwrap().status.success());
     assert_eq!(place.show("a")["suspended"], true);
     assert_eq!(stays.ask("?")["right"], 1);
-    let victim = number(&place.show("b")["processes"][0]["pid"]) as i32;
-    rustix::process::kill_process(rustix::process::Pid::from_raw(victim).unwrap(), rustix::process::Signal::KILL)
-        .unwrap();
+    kill(number(&place.show("b")["processes"][0]["pid"]));
     within(PATIENCE, "nothing is left", || place.is_empty("b"));
     assert_eq!(place.show("b")["suspended"], false);
     stays.end();
@@ -122,9 +119,9 @@ fn idle_slices_make_room_for_those_at_work() {
     // A daemon's end at any moment of a move loses nothing.
     for delay in [0, 3, 10, 30] {
         let mut moving = place.cleave(&["suspend", "a"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let daemon = number(&place.json(&["status"])["pid"]).to_string();
+        let daemon = place.daemon();
         std::thread::sleep(Duration::from_millis(delay));
-        assert!(Command::new("kill").args(["-9", &daemon]).status().unwrap().success());
+        kill(daemon);
         let _ = moving.wait();
         within(PATIENCE, "a new daemon", || place.cleave(&["gpus", "-o", "json"]).output().unwrap().status.success());
         for program in [&mut second, &mut third, &mut first] {

@@ -146,9 +146,13 @@ impl Party {
         let Some(turn) = self.turn() else { return };
         turn.looked.store(now, Relaxed);
         if turn.write(words, u32::from(self.tenant.class).min(CLASSES as u32 - 1)) {
-            // Not a private futex: it is waited for by other processes. The kernel takes the count as a signed number.
-            let _ = futex::wake(&turn.version, futex::Flags::empty(), i32::MAX as u32);
+            Self::wake(turn);
         }
+    }
+
+    fn wake(turn: &Turn) {
+        // Not a private futex: it is waited for by other processes. The kernel takes the count as a signed number.
+        let _ = futex::wake(&turn.version, futex::Flags::empty(), i32::MAX as u32);
     }
 
     /// Tells them what they have if nobody looks.
@@ -159,10 +163,10 @@ impl Party {
     }
 
     /// Says that nobody looks after the slice's turns.
-    fn open(&self) {
+    fn leave(&self) {
         let Some(turn) = self.turn() else { return };
         turn.looked.store(0, Relaxed);
-        let _ = futex::wake(&turn.version, futex::Flags::empty(), i32::MAX as u32);
+        Self::wake(turn);
     }
 
     fn turn(&self) -> Option<&Turn> {
@@ -204,13 +208,9 @@ impl State {
             }
             stays
         });
-        // Of those that are here.
-        let here = |id: &TenantId| {
-            self.seats
-                .binary_search_by_key(id, |seat| seat.id)
-                .is_ok_and(|at| self.seats.get(at).is_some_and(|seat| seat.left.is_none()))
-        };
-        for (seat, (_, part)) in self.seats.iter().filter(|seat| seat.left.is_none()).zip(self.arbiter.parts(here)) {
+        let here: Vec<&Seat> = self.seats.iter().filter(|seat| seat.left.is_none()).collect();
+        let ids: Vec<TenantId> = here.iter().map(|seat| seat.id).collect();
+        for (seat, part) in here.into_iter().zip(self.arbiter.parts(&ids)) {
             seat.party.provide(part);
         }
     }
@@ -346,7 +346,7 @@ impl Desk {
         let mut state = self.lock();
         state.left = true;
         for seat in state.seats.drain(..) {
-            seat.party.open();
+            seat.party.leave();
         }
         // Its thread ends.
         drop(state);

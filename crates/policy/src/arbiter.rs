@@ -5,7 +5,9 @@
 //! it sleeps: a lone tenant, or none, costs nothing.
 
 use crate::account::{Account, Sum};
-use crate::gate::{CYCLE, FREE, Grant, HOLD, Mode, Part, QUIET, SLICES, URGENT, YIELD};
+use crate::gate::{
+    CYCLE, FREE, Grant, HOLD, LEASE_AHEAD, Mode, Part, QUIET, SLICES, TURN_AHEAD, URGENT, YIELD, YIELD_AHEAD,
+};
 use alloc::vec::Vec;
 
 /// Names a tenant (a slice) of the GPU.
@@ -114,10 +116,10 @@ impl Default for Config {
             switch: 100_000,
             slack: 150_000,
             idle: 300_000,
-            lease_ahead: 4_000_000,
-            turn_ahead: 1_000_000,
+            lease_ahead: LEASE_AHEAD,
+            turn_ahead: TURN_AHEAD,
             adaptive_ahead: 500_000,
-            yield_ahead: 12_000,
+            yield_ahead: YIELD_AHEAD,
             floor: 0,
         }
     }
@@ -441,16 +443,15 @@ impl Arbiter {
         self.members.iter().filter(move |member| member.shares_turn(lead))
     }
 
-    /// What each tenant that is `here` has of the GPU while nobody decides, in the order of their ids; `None`: it is not held back. Those of a class divide a
-    /// cycle by their shares; a strict one has no more than its share, and those that run together have theirs together. Lower classes give
+    /// What each of these tenants has of the GPU while nobody decides and no other is there; `None`: it is not held back. Those of a class divide a cycle by their shares; a strict one has no more than its share, and those that run together have theirs together. Lower classes give
     /// way at their gates, as always.
-    pub fn parts(&self, here: impl Fn(&TenantId) -> bool) -> Vec<(TenantId, Option<Part>)> {
+    pub fn parts(&self, ids: &[TenantId]) -> Vec<Option<Part>> {
         const WHOLE: u64 = CYCLE / 1000;
         let share = |member: &&Member| u64::from(member.tenant.share);
         // Where the next one of each class begins.
         let mut ends = [0; 256];
-        let members: Vec<&Member> = self.members.iter().filter(|member| here(&member.id)).collect();
-        let mut all: Vec<(TenantId, Option<Part>)> = Vec::with_capacity(members.len());
+        let members: Vec<&Member> = ids.iter().filter_map(|id| self.member(*id)).collect();
+        let mut all: Vec<Option<Part>> = Vec::with_capacity(members.len());
         for (at, &member) in members.iter().enumerate() {
             let class = member.tenant.class;
             let shares = |strict: bool| -> u64 {
@@ -461,7 +462,7 @@ impl Arbiter {
             let part = if !member.governed() {
                 None
             } else if let Some(first) = (0..at).find(with) {
-                all[first].1
+                all[first]
             } else {
                 let (strict, others) = (shares(true), shares(false));
                 let total = (strict + others).max(1000);
@@ -477,7 +478,7 @@ impl Arbiter {
                 ends[usize::from(class)] = (from + length).min(WHOLE);
                 Some(Part { from: from as u16, length: length.max(1) as u16, flags: below | above })
             };
-            all.push((member.id, part));
+            all.push(part);
         }
         all
     }

@@ -127,6 +127,13 @@ const LOOK: u64 = 50_000;
 /// scribbled over stops nobody for long.
 pub const CLAIM: u64 = 20_000_000;
 
+/// What may be queued under a lease, in a turn, and below an active higher class (just enough to send an operation before the last one
+/// ends), in ns.
+pub const LEASE_AHEAD: u32 = 4_000_000;
+/// See [`LEASE_AHEAD`].
+pub const TURN_AHEAD: u32 = 1_000_000;
+/// See [`LEASE_AHEAD`].
+pub const YIELD_AHEAD: u32 = 12_000;
 /// How long the cycle is whose parts slices have while no daemon looks, in ns.
 pub const CYCLE: u64 = 24_000_000;
 
@@ -157,16 +164,15 @@ impl Part {
 
     /// What is granted at `now`: the part that is, or the next one.
     pub const fn grant(self, now: u64) -> Grant {
-        // Below a higher class an operation must not wait behind another.
-        let most = if self.flags & YIELD != 0 { 12_000 } else { u32::MAX };
+        let yields = self.flags & YIELD != 0;
         let length = self.length as u64 * 1000;
         if length >= CYCLE {
-            let ahead = if most < 4_000_000 { most } else { 4_000_000 };
+            let ahead = if yields { YIELD_AHEAD } else { LEASE_AHEAD };
             return Grant { mode: Mode::Lease, flags: self.flags, delay: 0, ahead, from: 0, until: 0 };
         }
         let from = (now - now % CYCLE).saturating_add(self.from as u64 * 1000);
         let from = if now < from.saturating_add(length) { from } else { from.saturating_add(CYCLE) };
-        let ahead = if most < 1_000_000 { most } else { 1_000_000 };
+        let ahead = if yields { YIELD_AHEAD } else { TURN_AHEAD };
         let until = from.saturating_add(length);
         Grant { mode: Mode::Window, flags: self.flags, delay: 200, ahead, from, until }
     }

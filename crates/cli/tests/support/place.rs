@@ -2,6 +2,7 @@
 #![allow(dead_code, missing_docs)]
 use crate::support::{self, stderr, stdout};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -72,6 +73,11 @@ impl Place {
         (number(&shown["devices"][0]["used_bytes"]), number(&shown["host_used_bytes"]))
     }
 
+    /// The daemon's process.
+    pub fn daemon(&self) -> u64 {
+        number(&self.json(&["status"])["pid"])
+    }
+
     /// Whether nothing is left of what ran in the slice.
     pub fn is_empty(&self, slice: &str) -> bool {
         let shown = self.show(slice);
@@ -119,6 +125,11 @@ fn compile(source: &Path, program: &Path) -> PathBuf {
 
 pub fn number(value: &Value) -> u64 {
     value.as_u64().unwrap_or_else(|| panic!("{value} is no number"))
+}
+
+/// Kills a process. After the daemon's death there is none until a command is given.
+pub fn kill(pid: u64) {
+    kill_process(Pid::from_raw(pid as i32).unwrap(), Signal::KILL).unwrap();
 }
 
 /// A program that says things in lines of JSON, and goes on until its input ends.

@@ -1,5 +1,5 @@
 //! What NVML and the ledgers say: the cost of a context, a process's memory beyond its account, peaks.
-use super::{Live, Member, Node, Peer};
+use super::{Live, Node, Peer};
 use crate::files::{DeviceFacts, Reading};
 use crate::gpu::GpuInfo;
 use crate::probe;
@@ -64,8 +64,7 @@ impl Node {
             let (files, slots, place, generation) = {
                 let inner = self.lock();
                 let live = inner.slices.get(id).ok_or(wire::status::GONE)?;
-                let mine = |m: &Member| m.pid == peer.pid && m.start_time == peer.stat.start_time && m.dead.is_none();
-                let slots: Vec<usize> = live.processes.iter().filter(|(_, m)| mine(m)).map(|(s, _)| *s).collect();
+                let slots: Vec<usize> = live.processes.iter().filter(|(_, m)| m.is(peer)).map(|(s, _)| *s).collect();
                 let first = slots.first().and_then(|s| live.processes.get(s)).ok_or(wire::status::DENIED)?;
                 let place = live.gpus.get(device).copied().flatten().ok_or(wire::status::UNMEASURED)?;
                 (Arc::clone(&live.files), slots.clone(), place, first.measured)

@@ -50,6 +50,13 @@ pub struct Member {
     pub pidfd: Option<Arc<OwnedFd>>,
 }
 
+impl Member {
+    /// It is the peer, and lives.
+    pub(super) fn is(&self, peer: &Peer) -> bool {
+        self.pid == peer.pid && self.start_time == peer.stat.start_time && self.dead.is_none()
+    }
+}
+
 /// The other end of a slice's socket.
 #[derive(Clone, Debug)]
 pub struct Peer {
@@ -183,20 +190,22 @@ impl Node {
         }
         inner.event("process-started", Some(&record), &message);
         self.arrange(&inner, &gpus);
-        let live = inner.slices.get(id);
-        let desks = gpus.iter().map(|place| self.desk(live?, *place)).collect();
+        let desks = inner.slices.get(id).map(|live| self.own_desks(live)).unwrap_or_default();
         drop(inner);
         self.watch(id, slot, peer.pid, peer.stat.start_time, &peer.pidfd);
         self.wake.notify_one();
         Ok(Registered { slot: slot as u32, descriptors, desks })
     }
 
+    fn own_desks(&self, live: &Live) -> Vec<Option<Arc<Desk>>> {
+        live.gpus.iter().map(|place| self.desk(live, *place)).collect()
+    }
+
     /// The desks of its slice's GPUs, if the peer is registered there.
     pub fn desks_of(&self, id: &str, peer: &Peer) -> Option<Vec<Option<Arc<Desk>>>> {
         let inner = self.lock();
         let live = inner.slices.get(id)?;
-        let mine = |m: &Member| m.pid == peer.pid && m.start_time == peer.stat.start_time && m.dead.is_none();
-        live.processes.values().any(mine).then(|| live.gpus.iter().map(|place| self.desk(live, *place)).collect())
+        live.processes.values().any(|member| member.is(peer)).then(|| self.own_desks(live))
     }
 
     /// Takes a slot back whose descriptors never reached the process.

@@ -327,13 +327,16 @@ impl Link {
     }
 
     fn say(&self, op: u32, device: u32, argument: u64) {
-        self.send(&wire::Request { magic: MAGIC, abi: ABI, op, device, reserved: 0, argument }.to_bytes());
+        self.send(&Self::request(op, device, argument));
+    }
+
+    fn request(op: u32, device: u32, argument: u64) -> [u8; wire::MESSAGE] {
+        wire::Request { magic: MAGIC, abi: ABI, op, device, reserved: 0, argument }.to_bytes()
     }
 
     /// A daemon that is gone hears nothing.
     fn ring(&self) {
-        let ring = wire::Request { magic: MAGIC, abi: ABI, op: wire::op::RING, device: 0, reserved: 0, argument: 0 };
-        let _ = send(&self.0, &ring.to_bytes(), SendFlags::NOSIGNAL);
+        let _ = send(&self.0, &Self::request(wire::op::RING, 0, 0), SendFlags::NOSIGNAL);
     }
 
     fn reply(&self) -> (wire::Reply, Vec<OwnedFd>) {
