@@ -44,6 +44,7 @@ VICTIM = {STRICT: 1.05, ADAPTIVE: 1.10}  # A14
 SHORT = 40  # A23: percent
 
 MIXED = (50, 200, 2000, 10000)
+ON_ITS_SMS, BY_ITSELF = "each on its SMs", "chosen by itself"
 
 # The table: parts of the rows in its order, and what they are about.
 TABLE = {
@@ -240,11 +241,13 @@ def served(report):
     return report.data["served"]
 
 
-def serve_and_burn(engine, length, policy=None, burn_policy=None, priority=(PRODUCTION, EXPERIMENT), shape="full"):
-    """`shape`: kernels that fill each multiprocessor, or `light` ones, beside which others have room."""
+def serve_and_burn(engine, length, policy=None, burn_policy=None, priority=(PRODUCTION, EXPERIMENT), shape="full", learn=None):
+    """`shape`: kernels that fill each multiprocessor, or `light` ones, beside which others have room. `learn`: burn has run before; if
+    not said, where its kernels are short and the engine makes something of it."""
+    learn = engine == SPATIAL and length < 1000 if learn is None else learn
     return [Tenant("serve", share=50, priority=priority[0], policy=policy, engine=engine, shape=shape),
             Tenant(lengths=(length,), share=50, priority=priority[1], policy=burn_policy or policy, engine=engine, shape=shape,
-                   learn=engine == SPATIAL and length < 1000)]
+                   learn=learn)]
 
 
 def beside(report, length):
@@ -265,23 +268,34 @@ def tails(report, engine):
     p50, p99 = (Figure(run.results[0][key] for run in runs) for key in ("p50_ms", "p99_ms"))
     report.row(part, "serve alone", None, f"p50 {p50:.2f} p99 {p99:.3f} ms", p99_ms=p99.values)
 
-    def one(length, kept_free, shape="full"):
-        # With SMs kept free for serve, each has those of its share, which is what strict means there.
-        tenants = serve_and_burn(engine, length, STRICT if kept_free else None, shape=shape)
-        name = f"{length / 1000:g} ms{' light' if shape == 'light' else ''} kernels" + (", each on its SMs" if kept_free else "")
+    def burn_alone(length, shape):
+        """What burn gets alone of the multiprocessors of its share, which strict holds it to."""
+        known = report.data.setdefault("burn alone", {})
+        key = f"{length} {shape}"
+        if key not in known:
+            run = together(report, f"{engine}, burn alone, {key}", serve_and_burn(engine, length, STRICT, shape=shape)[1:], sliced, min(1.5, seconds))
+            known[key] = run.got(0)
+        return known[key]
+
+    def one(length, sms=None, shape="full"):
+        # With SMs kept free for serve, each has those of its share, which is what strict means there. By itself the daemon keeps them free
+        # when it knows from an earlier run that burn's kernels are long.
+        by_itself = sms == BY_ITSELF
+        tenants = serve_and_burn(engine, length, STRICT if sms == ON_ITS_SMS else None, shape=shape, learn=by_itself or None)
+        name = f"{length / 1000:g} ms{' light' if shape == 'light' else ''} kernels" + (f", {sms}" if sms else "")
         plain = beside(report, length)
-        runs = repeat(report, f"{engine}, {name}", tenants, sliced, seconds)
+        runs = repeat(report, f"{engine}, {name}", tenants, sliced, report.options.seconds if by_itself else seconds)
         p50, p95, p99 = (Figure(run.results[0][key] for run in runs) for key in ("p50_ms", "p95_ms", "p99_ms"))
         ratio = Figure(value / alone for value in p99.values)
         left = Figure(100 * run.device(1) / (1 - run.device(0)) for run in runs)
         text = f"p50 {p50.median:.2f} p95 {p95.median:.2f} p99 {p99.median:.2f} ms = {ratio:.2f} × alone"
         values = {"p50_ms": p50.values, "p95_ms": p95.values, "p99_ms": p99.values, "ratio": ratio.values, "left_percent": left.values, "native": plain}
         most = TAIL[engine].get(length)
-        if kept_free:
-            by_itself = Figure(run.got(0) for run in repeat(report, f"{engine}, {name}, burn alone", tenants[1:], sliced, min(1.5, seconds)))
-            own = Figure(100 * run.got(1) / by_itself.median for run in runs)
+        if sms:
+            own, had = Figure(100 * run.got(1) / burn_alone(length, shape) for run in runs), Figure(100 * run.parts[1] for run in runs)
             ok, target = ratio.median <= most and own.median >= 100 * OWN, f"p99 ≤ {most:.2f} ×, burn ≥ {100 * OWN:g} % of its SMs"
-            text += f", burn {own:.1f} % of what it gets alone on {100 * runs[0].parts[1]:.0f} % of the SMs"
+            text += f", burn {own:.1f} % of what it gets alone on {had:.0f} % of the SMs"
+            values |= {"own_percent": own.values, "sms_percent": had.values}
         elif most and length < 1000:
             ok, target = ratio.median <= most and left.median >= 100 * LEFT, f"p99 ≤ {most:.2f} ×, burn ≥ {100 * LEFT:g} % of what is left"
             text += f", burn {left:.1f} % of what is left"
@@ -290,41 +304,50 @@ def tails(report, engine):
             text += f", burn {left:.1f} % of what is left"
         report.row(part, name, ok, f"{text} (native {plain['p99_ms'] / alone:.2f} ×, {plain['left']:.1f} %)", target=target, **values)
 
-    for length in (50, 200, 1000, 5000):
-        report.attempt(part, f"{length / 1000:g} ms kernels", one, length, engine == SPATIAL and length >= 1000)
-        if engine == SPATIAL and length >= 1000:
-            report.attempt(part, f"{length / 1000:g} ms light kernels", one, length, True, "light")
-    if engine == SPATIAL and report.options.runs > 1:
-        report.attempt(part, "5 ms kernels", one, 5000, False)  # does it find out by itself?
+    cases = [(length, ON_ITS_SMS if engine == SPATIAL and length >= 1000 else None) for length in (50, 200, 1000, 5000)]
+    if engine == SPATIAL:
+        cases.append((5000, ON_ITS_SMS, "light"))
+        if report.options.runs > 1:
+            cases += [(length, BY_ITSELF, shape) for length in (1000, 5000) for shape in ("full", "light")]
+    for case in cases:
+        report.attempt(part, " ".join(map(str, filter(None, case))), one, *case)
 
 
 def halves(report):
-    """Serve and burn on half of the SMs each; and A14: neighbours of the same class, strict and adaptive."""
+    """Serve and burn on half of the SMs each; and A14: neighbours of the same class, strict and adaptive, and strict in turns."""
     needs(SHARE, MODE)
     spatial = has_flag("slice create", "--" + ENGINE) and has_flag("slice create", "--" + DOMAIN)
-    engine = SPATIAL if spatial else TEMPORAL
+    known = {}
 
-    def one(policy, length, shape="full"):
+    def alone(engine, policy, shape):
+        """serve in its slice without a neighbour: measured once, whatever the neighbour's kernels are."""
+        if (engine, policy, shape) not in known:
+            tenants = serve_and_burn(engine, 200, policy, priority=(None, None), shape=shape)[:1]
+            lines = [run.results[0] for run in repeat(report, f"halves alone, {engine}, {policy}, {shape}", tenants)]
+            known[engine, policy, shape] = {key: statistics.median(line[key] for line in lines) for key in ("p95_ms", "p99_ms")}
+        return known[engine, policy, shape]
+
+    def one(engine, policy, length, shape="full"):
         tenants = serve_and_burn(engine, length, policy, priority=(None, None), shape=shape)
         light = " light" if shape == "light" else ""
-        name = f"{policy}, {length / 1000:g} ms{light} kernels"
-        quiet = [run.results[0] for run in repeat(report, f"halves alone, {name}", tenants[:1])]
-        base = {key: statistics.median(line[key] for line in quiet) for key in ("p95_ms", "p99_ms")}
-        lines = [run.results[0] for run in repeat(report, f"halves, {name}", tenants)]
+        base = alone(engine, policy, shape)
+        lines = [run.results[0] for run in repeat(report, f"halves, {engine}, {policy}, {length / 1000:g} ms{light} kernels", tenants)]
         p95, p99 = (Figure(line[key] / base[key] for line in lines) for key in ("p95_ms", "p99_ms"))
         text = f"p95 {p95:.3f} × alone, p99 {p99:.3f} × alone (alone {base['p95_ms']:.3f} and {base['p99_ms']:.3f} ms)"
-        if policy == STRICT and spatial:
+        if policy == STRICT and engine == SPATIAL:
             report.row("halves", f"{length / 1000:g} ms{light} kernels", p99.median <= HALVES, text, target=f"p99 ≤ {HALVES} × alone in the same slice", p95=p95.values, p99=p99.values)
         if length == 200:
             report.row("A14", f"victim, {policy}, {engine}{light}", p95.median <= VICTIM[policy], text, target=f"p95 ≤ {VICTIM[policy]:.2f} ×", p95=p95.values)
 
-    for policy, length in ((STRICT, 200), (STRICT, 5000), (ADAPTIVE, 200)):
-        if length == 200 or (spatial and report.options.runs > 1):
-            report.attempt("halves", f"{policy}, {length} us", one, policy, length)
-            if spatial:
-                report.attempt("halves", f"{policy}, {length} us, light", one, policy, length, "light")
-    if not spatial:
+    cases = [(TEMPORAL, STRICT, 200)]
+    if spatial:
+        cases += [(SPATIAL, policy, length, shape) for policy, length in ((STRICT, 200), (STRICT, 5000), (ADAPTIVE, 200)) for shape in ("full", "light")
+                  if length == 200 or report.options.runs > 1]
+    else:
+        cases.append((TEMPORAL, ADAPTIVE, 200))
         report.skip("halves", "serve and burn", "slice create has no --" + ENGINE)
+    for case in cases:
+        report.attempt("halves", ", ".join(map(str, case)), one, *case)
 
 
 # ---------------------------------------------------------------- PyTorch
