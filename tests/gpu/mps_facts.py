@@ -67,6 +67,19 @@ class Client:
             self.pointers.append(pointer)
         return {"code": code}
 
+    def exhaust(self, seconds, mib=256):
+        """Allocates until refused, asks once more and frees it all, again and again; how often, and the refusals."""
+        end, rounds, codes = time.monotonic() + float(seconds), 0, set()
+        while time.monotonic() < end:
+            while not self.alloc(mib)["code"]:
+                pass
+            codes.add(self.alloc(mib)["code"])
+            for pointer in self.pointers:
+                self.must("cuMemFree_v2", pointer)
+            self.pointers.clear()
+            rounds += 1
+        return {"rounds": rounds, "codes": sorted(codes)}
+
     def fill(self, value):
         for pointer in self.pointers:
             self.must("cuMemsetD8_v2", pointer, c.c_ubyte(int(value)), c.c_size_t(4096))

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""The spatial engine: slices of one trust domain on one MPS server. Parts of the card, walls, faults, a dead server, a new daemon.
+"""The spatial engine: slices of one trust domain on one MPS server. Parts of the card, walls, faults, a dead
+server, programs that are killed, hang or take all memory, a new daemon.
 
 The programs are those of mps_facts.py, started in slices. About a minute.
 """
@@ -10,7 +11,7 @@ import sys
 import time
 
 import harness
-from harness import HERE, MIB, Held, Report, Skip, Slice, cleave, cleave_json, expect, mib, nvml, run_program, start_daemon, wait_until
+from harness import HERE, MIB, Failure, Held, Report, Skip, Slice, cleave, cleave_json, expect, mib, nvml, run_program, start_daemon, wait_until
 
 CLIENT = [sys.executable, str(HERE / "mps_facts.py"), "client"]
 
@@ -159,6 +160,69 @@ def killed(report):
     recovery(report, "killed", strike, lambda culprit, victim: (culprit.pid, victim.pid, "has ended"))
 
 
+def culprits(report):
+    """A15: a program that is killed, hangs and is then killed, or takes memory without end ends none in another trust domain. In its own only
+    one that hangs may, and then an event names who fell; a new program works there within a second."""
+    def end(culprit):
+        began = time.monotonic()
+        os.kill(culprit.pid, signal.SIGKILL)
+        return began, "was killed"
+
+    def kill(culprit):
+        culprit.send("loop 10 200")
+        time.sleep(0.3)
+        return end(culprit)
+
+    def hang(culprit):
+        culprit.send("one 1e12")
+        time.sleep(1)
+        return end(culprit)
+
+    def exhaust(culprit):
+        answer = culprit.ask("exhaust", 1)
+        expect(answer["codes"] == [2] and answer["rounds"] > 1, f"it was not refused: {answer}")
+        culprit.close()
+        return time.monotonic(), f"ended, {2 * answer['rounds']} times refused"
+
+    def answer(program):
+        """What its loop came to, or how it ended."""
+        try:
+            return program.line(20)
+        except Failure as problem:
+            return {"code": str(problem), "count": 0, "gap_ms": 0}
+
+    def one(name, strike, kind):
+        with spatial() as a, spatial() as b, spatial(trust_domain="other") as c:
+            programs = culprit, victim, far = [Program(s) for s in (a, b, c)]
+            try:
+                for program in (victim, far):
+                    program.send("loop 4 200")
+                time.sleep(0.5)
+                since = last_event()
+                began, what = strike(culprit)
+
+                def again():
+                    programs.append(Program(a))
+                    works, seconds = programs[-1].ask("one", 1000)["codes"] == [0, 0], time.monotonic() - began
+                    report.row("culprits", f"{name}: a new program works", works and seconds < 1, f"{seconds:.2f} s after it {what}", seconds=seconds)
+
+                report.attempt("culprits", f"{name}: a new program works", again)
+                near, other = answer(victim), answer(far)
+                fell = [event["message"] for event in events(since, "fault") if event["slice"] == b.name and f"(pid {victim.pid})" in event["message"]]
+                goes_on = near["code"] == 0 and victim.process.poll() is None
+                text = f"{near['count']} launches, longest gap {near['gap_ms']:.0f} ms" if goes_on else f"ended with {near['code']}; {(fell or ['no event names it'])[0]}"
+                report.row("culprits", f"{name}: its neighbour", goes_on or strike is hang and bool(fell), text, gap_ms=near["gap_ms"])
+                report.row("culprits", f"{name}: another domain", other["code"] == 0, f"code {other['code']}, {other['count']} launches, longest gap {other['gap_ms']:.0f} ms", gap_ms=other["gap_ms"])
+                told = wait_until(lambda: [event for event in events(since, kind) if event["slice"] == a.name and str(culprit.pid) in event["message"]], 3)
+                report.row("culprits", f"{name}: an event names it", bool(told), f"{told[0]['kind']}: {told[0]['message']}" if told else f"no {kind} for slice {a.name}")
+            finally:
+                for program in programs:
+                    program.close(5)
+
+    for name, strike, kind in (("kill -9", kill, "process-ended"), ("infinite kernel", hang, "process-ended"), ("OOM loop", exhaust, "denied")):
+        report.attempt("culprits", name, one, name, strike, kind)
+
+
 def daemon(report):
     """A new daemon takes over servers and clients, and mends what breaks then."""
     harness.may_kill_daemon(report)
@@ -181,5 +245,5 @@ def daemon(report):
 
 
 if __name__ == "__main__":
-    everything = {"modes": modes, "parts": parts, "walls": walls, "stray": stray, "torch": torch, "fault": fault, "killed": killed, "daemon": daemon}
+    everything = {"modes": modes, "parts": parts, "walls": walls, "stray": stray, "torch": torch, "fault": fault, "killed": killed, "culprits": culprits, "daemon": daemon}
     raise SystemExit(Report("spatial", everything, {name: 60 for name in everything}).main())
