@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Benchmark of NCCL between two GPUs: all-reduces of two ranks natively, in one slice with both GPUs, and in two slices with a GPU each, in
-turns in one run; then with a tenant that saturates one of the GPUs.
+"""Benchmark of NCCL between two GPUs: all-reduces of two ranks natively, in one slice with both GPUs, in two slices with a GPU each, and in
+two strict ones, in turns in one run; then with a tenant that saturates one of the GPUs.
 """
 
 import ctypes
@@ -13,7 +13,7 @@ import time
 from contextlib import ExitStack
 
 from common import HERE, named
-from tenants import SHARE, Figure, Tenant, calibrate, needs, stop_calibrator
+from tenants import MODE, SHARE, STRICT, Figure, Tenant, calibrate, needs, stop_calibrator
 
 from harness import Failure, Held, Report, Skip, Slice, expect, nvml
 
@@ -24,6 +24,7 @@ CONTENDED = (16, 256)
 RATIO = 0.97
 BOUND_S = 60  # for a line of sizes; a reduction that hangs takes longer
 MEMORY = "8GiB"
+LENT, HALF = 15, 50  # percent of a GPU: of each slice but the strict ones, and the burn's, and of a strict one; all are there at once
 RANKS = HERE / "torch_allreduce.py"
 
 
@@ -44,17 +45,22 @@ def natively(stack):
 
 
 def one_slice(stack):
-    own = stack.enter_context(Slice(MEMORY, gpu="0,1", **{SHARE: "30%"}))
+    own = stack.enter_context(Slice(MEMORY, gpu="0,1", **{SHARE: f"{LENT}%"}))
     return [stack.enter_context(Held(own.command(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", free_port(), RANKS)))]
 
 
-def two_slices(stack):
+def two_slices(stack, **flags):
     """Each rank sees one GPU, its first."""
-    port, slices = free_port(), [stack.enter_context(Slice(MEMORY, gpu=number, **{SHARE: "30%"})) for number in (0, 1)]
+    port, slices = free_port(), [stack.enter_context(Slice(MEMORY, gpu=number, **{SHARE: f"{LENT}%", **flags})) for number in (0, 1)]
     return [stack.enter_context(rank(number, 0, port, lambda command, own=own: own.command(*command))) for number, own in enumerate(slices)]
 
 
-SIDES = {"native": natively, "one slice": one_slice, "two slices": two_slices}
+def two_strict(stack):
+    """Collectives are never held back, by a strict slice neither."""
+    return two_slices(stack, **{SHARE: f"{HALF}%", MODE: STRICT})
+
+
+SIDES = {"native": natively, "one slice": one_slice, "two slices": two_slices, "two strict slices": two_strict}
 
 
 def reduce(held, sizes):
@@ -68,7 +74,7 @@ def reduce(held, sizes):
 
 
 def all_reduce(report):
-    needs(SHARE)
+    needs(SHARE, MODE)
     count = ctypes.c_uint()
     nvml()._call("nvmlDeviceGetCount_v2", ctypes.byref(count))
     if count.value < 2:
@@ -115,7 +121,7 @@ def all_reduce(report):
                            f"{Figure(values):.1f} GB/s" + (f", {ratio:.2f} % of native" if judged else ""), gbps=values, **judged)
 
         calibrate()
-        burn = Tenant(lengths=(2000,), share=30)
+        burn = Tenant(lengths=(2000,), share=LENT)
         for where in ("native", "slices"):
             with ExitStack() as beside:
                 wrap = beside.enter_context(burn.slice()).command if where == "slices" else lambda *command: command
