@@ -1,12 +1,13 @@
 //! The virtual clock of one device: pure arithmetic over a plain struct that lives in shared memory.
 //!
 //! A device executes work first come, first served, whichever process it comes from, and one piece at a time; those of
-//! clients of one MPS server run side by side as far as their parts of the device fit in the whole. Work has a time at
-//! which it may start (its stream reached it) and a duration; [`Clock::submit`] gives it its place. Nothing
-//! here reads a real clock: the caller says what time it is. Where time is real, [`crate::slices`] takes the place of
-//! the queue.
+//! clients of one MPS server run side by side as far as their parts of the device fit in the whole and, where it is known
+//! which multiprocessors they are, have none in common. Work has a time at which it may start (its stream reached it) and a
+//! duration; [`Clock::submit`] gives it its place. Nothing here reads a real clock: the caller says what time it is. Where
+//! time is real, [`crate::slices`] takes the place of the queue.
 
 use crate::slices::WHOLE;
+use crate::sms::Sms;
 
 /// Nanoseconds on a device's clock.
 pub type Nanos = u64;
@@ -30,7 +31,8 @@ pub struct Span {
 /// Most pieces of work that are kept apart.
 const PIECES: usize = 32;
 
-/// Work that was placed without a gap: how much of the device it uses from when to when, and the number of its MPS server.
+/// Work that was placed without a gap: how much of the device it uses from when to when, and the number of its MPS server;
+/// which multiprocessors, where that is known.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 struct Piece {
@@ -38,6 +40,7 @@ struct Piece {
     end: Nanos,
     part: u32,
     server: u32,
+    sms: Sms,
 }
 
 /// The clock of one device. All zero is a valid new clock.
@@ -64,34 +67,35 @@ impl Clock {
 
     /// Places work that may start at `ready` and takes `duration`. Without a `server` (0) it comes behind everything
     /// submitted before; with one, where what was submitted before leaves it its `part` of the device (in hundredths of a
-    /// percent) for all of its time and is of the same server.
-    pub fn submit(&mut self, ready: Nanos, duration: Nanos, server: u32, part: u32) -> Span {
+    /// percent) and its `sms` for all of its time and is of the same server.
+    pub fn submit(&mut self, ready: Nanos, duration: Nanos, server: u32, part: u32, sms: Sms) -> Span {
         let all = self.pieces.iter().map(|piece| piece.end).max().unwrap_or(0);
         let mut start = ready.max(self.now);
         if server == 0 {
             start = start.max(all);
         }
-        while let Some(later) = self.taken(start, duration, server, part) {
+        while let Some(later) = self.taken(start, duration, server, part, sms) {
             start = later;
         }
-        let fits = |piece: &Piece| piece.end == start && (piece.server, piece.part) == (server, part);
+        let same = |piece: &Piece| (piece.server, piece.part, piece.sms) == (server, part, sms);
+        let fits = |piece: &Piece| piece.end == start && same(piece);
         let now = self.now;
         if let Some(before) = self.pieces.iter_mut().find(|piece| fits(piece)) {
             before.end = start.saturating_add(duration);
         } else if let Some(free) = self.pieces.iter_mut().find(|piece| piece.end <= now) {
-            *free = Piece { start, end: start.saturating_add(duration), part, server };
+            *free = Piece { start, end: start.saturating_add(duration), part, server, sms };
         } else {
             // More than are kept apart: behind all of them, which count as one.
             start = start.max(all);
             self.pieces = [Piece::default(); PIECES];
-            self.pieces[0] = Piece { start: now, end: start, part: WHOLE, server: 0 };
-            self.pieces[1] = Piece { start, end: start.saturating_add(duration), part, server };
+            self.pieces[0] = Piece { start: now, end: start, part: WHOLE, ..Piece::default() };
+            self.pieces[1] = Piece { start, end: start.saturating_add(duration), part, server, sms };
         }
         Span { start, end: start.saturating_add(duration) }
     }
 
     /// When to try again, where work of this time and part does not fit.
-    fn taken(&self, start: Nanos, duration: Nanos, server: u32, part: u32) -> Option<Nanos> {
+    fn taken(&self, start: Nanos, duration: Nanos, server: u32, part: u32, sms: Sms) -> Option<Nanos> {
         let end = start.saturating_add(duration.max(1));
         let beside = || self.pieces.iter().filter(|piece| piece.start < end && piece.end > start);
         let taken = |at: Nanos| -> u32 {
@@ -99,7 +103,8 @@ impl Clock {
             then.map(|piece| if piece.server == server { piece.part } else { WHOLE }).sum()
         };
         let most = beside().map(|piece| taken(piece.start.max(start))).max()?;
-        (most + part > WHOLE).then(|| beside().map(|piece| piece.end).min()).flatten()
+        let clash = beside().any(|piece| piece.sms.meets(&sms));
+        (clash || most + part > WHOLE).then(|| beside().map(|piece| piece.end).min()).flatten()
     }
 }
 
@@ -229,18 +234,21 @@ mod tests {
 
     use super::*;
 
+    /// It is not known which multiprocessors.
+    const ANY: Sms = Sms::ANY;
+
     #[test]
     fn work_queues_behind_all_earlier_work_of_the_device() {
         let mut clock = Clock::default();
-        assert_eq!(clock.submit(0, 100, 0, WHOLE), Span { start: 0, end: 100 });
-        assert_eq!(clock.submit(0, 50, 0, WHOLE), Span { start: 100, end: 150 });
-        assert_eq!(clock.submit(400, 50, 0, WHOLE), Span { start: 400, end: 450 });
+        assert_eq!(clock.submit(0, 100, 0, WHOLE, ANY), Span { start: 0, end: 100 });
+        assert_eq!(clock.submit(0, 50, 0, WHOLE, ANY), Span { start: 100, end: 150 });
+        assert_eq!(clock.submit(400, 50, 0, WHOLE, ANY), Span { start: 400, end: 450 });
     }
 
     #[test]
     fn clients_of_a_server_run_side_by_side_as_they_fit_and_others_do_not() {
         let mut clock = Clock::default();
-        let mut start = |duration, server, part| clock.submit(0, duration, server, part).start;
+        let mut start = |duration, server, part| clock.submit(0, duration, server, part, ANY).start;
         assert_eq!([start(100, 1, 5_000), start(40, 1, 3_000), start(10, 1, 2_000)], [0, 0, 0]);
         assert_eq!(start(10, 1, 2_500), 40, "as soon as there is room");
         assert_eq!(start(5, 1, 2_000), 10, "it fits before");
@@ -250,34 +258,56 @@ mod tests {
         assert_eq!(start(7, 1, 1_000), 50, "long before them");
         let mut last = 0;
         for round in 0..2 * PIECES as u64 {
-            last = clock.submit(1_000 * round, 10, 3, 1).start;
+            last = clock.submit(1_000 * round, 10, 3, 1, ANY).start;
         }
         assert!(last >= 1_000 * (2 * PIECES as u64 - 1), "more than are kept apart");
     }
 
+    /// `count` multiprocessors of 256 behind the first `skipped`.
+    fn sms(skipped: u32, count: u32) -> Sms {
+        Sms::first(skipped + count).without(&Sms::first(skipped))
+    }
+
+    #[test]
+    fn the_same_multiprocessors_do_one_thing_at_a_time() {
+        let mut clock = Clock::default();
+        let mut start = |duration, server, part, sms| clock.submit(0, duration, server, part, sms).start;
+        assert_eq!(start(100, 1, 2_500, sms(0, 64)), 0);
+        assert_eq!(start(40, 1, 2_500, sms(64, 64)), 0, "others");
+        assert_eq!(start(10, 1, 2_500, sms(32, 64)), 100, "there is room, but not where it has to run");
+        assert_eq!(start(30, 1, 2_500, sms(64, 64)), 40, "it fits before");
+        assert_eq!(start(30, 1, 2_500, ANY), 0, "anywhere, as much as is left");
+        assert_eq!(start(5, 2, 2_500, sms(128, 64)), 110, "another server's");
+    }
+
     proptest! {
-        /// Of every moment: what runs then is of one server and fits in the device; nothing runs before it may.
+        /// Of every moment: what runs then is of one server, fits in the device and has no multiprocessor in common; nothing runs
+        /// before it may.
         #[test]
         fn what_runs_at_once_fits(
-            list in prop::collection::vec((0..50_u64, 1..40_u64, 0..3_u32, 1..=WHOLE), 1..80),
+            list in prop::collection::vec((0..50_u64, 1..40_u64, 0..3_u32, 1..=WHOLE, 0..512_u32), 1..80),
             later in 0..60_u64,
         ) {
             let mut clock = Clock::default();
             let mut placed = Vec::new();
-            for (index, (ready, duration, server, part)) in list.into_iter().enumerate() {
+            for (index, (ready, duration, server, part, at)) in list.into_iter().enumerate() {
                 if index % 7 == 6 {
                     clock.advance(later * index as u64);
                 }
                 let part = if server == 0 { WHOLE } else { part };
+                // Half of them say where.
+                let sms = if server == 0 || at >= 256 { ANY } else { sms(at, (part * 256 / WHOLE).clamp(1, 256 - at)) };
                 let now = clock.now(0);
-                let span = clock.submit(ready, duration, server, part);
+                let span = clock.submit(ready, duration, server, part, sms);
                 prop_assert!(span.start >= ready.max(now) && span.end == span.start + duration);
-                placed.push((span, server, part));
+                placed.push((span, server, part, sms));
             }
-            for (at, server, _) in &placed {
+            for (at, server, ..) in &placed {
                 let then = || placed.iter().filter(|(span, ..)| span.start <= at.start && at.start < span.end);
-                prop_assert!(then().all(|(_, other, _)| other == server));
-                prop_assert!(then().map(|(.., part)| part).sum::<u32>() <= WHOLE);
+                prop_assert!(then().all(|(_, other, ..)| other == server));
+                prop_assert!(then().map(|(_, _, part, _)| part).sum::<u32>() <= WHOLE);
+                let together = then().fold(Sms::default(), |all, (.., sms)| all.with(sms));
+                prop_assert_eq!(then().map(|(.., sms)| sms.count()).sum::<u32>(), together.count());
             }
         }
     }
@@ -289,7 +319,7 @@ mod tests {
         clock.advance(10);
         assert_eq!(clock.now(500), 1000);
         assert_eq!(clock.now(1500), 1500);
-        assert_eq!(clock.submit(0, 1, 0, WHOLE).start, 1500);
+        assert_eq!(clock.submit(0, 1, 0, WHOLE, ANY).start, 1500);
     }
 
     #[test]

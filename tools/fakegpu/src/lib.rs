@@ -13,6 +13,7 @@
 //! | [`clock`] | the virtual clock of a device, as pure arithmetic |
 //! | [`mig`] | the instances of a divided device, as pure arithmetic |
 //! | [`slices`] | how contexts share a device's time, as pure arithmetic |
+//! | [`sms`] | sets of multiprocessors |
 //! | [`mps`] | the MPS control and server, and how a process becomes a client |
 //! | [`shared`] | what the processes share |
 //! | [`driver`] | `cu*` |
@@ -34,6 +35,7 @@ pub mod mps;
 pub mod nvml;
 pub mod shared;
 pub mod slices;
+pub mod sms;
 
 mod map;
 mod place;

@@ -21,6 +21,7 @@ use crate::clock::{Clock, Meter, Nanos, Span, Traffic};
 use crate::mig::{Ids, Mig};
 use crate::model::MAX_DEVICES;
 use crate::slices::Schedule;
+use crate::sms::Sms;
 
 /// Most processes at once.
 const MAX_PROCESSES: usize = 256;
@@ -28,7 +29,7 @@ const MAX_PROCESSES: usize = 256;
 const MEMORY: &str = "memory.";
 /// Where time is real, the work of a process that died goes on for so long at most.
 const COLLECT: Nanos = 5_000_000;
-const MAGIC: u64 = 0x636c_6561_7665_0006;
+const MAGIC: u64 = 0x636c_6561_7665_0007;
 
 /// Size of the state file.
 pub const STATE_BYTES: usize = WORDS_AT + std::mem::size_of::<Words>();
@@ -596,11 +597,19 @@ impl Locked<'_> {
         }
     }
 
-    /// Has a `part` of a device whose time is virtual, in hundredths of a percent, work for the process in `slot`.
-    pub fn submit(&mut self, slot: usize, device: usize, ready: Nanos, duration: Nanos, part: u32) -> Span {
+    /// Has a `part` of a device whose time is virtual, in hundredths of a percent, or certain multiprocessors, work for the
+    /// process in `slot`.
+    pub fn submit(
+        &mut self,
+        slot: usize,
+        device: usize,
+        ready: Nanos,
+        duration: Nanos,
+        (part, sms): (u32, Sms),
+    ) -> Span {
         self.now(device);
         let server = self.layout.processes[slot].of;
-        let span = self.layout.clocks[device].submit(ready, duration, server, part);
+        let span = self.layout.clocks[device].submit(ready, duration, server, part, sms);
         self.layout.processes[slot].devices[device].meter.add(span);
         span
     }

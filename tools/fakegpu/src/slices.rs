@@ -7,12 +7,14 @@
 //! slice and goes on in the next one. A group that holds the only work runs on without a pause.
 //!
 //! Within a group, kernels of different queues run side by side as long as the parts of the device that they may use fit
-//! in the whole; the others wait, first come, first served, and no kernel is cut for them.
+//! in the whole; the others wait, first come, first served, and no kernel is cut for them. A queue may be pinned to certain
+//! multiprocessors: then its kernels wait for those, and what needs none of them passes by.
 //!
 //! Nothing runs by itself: whoever submits or asks says what time it is, and the schedule is evaluated up to then. It
 //! depends on the submissions alone, not on how often somebody asks.
 
 use crate::clock::{Nanos, Span};
+use crate::sms::Sms;
 
 /// How long one context runs while others wait.
 pub const SLICE: Nanos = 2_500_000;
@@ -70,6 +72,8 @@ struct Queue {
     group: u64,
     /// The part of the device that its kernels use where they run beside others; 0 where its group is its own.
     width: u32,
+    /// Its multiprocessors, where it has certain ones.
+    sms: Sms,
     /// Work that came in, since the queue was opened.
     submitted: Nanos,
     /// Kernels so far, where they are kept apart, and the marks at which the last of them end.
@@ -121,14 +125,27 @@ fn next(queues: &[Queue], lanes: &Lanes, current: u64) -> (Option<u64>, bool) {
 /// Lets what fits of a group's kernels begin, in the order in which they could.
 fn admit(queues: &[Queue], lanes: &mut Lanes, group: u64) {
     let of_group = |index: &usize| queues[*index].group == group;
-    let running = (0..MAX_QUEUES).filter(of_group).filter(|index| lanes[*index].running);
-    let mut taken: u32 = running.map(|index| queues[index].width).sum();
-    loop {
-        let waits = |index: &usize| !lanes[*index].running && queues[*index].left(&lanes[*index]) > 0;
-        let first = (0..MAX_QUEUES).filter(of_group).filter(waits).min_by_key(|index| lanes[*index].ready);
-        let Some(first) = first.filter(|index| taken + queues[*index].width <= WHOLE) else { return };
-        taken += queues[first].width;
-        lanes[first].running = true;
+    let running = || (0..MAX_QUEUES).filter(of_group);
+    let mut taken: u32 = running().filter(|index| lanes[*index].running).map(|index| queues[index].width).sum();
+    let mut busy =
+        running().filter(|index| lanes[*index].running).fold(Sms::ANY, |busy, index| busy.with(&queues[index].sms));
+    let waits = |index: &usize| !lanes[*index].running && queues[*index].left(&lanes[*index]) > 0;
+    let mut waiting: Vec<usize> = running().filter(waits).collect();
+    waiting.sort_by_key(|index| lanes[*index].ready);
+    let mut passed = false;
+    for index in waiting {
+        let Queue { width, sms, .. } = queues[index];
+        let fits = taken + width <= WHOLE && !busy.meets(&sms);
+        if sms.is_empty() && (passed || !fits) {
+            return;
+        }
+        if fits {
+            taken += width;
+            lanes[index].running = true;
+        }
+        // Also of one that waits: nobody takes its place.
+        busy = busy.with(&sms);
+        passed |= !fits;
     }
 }
 
@@ -211,7 +228,7 @@ impl Schedule {
         let index = self.queues.iter().position(|queue| queue.owner == 0)?;
         let queue = &mut self.queues[index];
         queue.owner = owner as u64 + 1;
-        (queue.submitted, queue.kernels) = (0, 0);
+        (queue.submitted, queue.kernels, queue.sms) = (0, 0, Sms::ANY);
         (queue.group, queue.width) = match server {
             Some((server, width)) => ((MAX_QUEUES + server) as u64, width.clamp(1, WHOLE)),
             None => (index as u64, 0),
@@ -219,6 +236,11 @@ impl Schedule {
         self.lanes[index] = Lane::default();
         self.logs[index].stretches = 0;
         Some(index)
+    }
+
+    /// Has a new queue's kernels run on these multiprocessors only.
+    pub fn pin(&mut self, queue: usize, sms: Sms) {
+        self.queues[queue].sms = sms;
     }
 
     /// Ends a queue; what it still holds is never done.
@@ -311,7 +333,8 @@ mod tests {
 
     impl Schedule {
         fn new() -> Box<Schedule> {
-            let queue = Queue { owner: 0, group: 0, width: 0, submitted: 0, kernels: 0, ends: [0; KERNELS] };
+            let queue =
+                Queue { owner: 0, group: 0, width: 0, sms: Sms::ANY, submitted: 0, kernels: 0, ends: [0; KERNELS] };
             let logs = [Log { stretches: 0, last: [Stretch::default(); LOG] }; MAX_QUEUES];
             let lanes = [Lane::default(); MAX_QUEUES];
             Box::new(Schedule { turn: Turn::default(), queues: [queue; MAX_QUEUES], lanes, logs })
@@ -509,6 +532,30 @@ mod tests {
         assert_eq!(side_by_side(&[(WHOLE, &[SLICE * 9, 10]), (WHOLE, &[5, 7])]), [SLICE * 9 + 15, SLICE * 9 + 22]);
         // The small one came after the large one, which does not fit: nobody is passed over.
         assert_eq!(side_by_side(&[(6_000, &[100]), (6_000, &[50]), (4_000, &[30])]), [100, 150, 130]);
+    }
+
+    #[test]
+    fn pinned_clients_wait_for_their_multiprocessors_only() {
+        let mut schedule = Schedule::new();
+        let second = Sms::first(16).without(&Sms::first(8));
+        let clients = [
+            (1_000, Sms::first(8), 100),
+            (2_000, Sms::first(16), 50),
+            (1_000, second, 10),
+            (3_000, Sms::first(32).without(&Sms::first(16)), 20),
+            (1_000, Sms::ANY, 7),
+        ];
+        let mut marks = Vec::new();
+        for (owner, (width, sms, duration)) in clients.into_iter().enumerate() {
+            let queue = schedule.open(owner, Some((3, width))).expect("queue");
+            schedule.pin(queue, sms);
+            marks.push((queue, schedule.submit(queue, duration)));
+        }
+        let done = |index: usize| schedule.predict(marks[index].0, marks[index].1, Nanos::MAX);
+        assert_eq!([done(0), done(1)], [100, 150], "it needs the same ones");
+        assert_eq!(done(2), 160, "the one before it waits for them");
+        assert_eq!(done(3), 20, "its own are free");
+        assert_eq!(done(4), 157, "nobody without certain ones passes by");
     }
 
     #[test]

@@ -288,6 +288,56 @@ fn in_virtual_time_clients_overlap_to_the_nanosecond() {
 }
 
 #[test]
+fn in_virtual_time_clients_on_other_multiprocessors_overlap_and_on_the_same_ones_wait() {
+    let installed = Installed::new("H100");
+    let control = Control::start(&installed, "mps");
+    let mut clients: Vec<Program> = (0..3).map(|_| control.started(&installed, &[])).collect();
+    for (client, groups) in clients.iter_mut().zip(["0 1", "1 2", "0 2"]) {
+        assert_eq!(client.ask(&format!("green {groups}")), [0]);
+    }
+    let [one, two, both] = &mut clients[..] else { panic!("three") };
+    assert_eq!(one.ask("launch 1000000"), [0]);
+    assert_eq!(two.ask("timed 500000"), [0, 500_000 * 132 / 16], "beside it, on 16 of 132");
+    assert_eq!(one.ask("query"), [600], "of 16.5 ms 8.25 have passed");
+    assert_eq!(both.ask("launch 1000"), [0]);
+    assert_eq!(both.ask("sync"), [0]);
+    assert_eq!(one.ask("query"), [0], "both's waited for it");
+}
+
+#[test]
+fn clients_on_other_multiprocessors_run_at_once_and_on_the_same_ones_wait() {
+    let installed = Installed::real("H100");
+    let control = Control::start(&installed, "mps");
+    let mut clients: Vec<Program> = (0..3).map(|_| control.started(&installed, &[])).collect();
+    for (client, groups) in clients.iter_mut().zip(["0 1", "0 2", "2 13"]) {
+        assert_eq!(client.ask(&format!("green {groups}")), [0]);
+    }
+    let [one, two, apart] = &mut clients[..] else { panic!("three") };
+    assert_eq!(one.ask(&format!("launch {}", 3_600_000 * MS)), [0]);
+    assert_eq!(two.ask("launch 1000"), [0]);
+    // Of the device's time. A machine that is away at the wrong moment adds to it, but not every time.
+    let alone = 20 * MS * 132 / (8 * 13);
+    let exactly = (0..50).any(|_| {
+        let took = apart.ask(&format!("timed {}", 20 * MS));
+        // Events have their time in milliseconds as a float.
+        assert!(took[0] == 0 && took[1] >= alone - 10, "{took:?}");
+        took[1] <= alone + 10
+    });
+    assert!(exactly, "not in the way of those that wait for others");
+    assert_eq!(two.ask("query"), [600], "it waits for one's, however short it is");
+    one.kill();
+    assert_eq!(two.ask("sync"), [0]);
+}
+
+#[test]
+fn a_client_with_a_percentage_splits_nothing() {
+    let installed = Installed::new("H100");
+    let control = Control::start(&installed, "mps");
+    assert_eq!(control.started(&installed, &[HALF]).ask("green 0 1"), [915]);
+    assert_eq!(control.started(&installed, &[]).ask("green 0 1"), [0]);
+}
+
+#[test]
 fn clients_that_do_not_fit_wait_for_whole_kernels() {
     let installed = Installed::real("H100");
     let control = Control::start(&installed, "mps");

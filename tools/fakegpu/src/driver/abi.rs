@@ -3,6 +3,8 @@
 
 use core::ffi::{c_int, c_uint, c_void};
 
+use crate::sms::Sms;
+
 /// A copy between rectangles.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -130,3 +132,20 @@ pub struct CUDA_GRAPH_INSTANTIATE_PARAMS {
     pub error_node: u64,
     pub result: c_int,
 }
+
+/// A resource of a device: `CUdevResource`. What the header calls internal says which multiprocessors they are.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CUdevResource {
+    pub kind: c_uint,
+    pub device: c_uint,
+    pub sms: Sms,
+    pub split: u64,
+    pub internal: [u64; 6],
+    pub count: c_uint,
+    pub least: c_uint,
+    pub alignment: c_uint,
+    pub rest: [c_uint; 9],
+}
+
+const _: () = assert!(size_of::<CUdevResource>() == 144 && std::mem::offset_of!(CUdevResource, count) == 96);

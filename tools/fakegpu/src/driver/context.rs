@@ -7,12 +7,14 @@ use cleave_cuda::types::{CUresult, error};
 use core::ffi::{c_int, c_uint, c_void};
 
 use super::engine::{Engine, StreamKind};
+use super::green::Green;
 use super::steps::{Queue, When};
 use super::{CURRENT, Driver, Outcome, get, get_many, put, put_optional, with};
 use crate::alloc::Chunks;
 use crate::clock::Nanos;
 use crate::mps::{context_bytes, multiprocessors};
 use crate::slices::WHOLE;
+use crate::sms::Sms;
 
 /// Stack bytes per thread that a context starts with.
 const STACK: usize = 1024;
@@ -43,6 +45,9 @@ pub(crate) struct Context {
     /// The part of the device that its kernels may use, in hundredths of a percent, and what it took to make it.
     pub part: u32,
     bytes: u64,
+    /// Its multiprocessors, where it has certain ones.
+    pub sms: Sms,
+    pub green: Option<Green>,
     /// When its kernels are done, where time is virtual.
     pub busy: Nanos,
     /// Its queue on the device, where time is real.
@@ -64,13 +69,30 @@ impl Driver {
             None => self.part(),
         };
         let bytes = context_bytes(self.model(device).context_bytes, part);
+        let id = self.context_open(device, flags, bytes, (part, Sms::ANY), None)?;
+        self.shared.lock().contexts(self.slot, device, 1);
+        if let Some(context) = self.contexts.get_mut(&id) {
+            context.primary = primary;
+        }
+        Ok(id)
+    }
+
+    /// Makes a context of `bytes` on a part of a device, or on certain multiprocessors.
+    pub(crate) fn context_open(
+        &mut self,
+        device: usize,
+        flags: u32,
+        bytes: u64,
+        (part, sms): (u32, Sms),
+        green: Option<Green>,
+    ) -> Outcome<u64> {
         self.charge(device, bytes, true)?;
         let queue = if self.real() {
-            let index = self
-                .shared
-                .lock()
-                .schedule(device)
-                .open(self.slot, self.client.as_ref().map(|client| (client.server, part)));
+            let server = self.client.as_ref().map(|client| (client.server, part));
+            let mut shared = self.shared.lock();
+            let index = shared.schedule(device).open(self.slot, server);
+            index.inspect(|index| shared.schedule(device).pin(*index, sms));
+            drop(shared);
             if index.is_none() {
                 self.release(device, bytes, true);
                 return Err(error::OUT_OF_MEMORY);
@@ -79,7 +101,6 @@ impl Driver {
         } else {
             None
         };
-        self.shared.lock().contexts(self.slot, device, 1);
         let id = self.handle();
         let mut limits = [0; 16];
         limits[0] = STACK;
@@ -91,7 +112,7 @@ impl Driver {
         self.sequence += 1;
         let context = Context {
             device,
-            primary,
+            primary: false,
             flags,
             id: self.sequence,
             sticky: None,
@@ -106,6 +127,8 @@ impl Driver {
             orphans: When::default(),
             part,
             bytes,
+            sms,
+            green,
             busy: 0,
             queue,
             cache_config: 0,
@@ -125,19 +148,25 @@ impl Driver {
         if !self.contexts.contains_key(&id) {
             return Err(error::INVALID_CONTEXT);
         }
+        // Green contexts end with their primary one.
+        let greens: Vec<u64> =
+            self.contexts.keys().copied().filter(|other| *other != id && self.home(*other) == id).collect();
+        greens.into_iter().try_for_each(|green| self.context_destroy(green))?;
         self.modules_of_context_gone(id);
         self.arrays_of_context_gone(id);
         let Some(context) = self.contexts.remove(&id) else { return Err(error::INVALID_CONTEXT) };
         let device = context.device;
         self.allocations_of_context_gone(id, device, &context.chunks);
-        self.streams.retain(|_, stream| stream.context != id);
+        self.streams_of_context_gone(id);
         self.events.retain(|_, event| event.context != id);
         if let Some(queue) = context.queue {
             self.queue_gone(queue);
         }
         let bytes = context.bytes + context.stack_bytes;
         self.release(device, bytes, true);
-        self.shared.lock().contexts(self.slot, device, -1);
+        if context.green.is_none() {
+            self.shared.lock().contexts(self.slot, device, -1);
+        }
         if self.devices[device].primary == Some(id) {
             self.devices[device].primary = None;
             self.devices[device].primary_references = 0;
@@ -151,6 +180,7 @@ impl Driver {
 
     /// Backs stacks of `bytes` per thread with memory.
     pub(crate) fn stack_grow(&mut self, id: u64, bytes: usize) -> Outcome {
+        let id = self.home(id);
         let Some(context) = self.contexts.get(&id) else { return Err(error::INVALID_CONTEXT) };
         if bytes <= context.stack {
             return Ok(());
@@ -200,6 +230,14 @@ impl Driver {
         Ok(id)
     }
 
+    /// Gives one of its references back.
+    pub(crate) fn primary_release(&mut self, device: usize) -> Outcome {
+        let Some(id) = self.devices[device].primary else { return Err(error::INVALID_CONTEXT) };
+        let references = &mut self.devices[device].primary_references;
+        *references = references.saturating_sub(1);
+        if *references > 0 { Ok(()) } else { self.context_destroy(id) }
+    }
+
     /// A context by handle, null being the current one.
     pub(crate) fn context(&self, handle: *mut c_void) -> Outcome<u64> {
         if handle.is_null() {
@@ -231,7 +269,7 @@ fn destroy(handle: *mut c_void) -> Outcome {
             return Err(error::INVALID_CONTEXT);
         }
         let id = d.context(handle)?;
-        if d.contexts[&id].primary {
+        if d.contexts[&id].primary || d.contexts[&id].green.is_some() {
             return Err(error::INVALID_CONTEXT);
         }
         CURRENT.with_borrow_mut(|stack| {
@@ -259,10 +297,7 @@ free_entry! {
     fn cuDevicePrimaryCtxRelease | cuDevicePrimaryCtxRelease_v2(dev: c_int) {
         with(|d| {
             let device = d.device(dev)?;
-            let Some(id) = d.devices[device].primary else { return Err(error::INVALID_CONTEXT) };
-            let references = &mut d.devices[device].primary_references;
-            *references = references.saturating_sub(1);
-            if *references > 0 { Ok(()) } else { d.context_destroy(id) }
+            d.primary_release(device)
         })
     }
     fn cuDevicePrimaryCtxReset | cuDevicePrimaryCtxReset_v2(dev: c_int) {
@@ -275,7 +310,7 @@ free_entry! {
         })
     }
     fn cuCtxSynchronize() {
-        let id = with(|d| d.usable())?;
+        let id = with(|d| d.here())?;
         Engine::wait_context(id)
     }
     fn cuCtxSynchronize_v2(ctx: *mut c_void) {
@@ -341,11 +376,11 @@ entry! {
         put(device, d.ordinal(d.contexts[&id].device))
     }
     fn cuCtxGetFlags(d, flags: *mut c_uint) {
-        let id = d.current()?;
+        let id = d.home(d.current()?);
         put(flags, d.contexts[&id].flags)
     }
     fn cuCtxSetFlags(d, flags: c_uint) {
-        let id = d.current()?;
+        let id = d.home(d.current()?);
         if let Some(context) = d.contexts.get_mut(&id) {
             context.flags = flags;
         }
@@ -418,7 +453,7 @@ entry! {
     }
     fn cuCtxEnablePeerAccess(d, peer: *mut c_void, flags: c_uint) {
         let id = d.usable()?;
-        let peer = d.context(peer)?;
+        let peer = d.home(d.context(peer)?);
         if flags != 0 {
             return Err(error::INVALID_VALUE);
         }
@@ -435,21 +470,11 @@ entry! {
     }
     fn cuCtxDisablePeerAccess(d, peer: *mut c_void) {
         let id = d.usable()?;
-        let peer = d.context(peer)?;
+        let peer = d.home(d.context(peer)?);
         let Some(context) = d.contexts.get_mut(&id) else { return Err(error::INVALID_CONTEXT) };
         let before = context.peers.len();
         context.peers.retain(|other| *other != peer);
         if context.peers.len() == before { Err(705) } else { Ok(()) }
-    }
-    fn cuCtxRecordEvent(d, ctx: *mut c_void, event: *mut c_void) {
-        let id = d.context(ctx)?;
-        let legacy = d.contexts[&id].legacy;
-        d.event_record(event as u64, legacy, 0)
-    }
-    fn cuCtxWaitEvent(d, ctx: *mut c_void, event: *mut c_void) {
-        let id = d.context(ctx)?;
-        let legacy = d.contexts[&id].legacy;
-        d.event_wait(event as u64, legacy)
     }
     fn cuProfilerStart | cuProfilerStop(d) {
         Ok(())

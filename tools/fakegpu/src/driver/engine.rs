@@ -19,6 +19,7 @@ use super::{Driver, INTERNAL, Outcome, PROGRESS, lock, with};
 use crate::clock::Nanos;
 use crate::shared::monotonic;
 use crate::slices::WHOLE;
+use crate::sms::Sms;
 
 /// What kind of stream a stream is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,7 +82,7 @@ pub(crate) type HostFunction = unsafe extern "C" fn(*mut c_void);
 /// A stream callback: stream, status, pointer.
 pub(crate) type StreamCallback = unsafe extern "C" fn(*mut c_void, i32, *mut c_void);
 
-/// One thing that a stream does.
+/// One thing that a stream does; a record is of its stream or of its `whole` context.
 #[derive(Clone, Debug)]
 pub(crate) enum Operation {
     Kernel { duration: Nanos, fault: Option<Fault> },
@@ -89,7 +90,7 @@ pub(crate) enum Operation {
     Fill(FillPlan),
     Host { function: HostFunction, data: u64 },
     Callback { function: StreamCallback, stream: u64, data: u64 },
-    Record { event: u64, generation: u64 },
+    Record { event: u64, generation: u64, whole: bool },
     Wait { event: u64, generation: u64 },
     WaitValue { address: u64, value: u64, flags: u32, wide: bool },
     WriteValue { address: u64, value: u64, wide: bool },
@@ -158,6 +159,15 @@ pub(crate) fn hand_over(stream: u64, device: usize, ready: When, errand: Errand)
     let _ = sender.send((stream, device, ready, errand));
 }
 
+impl Event {
+    /// Counts a record that is given to a stream; returns its number.
+    pub fn submit(&mut self) -> u64 {
+        self.captured = None;
+        self.submitted += 1;
+        self.submitted
+    }
+}
+
 impl Engine {
     /// Waits until `standing` says that it is done, moving virtual time or sleeping.
     pub fn wait(standing: impl Fn(&mut Driver) -> Outcome<Standing>) -> Outcome {
@@ -199,8 +209,10 @@ impl Engine {
         Engine::wait(|d| {
             let context = d.contexts.get(&id).ok_or(error::INVALID_CONTEXT)?;
             let device = context.device;
-            let mut all = vec![context.orphans.clone()];
-            let streams: Vec<u64> = d.streams.iter().filter(|(_, s)| s.context == id).map(|(id, _)| *id).collect();
+            let covered = d.contexts.iter().filter(|(other, _)| d.covers(id, **other));
+            let mut all: Vec<When> = covered.map(|(_, context)| context.orphans.clone()).collect();
+            let streams: Vec<u64> =
+                d.streams.iter().filter(|(_, s)| d.covers(id, s.context)).map(|(id, _)| *id).collect();
             for stream in streams {
                 if d.streams[&stream].capture.is_some() {
                     return Err(900);
@@ -278,6 +290,21 @@ impl Driver {
         }
     }
 
+    /// Ends a context's streams. Nobody waits for what they had yet to record.
+    pub(crate) fn streams_of_context_gone(&mut self, context: u64) {
+        let Driver { streams, events, .. } = self;
+        streams.retain(|_, stream| {
+            for (_, operation) in stream.queue.iter().filter(|_| stream.context == context) {
+                if let Operation::Record { event, generation, .. } = operation
+                    && let Some(event) = events.get_mut(event)
+                {
+                    event.executed = event.executed.max(*generation);
+                }
+            }
+            stream.context != context
+        });
+    }
+
     /// Makes an event.
     pub(crate) fn event_create(&mut self, context: u64, flags: u32) -> u64 {
         let id = self.handle();
@@ -299,7 +326,7 @@ impl Driver {
             self.fault_of(stream.context)?;
             return Ok(which);
         }
-        let id = self.usable()?;
+        let id = self.here()?;
         if which == 1 {
             return Ok(self.contexts[&id].legacy);
         }
@@ -316,7 +343,7 @@ impl Driver {
 
     /// The fault of a context, as an error.
     pub(crate) fn fault_of(&self, context: u64) -> Outcome {
-        self.contexts.get(&context).and_then(|context| context.sticky).map_or(Ok(()), Err)?;
+        self.contexts.get(&self.home(context)).and_then(|context| context.sticky).map_or(Ok(()), Err)?;
         self.alive()
     }
 
@@ -427,8 +454,9 @@ impl Driver {
         let (device, context, blocking, legacy) =
             (stream.device, stream.context, stream.blocking(), stream.kind == StreamKind::Legacy);
         let mut ready = vec![stream.tail.clone()];
+        let home = self.home(context);
         if let Some(context) = self.contexts.get(&context) {
-            if context.sticky.is_some() {
+            if self.contexts.get(&home).is_some_and(|home| home.sticky.is_some()) {
                 if let Some(stream) = self.streams.get_mut(&id) {
                     stream.queue.clear();
                 }
@@ -442,12 +470,14 @@ impl Driver {
         }
         let real = self.real();
         let mut outside = false;
+        // No stream waits for the others because somebody wants to know when all are done.
+        let marks_only = matches!(operation, Operation::Record { whole: true, .. });
         let end = match operation {
             Operation::Kernel { fault: Some(Fault::Hang), .. } if !real => return false,
             Operation::Kernel { duration, fault } => {
                 let duration = if fault == Some(Fault::Hang) { FOREVER } else { duration };
                 if fault == Some(Fault::IllegalAddress)
-                    && let Some(context) = self.contexts.get_mut(&context)
+                    && let Some(context) = self.contexts.get_mut(&home)
                 {
                     context.sticky = Some(error::ILLEGAL_ADDRESS);
                     if self.client.is_some() {
@@ -455,8 +485,10 @@ impl Driver {
                         return false;
                     }
                 }
-                let part = self.contexts.get(&context).map_or(WHOLE, |context| context.part);
-                let duration = (u128::from(duration) * u128::from(WHOLE) / u128::from(part)) as Nanos;
+                let (part, sms) =
+                    self.contexts.get(&context).map_or((WHOLE, Sms::ANY), |context| (context.part, context.sms));
+                let (all, own) = if sms.is_empty() { (WHOLE, part) } else { (self.model(device).sms, sms.count()) };
+                let duration = (u128::from(duration) * u128::from(all) / u128::from(own)) as Nanos;
                 match self.contexts.get(&context).and_then(|context| context.queue) {
                     Some(queue) => self.later(device, ready, Deed::Kernel { queue, duration }),
                     None => {
@@ -464,7 +496,7 @@ impl Driver {
                         // A context is one queue, also where its part of the device leaves room for others.
                         let Some(context) = self.contexts.get_mut(&context) else { return false };
                         let ready = ready.max(context.busy);
-                        context.busy = self.shared.lock().submit(self.slot, device, ready, duration, part).end;
+                        context.busy = self.shared.lock().submit(self.slot, device, ready, duration, (part, sms)).end;
                         When::At(context.busy)
                     }
                 }
@@ -479,7 +511,18 @@ impl Driver {
                 outside = true;
                 self.call_later(id, device, ready, Errand::Callback(function, stream, data))
             }
-            Operation::Record { event, generation } => {
+            Operation::Record { event, generation, whole } => {
+                if whole {
+                    let held = |s: &Stream| s.outside || s.queue.front().is_some_and(|(first, _)| *first < sequence);
+                    let others =
+                        self.streams.iter().filter(|(other, s)| **other != id && self.covers(context, s.context));
+                    if others.clone().any(|(_, s)| held(s)) {
+                        return false;
+                    }
+                    ready.extend(others.map(|(_, s)| s.tail.clone()));
+                    let contexts = self.contexts.iter().filter(|(other, _)| self.covers(context, **other));
+                    ready.extend(contexts.map(|(_, context)| context.orphans.clone()));
+                }
                 ready.push(When::At(self.now(device)));
                 let end = self.latest(device, ready);
                 if let Some(event) = self.events.get_mut(&event) {
@@ -541,8 +584,13 @@ impl Driver {
         };
         if let Some(stream) = self.streams.get_mut(&id) {
             stream.queue.pop_front();
-            stream.tail = end.clone();
             stream.outside = outside;
+            if !marks_only {
+                stream.tail = end.clone();
+            }
+        }
+        if marks_only {
+            return true;
         }
         if blocking && let Some(found) = self.contexts.get(&context) {
             let all = vec![found.blocking_tail.clone(), end.clone()];
@@ -631,10 +679,8 @@ impl Driver {
             event.captured = Some((capture, dependencies));
             return Ok(());
         }
-        event.captured = None;
-        event.submitted += 1;
-        let generation = event.submitted;
-        self.operate(stream, Operation::Record { event: id, generation })
+        let generation = event.submit();
+        self.operate(stream, Operation::Record { event: id, generation, whole: false })
     }
 
     /// Has a stream wait for an event.
@@ -668,7 +714,7 @@ impl Driver {
         let event = self.events.get_mut(&id)?;
         if record {
             event.submitted += 1;
-            return Some(Operation::Record { event: id, generation: event.submitted });
+            return Some(Operation::Record { event: id, generation: event.submitted, whole: false });
         }
         Some(Operation::Wait { event: id, generation: event.submitted })
     }

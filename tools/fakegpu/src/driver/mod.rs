@@ -95,6 +95,7 @@ mod device;
 mod engine;
 mod export;
 mod graph;
+mod green;
 mod launch;
 mod memory;
 mod module;
@@ -144,6 +145,8 @@ pub(crate) struct Driver {
     /// The MIG device that the one device is, if it is one.
     mig: Option<Ids>,
     contexts: HashMap<u64, context::Context>,
+    /// Of resources for green contexts.
+    descriptions: HashMap<u64, green::Resource>,
     streams: BTreeMap<u64, engine::Stream>,
     events: HashMap<u64, engine::Event>,
     allocations: BTreeMap<u64, memory::Allocation>,
@@ -303,6 +306,7 @@ fn start() -> Outcome {
         visible,
         mig: mig.map(|(_, ids)| ids),
         contexts: HashMap::new(),
+        descriptions: HashMap::new(),
         streams: BTreeMap::new(),
         events: HashMap::new(),
         allocations: BTreeMap::new(),
@@ -406,11 +410,16 @@ impl Driver {
         if self.contexts.contains_key(&id) { Ok(id) } else { Err(error::INVALID_CONTEXT) }
     }
 
-    /// The calling thread's context, if it can still work.
-    fn usable(&self) -> Outcome<u64> {
+    /// The calling thread's context, if it can still work: where its kernels run.
+    fn here(&self) -> Outcome<u64> {
         let id = self.current()?;
         self.fault_of(id)?;
         Ok(id)
+    }
+
+    /// The same, or a green one's primary context, which has all that is made but for streams.
+    fn usable(&self) -> Outcome<u64> {
+        Ok(self.home(self.here()?))
     }
 
     /// The device of the calling thread's context, if that can still work.

@@ -34,12 +34,12 @@ free_entry! {
 
 entry! {
     fn cuStreamCreate(d, stream: *mut *mut c_void, flags: c_uint) {
-        let context = d.usable()?;
+        let context = d.here()?;
         let id = d.stream_create(context, flags, 0, StreamKind::Ordinary);
         put(stream, id as *mut c_void)
     }
     fn cuStreamCreateWithPriority(d, stream: *mut *mut c_void, flags: c_uint, priority: c_int) {
-        let context = d.usable()?;
+        let context = d.here()?;
         let id = d.stream_create(context, flags, priority.clamp(-5, 0), StreamKind::Ordinary);
         put(stream, id as *mut c_void)
     }
@@ -82,8 +82,9 @@ entry! {
     }
     fn cuStreamGetCtx_v2 | cuStreamGetCtx_v2_ptsz(d, stream: *mut c_void, ctx: *mut *mut c_void, green: *mut *mut c_void) {
         let id = d.stream(stream, PER_THREAD)?;
-        put_optional(green, std::ptr::null_mut());
-        put(ctx, d.streams[&id].context as *mut c_void)
+        let context = d.streams[&id].context;
+        put_optional(green, d.green_of(context).map_or(0, |green| green.handle) as *mut c_void);
+        put(ctx, d.home(context) as *mut c_void)
     }
     fn cuStreamGetDevice | cuStreamGetDevice_ptsz(d, stream: *mut c_void, device: *mut c_int) {
         let id = d.stream(stream, PER_THREAD)?;

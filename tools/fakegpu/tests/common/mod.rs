@@ -227,6 +227,58 @@ impl Gpu {
     }
 }
 
+/// `CUdevResource`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resource {
+    pub kind: u32,
+    pub internal: [u32; 23],
+    pub count: u32,
+    pub least: u32,
+    pub alignment: u32,
+    pub rest: [u32; 9],
+}
+
+impl Resource {
+    /// Nothing yet.
+    pub const NONE: Resource =
+        Resource { kind: 77, internal: [77; 23], count: 77, least: 77, alignment: 77, rest: [77; 9] };
+}
+
+impl Gpu {
+    /// All multiprocessors of a device.
+    pub fn sms(&self, device: i32) -> Resource {
+        let mut all = Resource::NONE;
+        ok!(self, cuDeviceGetDevResource, device, &mut all, 1);
+        all
+    }
+
+    /// At most `most` groups of `size` and what is left, or the error.
+    pub fn split(&self, from: &Resource, most: u32, flags: u32, size: u32) -> Result<(Vec<Resource>, Resource), i32> {
+        let (mut groups, mut made, mut rest) = (vec![Resource::NONE; most as usize], most, Resource::NONE);
+        match call!(self, cuDevSmResourceSplitByCount, groups.as_mut_ptr(), &mut made, from, &mut rest, flags, size) {
+            0 => {
+                groups.truncate(made as usize);
+                Ok((groups, rest))
+            }
+            code => Err(code),
+        }
+    }
+
+    /// A green context with these on the first device: its handle and its `CUcontext`.
+    pub fn green(&self, resources: &[Resource]) -> Result<(u64, u64), i32> {
+        let (mut description, mut green, mut context) = (0_u64, 0_u64, 0_u64);
+        match call!(self, cuDevResourceGenerateDesc, &mut description, resources.as_ptr(), resources.len()) {
+            0 => {
+                ok!(self, cuGreenCtxCreate, &mut green, description, 0, 1);
+                ok!(self, cuCtxFromGreenCtx, &mut context, green);
+                Ok((green, context))
+            }
+            code => Err(code),
+        }
+    }
+}
+
 /// A process that does what it is told, one line at a time.
 pub struct Program {
     pub child: Child,
@@ -313,6 +365,18 @@ pub fn obey() {
                 let code = call!(gpu, cuCtxCreate_v3, &mut context, &[0_u32, number() as u32], 1, 0, 0);
                 call!(gpu, cuCtxGetExecAffinity, &mut got, 0);
                 vec![code.into(), got[1].into()]
+            }
+            // A green context of so many groups of 8 behind the first so many.
+            "green" => {
+                let (skip, count) = (number() as usize, words[2].parse::<usize>().expect("number"));
+                match gpu.split(&gpu.sms(0), 15, 0, 8) {
+                    Ok((groups, _)) => {
+                        let made = gpu.green(&groups[skip..skip + count]);
+                        let code = made.map_or_else(|code| code, |(_, context)| call!(gpu, cuCtxSetCurrent, context));
+                        vec![code.into()]
+                    }
+                    Err(code) => vec![code.into()],
+                }
             }
             // Devices, and of the first multiprocessors and MiB.
             "seen" => {
