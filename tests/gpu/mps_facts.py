@@ -139,6 +139,48 @@ class Client:
             self.cu.cuCtxGetExecAffinity(back, 0)
         return {"code": code, "processors": back[1]}
 
+    def part(self):
+        """How many multiprocessors the driver says that the device, the current context and one beside it have; and whether the primary
+        context is what is current, and what a stream is in."""
+        def processors(call, *of):
+            resource = (c.c_ubyte * 144)()
+            self.must(call, *of, resource, 1)
+            return int.from_bytes(bytes(resource)[96:100], "little")
+
+        current, of, beside, affinity = c.c_void_p(), c.c_void_p(), c.c_void_p(), (c.c_int * 2)()
+        self.must("cuCtxGetCurrent", c.byref(current))
+        self.must("cuStreamGetCtx", self.stream, c.byref(of))
+        answer = {"device": processors("cuDeviceGetDevResource", self.device), "context": processors("cuCtxGetDevResource", current),
+                  "primary": [current.value == self.context.value, of.value == self.context.value]}
+        self.must("cuCtxCreate_v2", c.byref(beside), 0, self.device)
+        self.must("cuCtxGetExecAffinity", affinity, 0)
+        self.must("cuCtxDestroy_v2", beside)
+        return answer | {"beside": affinity[1]}
+
+    def past(self):
+        """Makes the primary context current past the exports of what is before the driver, as the CUDA runtime does; what the driver itself
+        then says: how many multiprocessors a new stream has, and whether it waits for its work."""
+        real = c.CDLL(os.environ["CLEAVE_DRIVER_DIR"] + "/libcuda.so.1")
+        primary, stream, of, resource = self.context, c.c_void_p(), c.c_void_p(), (c.c_ubyte * 144)()
+        real.cuCtxSetCurrent(primary)
+        self.must("cuStreamCreate", c.byref(stream), 1)
+        code = real.cuStreamGetCtx(stream, c.byref(of)) or real.cuCtxGetDevResource(of, resource, 1)
+        real.cuCtxSetCurrent(primary)
+        self.stream, before = stream, self.stream
+        codes = [self.launch(20000), self.cu.cuCtxSynchronize(), self.cu.cuStreamQuery(stream)]
+        self.stream = before
+        return {"code": code, "stream": int.from_bytes(bytes(resource)[96:100], "little"), "codes": codes}
+
+    def renew(self, reset=0):
+        """Lets the primary context go, and makes it and what was in it again; whether it was active in between."""
+        flags, active, context = c.c_uint(), c.c_int(), c.c_void_p()
+        self.must("cuDevicePrimaryCtxReset_v2" if int(reset) else "cuDevicePrimaryCtxRelease_v2", self.device)
+        self.must("cuDevicePrimaryCtxGetState", self.device, c.byref(flags), c.byref(active))
+        self.must("cuDevicePrimaryCtxRetain", c.byref(context), self.device)
+        self.must("cuCtxSetCurrent", context)
+        self.context, self.stream = context, None
+        return {"active": active.value, **self.load()}
+
 
 def client():
     self = Client()
@@ -150,6 +192,34 @@ def client():
         except Exception as problem:  # what the driver says is the answer
             answer = {"error": str(problem)}
         print(json.dumps({"is": name, **answer}), flush=True)
+
+    def part(self):
+        """How many multiprocessors the driver says that the device, the current context and one beside it have; and whether the primary
+        context is what is current, and what a stream is in."""
+        def processors(call, *of):
+            resource = (c.c_ubyte * 144)()
+            self.must(call, *of, resource, 1)
+            return int.from_bytes(bytes(resource)[96:100], "little")
+
+        current, of, beside, affinity = c.c_void_p(), c.c_void_p(), c.c_void_p(), (c.c_int * 2)()
+        self.must("cuCtxGetCurrent", c.byref(current))
+        self.must("cuStreamGetCtx", self.stream, c.byref(of))
+        answer = {"device": processors("cuDeviceGetDevResource", self.device), "context": processors("cuCtxGetDevResource", current),
+                  "primary": [current.value == self.context.value, of.value == self.context.value]}
+        self.must("cuCtxCreate_v2", c.byref(beside), 0, self.device)
+        self.must("cuCtxGetExecAffinity", affinity, 0)
+        self.must("cuCtxDestroy_v2", beside)
+        return answer | {"beside": affinity[1]}
+
+    def renew(self, reset=0):
+        """Lets the primary context go, and makes it and what was in it again; whether it was active in between."""
+        flags, active, context = c.c_uint(), c.c_int(), c.c_void_p()
+        self.must("cuDevicePrimaryCtxReset_v2" if int(reset) else "cuDevicePrimaryCtxRelease_v2", self.device)
+        self.must("cuDevicePrimaryCtxGetState", self.device, c.byref(flags), c.byref(active))
+        self.must("cuDevicePrimaryCtxRetain", c.byref(context), self.device)
+        self.must("cuCtxSetCurrent", context)
+        self.context, self.stream = context, None
+        return {"active": active.value, **self.load()}
 
 
 # ---------------------------------------------------------------- from outside

@@ -60,6 +60,15 @@ def parts(report):
         whole = one.init["processors"] * 4
         shown = (one.init["processors"], two.init["processors"])
         report.row("parts", "multiprocessors as asked for", abs(shown[1] - 2 * shown[0]) <= 2 and shown[0] >= 2, f"{shown} for 25 % and 50 %, so about {whole} in all")
+        def own():
+            """What each sees of its part, and that work which the runtime would start is there, too."""
+            for program in (one, two):
+                processors, part, past = program.init["processors"], program.ask("part"), program.ask("past")
+                yield part.get("primary") == [True, True] and past["codes"] == [0, 0, 0] and {part["device"], part["context"], part["beside"], past["stream"]} == {processors}
+                yield program.ask("renew")["active"] == 0 and program.ask("part")["context"] == processors and program.ask("one", 1000)["codes"] == [0, 0]
+
+        seen = list(own())
+        report.row("parts", "of its own, whatever it asks, and anew", all(seen), f"{seen}")
         alone = [program.ask("loop", 1, 200)["count"] for program in (one, two)]
         for program in (one, two):
             program.send("loop 1 200")
@@ -202,9 +211,16 @@ def culprits(report):
                 began, what = strike(culprit)
 
                 def again():
-                    programs.append(Program(a))
-                    works, seconds = programs[-1].ask("one", 1000)["codes"] == [0, 0], time.monotonic() - began
-                    report.row("culprits", f"{name}: a new program works", works and seconds < 1, f"{seconds:.2f} s after it {what}", seconds=seconds)
+                    tries, works, seconds = 0, False, 0
+                    while not works and seconds < 5:  # what starts just as a server breaks fails with it
+                        tries += 1
+                        try:
+                            programs.append(Program(a))
+                            works = programs[-1].ask("one", 1000)["codes"] == [0, 0]
+                        except Failure:
+                            pass
+                        seconds = time.monotonic() - began
+                    report.row("culprits", f"{name}: a new program works", works and seconds < (2 if strike is hang else 1), f"{seconds:.2f} s after it {what}, the {tries}. one", seconds=seconds)
 
                 report.attempt("culprits", f"{name}: a new program works", again)
                 near, other = answer(victim), answer(far)

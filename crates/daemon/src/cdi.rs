@@ -19,6 +19,8 @@ const DRIVER_DIR: &str = "/run/cleave/driver";
 pub const PIPE_VARIABLE: &str = "CUDA_MPS_PIPE_DIRECTORY";
 /// The part of the multiprocessors that it gets, in percent.
 pub const PART_VARIABLE: &str = "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE";
+/// Tells the stand-in in a client of an MPS server which multiprocessors are its own: see [`crate::engine::Place`].
+pub const PLACE_VARIABLE: &str = "CLEAVE_MULTIPROCESSORS";
 /// Where its server is in a container.
 const PIPE_DIR: &str = "/run/cleave/mps";
 /// Libraries that the driver itself loads, by the names it asks for, `{}` = its version.
@@ -103,7 +105,7 @@ pub fn spec(parts: &Parts<'_>) -> Value {
     // A container does not see the machine's usual place for MPS.
     if let (Some(pipe), true) = (plan.environment.get(PIPE_VARIABLE), plan.environment.contains_key(PART_VARIABLE)) {
         mounts.push(mount(pipe, PIPE_DIR));
-        let mps = plan.environment.iter().filter(|(name, _)| name.starts_with("CUDA_MPS_"));
+        let mps = plan.environment.iter().filter(|(name, _)| name.starts_with("CUDA_MPS_") || *name == PLACE_VARIABLE);
         env.extend(mps.map(|(name, value)| format!("{name}={}", if name == PIPE_VARIABLE { PIPE_DIR } else { value })));
     }
     json!({

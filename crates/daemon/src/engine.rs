@@ -157,13 +157,71 @@ impl DomainKey<'_> {
     }
 }
 
+/// Which multiprocessors a program has for its own: from here to there, in thousandths of them all. The stand-in moves both
+/// ends to where the GPU can be cut, the same for whoever begins where another ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Where it begins.
+    pub from: u16,
+    /// Where it ends.
+    pub to: u16,
+}
+
+/// Less than so many thousandths can't be a place: an H100 gives out 8 multiprocessors at a time, which are 61.
+const SMALLEST: u16 = 100;
+
+impl Place {
+    /// How much it is, in thousandths.
+    pub fn width(self) -> u16 {
+        self.to.saturating_sub(self.from)
+    }
+
+    fn meets(self, other: Self) -> bool {
+        self.from < other.to && other.from < self.to
+    }
+
+    /// A place of this width among those `taken`, if there is room: `before` where that does, else the lowest.
+    pub fn find(width: u16, before: Option<Self>, taken: &[Self]) -> Option<Self> {
+        let fits = |place: &Self| place.to <= 1000 && !taken.iter().any(|other| other.meets(*place));
+        let starts = std::iter::once(0).chain(taken.iter().map(|other| other.to));
+        let mut free: Vec<Self> =
+            starts.map(|from| Self { from, to: from.saturating_add(width) }).filter(fits).collect();
+        free.sort_by_key(|place| place.from);
+        let stays = before.filter(|place| place.width() == width && fits(place));
+        (SMALLEST..1000).contains(&width).then(|| stays.or(free.first().copied()))?
+    }
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}-{}", self.from, self.to)
+    }
+}
+
+impl std::str::FromStr for Place {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (from, to) = text.split_once('-').ok_or(())?;
+        let (from, to) = (from.parse().map_err(|_| ())?, to.parse().map_err(|_| ())?);
+        (from < to && to <= 1000).then_some(Self { from, to }).ok_or(())
+    }
+}
+
+/// Whether a driver of this CUDA version (12040 is 12.4) gives a program certain multiprocessors of a GPU. Without that a
+/// program has a number of them, wherever the hardware finds them free.
+pub fn gives_places(cuda_version: u32) -> bool {
+    cuda_version >= 12_040
+}
+
 /// Part of the multiprocessors for the next program of `me`, in percent, and why it is not all. `others` share its server.
 ///
 /// A running program keeps what it started with. So multiprocessors that a higher class has reserved are kept free of a
 /// lower one from its start, until its operations are known to be short: those the gate can hold back. And those of an
 /// adaptive one are kept free of everybody, which leaves the same to others as soon as it is not alone.
 pub fn processors<'a>(me: &Record, others: impl Iterator<Item = &'a Record>) -> (f64, Option<String>) {
-    let shared: Vec<&Record> = others.filter(|one| one.compute_percent.is_some()).collect();
+    let others: Vec<&Record> = others.collect();
+    let shared: Vec<&Record> = others.iter().copied().filter(|one| one.compute_percent.is_some()).collect();
     let sum = |of: &dyn Fn(&Record) -> bool| -> f64 {
         shared.iter().filter(|one| of(one)).filter_map(|one| one.compute_percent).sum()
     };
@@ -174,6 +232,14 @@ pub fn processors<'a>(me: &Record, others: impl Iterator<Item = &'a Record>) -> 
             part = (share, Some("its mode is adaptive, and others share its server".into()));
         }
         _ => {}
+    }
+    // What is kept free for it of long operations is of use only if it stays there.
+    let lower = others.iter().filter(|one| one.priority < me.priority);
+    let longest = lower.map(|one| one.longest_op_ns).max().unwrap_or(0);
+    if let Some(share) = me.compute_percent.filter(|share| longest >= LONG && *share < part.0) {
+        let longest = longest as f64 / 1e6;
+        let why = format!("operations of slices of lower priority last up to {longest:.1} ms, and none is cut short");
+        part = (share, Some(why));
     }
     let kept = sum(&|one| one.mode == Mode::Adaptive && one.priority <= me.priority);
     let rest = (100.0 - kept).max(LEAST);
@@ -302,6 +368,30 @@ mod tests {
     }
 
     #[test]
+    fn places_do_not_meet() {
+        let place = |from, to| Place { from, to };
+        for (width, before, taken, found) in [
+            (500, None, vec![], Some(place(0, 500))),
+            (500, None, vec![place(0, 500)], Some(place(500, 1000))),
+            (500, Some(place(500, 1000)), vec![], Some(place(500, 1000))),
+            (500, Some(place(500, 1000)), vec![place(700, 800)], Some(place(0, 500))),
+            (300, Some(place(500, 1000)), vec![], Some(place(0, 300))),
+            (250, None, vec![place(400, 700), place(0, 200)], Some(place(700, 950))),
+            (200, None, vec![place(400, 700), place(0, 200)], Some(place(200, 400))),
+            (600, None, vec![place(0, 500)], None),
+            (99, None, vec![], None),
+            (1000, None, vec![], None),
+        ] {
+            assert_eq!(Place::find(width, before, &taken), found, "{width} beside {taken:?}");
+        }
+        assert_eq!("500-1000".parse(), Ok(place(500, 1000)));
+        assert_eq!(place(500, 1000).to_string(), "500-1000");
+        for bad in ["", "500", "5-5", "0-1001", "a-b", "-1-5"] {
+            assert_eq!(bad.parse::<Place>(), Err(()), "{bad}");
+        }
+    }
+
+    #[test]
     fn multiprocessors_are_kept_free_for_a_higher_class() {
         let slice = |class: &str, share: Option<f64>, mode, longest_op_ns| Record {
             priority: class.parse().unwrap(),
@@ -314,6 +404,7 @@ mod tests {
         let (equal, free) =
             (slice("staging", Some(30.0), Mode::Balanced, 0), slice("production", None, Mode::Balanced, 0));
         let calm = slice("staging", Some(30.0), Mode::Adaptive, 0);
+        let [long, quick] = [LONG, LONG - 1].map(|longest| slice("staging", Some(30.0), Mode::Balanced, longest));
         let burn = |share, mode, longest| slice("staging", share, mode, longest);
         for (me, others, expected) in [
             (burn(None, Mode::Balanced, 0), vec![], 100.0),
@@ -334,6 +425,9 @@ mod tests {
             (burn(None, Mode::Balanced, 1), vec![&calm, &serve], 70.0),
             (burn(None, Mode::Balanced, 0), vec![&calm, &serve], 30.0),
             (burn(Some(20.0), Mode::Strict, 0), vec![&calm], 20.0),
+            (serve.clone(), vec![&long], 40.0),
+            (serve.clone(), vec![&quick], 100.0),
+            (free.clone(), vec![&long], 100.0),
         ] {
             let (part, why) = processors(&me, others.into_iter());
             assert_eq!((part, why.is_some()), (expected, expected < 100.0), "{me:?}");

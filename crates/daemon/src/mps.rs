@@ -349,6 +349,8 @@ impl Domain {
 pub async fn enter(node: &Arc<Node>, domain: &Arc<Domain>, gpu: &GpuInfo) -> Result<(), String> {
     let program = node.mps.program.clone()?;
     let mut gate = domain.gate.lock().await;
+    // What its log says by now is not left for the next look: a newcomer to a broken server would fail.
+    tend(node, domain, &node.inhabitants(&domain.id).1).await;
     domain.start(&program, &gpu.uuid).await?;
     gate.used = Instant::now();
     if !std::mem::replace(&mut gate.watched, true) {
@@ -389,10 +391,7 @@ async fn watch(node: Arc<Node>, domain: Arc<Domain>) {
         let (slices, programs) = node.inhabitants(&domain.id);
         if !programs.is_empty() {
             gate.used = Instant::now();
-            domain.look();
-            if let Some((server, culprit, on_it)) = domain.trouble(&programs) {
-                mend(&node, &domain, server, culprit, on_it).await;
-            }
+            tend(&node, &domain, &programs).await;
         } else if slices.is_empty() || gate.used.elapsed() >= IDLE {
             domain.stop(node.mps.program.as_deref().ok()).await;
             gate.watched = false;
@@ -402,6 +401,14 @@ async fn watch(node: Arc<Node>, domain: Arc<Domain>) {
             }
             return;
         }
+    }
+}
+
+/// Reads what the server's log says, and mends what is broken. The caller holds the gate.
+async fn tend(node: &Arc<Node>, domain: &Arc<Domain>, programs: &[Inhabitant]) {
+    domain.look();
+    if let Some((server, culprit, on_it)) = domain.trouble(programs) {
+        mend(node, domain, server, culprit, on_it).await;
     }
 }
 

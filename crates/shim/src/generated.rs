@@ -34,10 +34,18 @@ pub mod index {
     pub const cuCtxDestroy: usize = 32;
     pub const cuCtxDestroy_v2: usize = 33;
     pub const cuCtxDetach: usize = 34;
+    pub const cuCtxGetCurrent: usize = 40;
+    pub const cuCtxGetDevResource: usize = 41;
+    pub const cuCtxPopCurrent: usize = 50;
+    pub const cuCtxPopCurrent_v2: usize = 51;
+    pub const cuCtxRecordEvent: usize = 54;
     pub const cuCtxSetLimit: usize = 59;
     pub const cuCtxSynchronize: usize = 61;
     pub const cuCtxSynchronize_v2: usize = 62;
+    pub const cuCtxWaitEvent: usize = 63;
     pub const cuDestroyExternalMemory: usize = 64;
+    pub const cuDeviceGetAttribute: usize = 72;
+    pub const cuDeviceGetDevResource: usize = 78;
     pub const cuDeviceGraphMemTrim: usize = 94;
     pub const cuDevicePrimaryCtxRelease: usize = 96;
     pub const cuDevicePrimaryCtxRelease_v2: usize = 97;
@@ -267,6 +275,11 @@ pub mod index {
     pub const cuStreamEndCapture: usize = 607;
     pub const cuStreamEndCaptureToCig: usize = 608;
     pub const cuStreamEndCapture_ptsz: usize = 609;
+    pub const cuStreamGetCtx: usize = 618;
+    pub const cuStreamGetCtx_ptsz: usize = 619;
+    pub const cuStreamGetCtx_v2: usize = 620;
+    pub const cuStreamGetCtx_v2_ptsz: usize = 621;
+    pub const cuStreamGetGreenCtx: usize = 627;
     pub const cuStreamSynchronize: usize = 638;
     pub const cuStreamSynchronize_ptsz: usize = 639;
     pub const nvmlDeviceGetAccountingPids: usize = 731;
@@ -301,7 +314,7 @@ pub mod index {
 }
 
 /// The CUDA names that must never be handed out as they are: number and export.
-pub static REPLACED: [(u16, Export); 254] = [
+pub static REPLACED: [(u16, Export); 267] = [
     (0, Export(crate::hooks::cuArray3DCreate as *const c_void)),
     (1, Export(crate::hooks::cuArray3DCreate_v2 as *const c_void)),
     (4, Export(crate::hooks::cuArrayCreate as *const c_void)),
@@ -321,10 +334,18 @@ pub static REPLACED: [(u16, Export); 254] = [
     (32, Export(crate::hooks::cuCtxDestroy as *const c_void)),
     (33, Export(crate::hooks::cuCtxDestroy_v2 as *const c_void)),
     (34, Export(crate::hooks::cuCtxDetach as *const c_void)),
+    (40, Export(crate::hooks::cuCtxGetCurrent as *const c_void)),
+    (41, Export(crate::hooks::cuCtxGetDevResource as *const c_void)),
+    (50, Export(crate::hooks::cuCtxPopCurrent as *const c_void)),
+    (51, Export(crate::hooks::cuCtxPopCurrent_v2 as *const c_void)),
+    (54, Export(crate::hooks::cuCtxRecordEvent as *const c_void)),
     (59, Export(crate::hooks::cuCtxSetLimit as *const c_void)),
     (61, Export(crate::hooks::cuCtxSynchronize as *const c_void)),
     (62, Export(crate::hooks::cuCtxSynchronize_v2 as *const c_void)),
+    (63, Export(crate::hooks::cuCtxWaitEvent as *const c_void)),
     (64, Export(crate::hooks::cuDestroyExternalMemory as *const c_void)),
+    (72, Export(crate::hooks::cuDeviceGetAttribute as *const c_void)),
+    (78, Export(crate::hooks::cuDeviceGetDevResource as *const c_void)),
     (94, Export(crate::hooks::cuDeviceGraphMemTrim as *const c_void)),
     (96, Export(crate::hooks::cuDevicePrimaryCtxRelease as *const c_void)),
     (97, Export(crate::hooks::cuDevicePrimaryCtxRelease_v2 as *const c_void)),
@@ -554,6 +575,11 @@ pub static REPLACED: [(u16, Export); 254] = [
     (607, Export(crate::hooks::cuStreamEndCapture as *const c_void)),
     (608, Export(crate::hooks::cuStreamEndCaptureToCig as *const c_void)),
     (609, Export(crate::hooks::cuStreamEndCapture_ptsz as *const c_void)),
+    (618, Export(crate::hooks::cuStreamGetCtx as *const c_void)),
+    (619, Export(crate::hooks::cuStreamGetCtx_ptsz as *const c_void)),
+    (620, Export(crate::hooks::cuStreamGetCtx_v2 as *const c_void)),
+    (621, Export(crate::hooks::cuStreamGetCtx_v2_ptsz as *const c_void)),
+    (627, Export(crate::hooks::cuStreamGetGreenCtx as *const c_void)),
     (638, Export(crate::hooks::cuStreamSynchronize as *const c_void)),
     (639, Export(crate::hooks::cuStreamSynchronize_ptsz as *const c_void)),
 ];
@@ -670,8 +696,6 @@ pass!(cuCtxEnablePeerAccess, 36);
 pass!(cuCtxFromGreenCtx, 37);
 pass!(cuCtxGetApiVersion, 38);
 pass!(cuCtxGetCacheConfig, 39);
-pass!(cuCtxGetCurrent, 40);
-pass!(cuCtxGetDevResource, 41);
 pass!(cuCtxGetDevice, 42);
 pass!(cuCtxGetDevice_v2, 43);
 pass!(cuCtxGetExecAffinity, 44);
@@ -680,17 +704,13 @@ pass!(cuCtxGetId, 46);
 pass!(cuCtxGetLimit, 47);
 pass!(cuCtxGetSharedMemConfig, 48);
 pass!(cuCtxGetStreamPriorityRange, 49);
-pass!(cuCtxPopCurrent, 50);
-pass!(cuCtxPopCurrent_v2, 51);
 pass!(cuCtxPushCurrent, 52);
 pass!(cuCtxPushCurrent_v2, 53);
-pass!(cuCtxRecordEvent, 54);
 pass!(cuCtxResetPersistingL2Cache, 55);
 pass!(cuCtxSetCacheConfig, 56);
 pass!(cuCtxSetCurrent, 57);
 pass!(cuCtxSetFlags, 58);
 pass!(cuCtxSetSharedMemConfig, 60);
-pass!(cuCtxWaitEvent, 63);
 pass!(cuDestroyExternalSemaphore, 65);
 pass!(cuDevResourceGenerateDesc, 66);
 pass!(cuDevSmResourceSplit, 67);
@@ -698,13 +718,11 @@ pass!(cuDevSmResourceSplitByCount, 68);
 pass!(cuDeviceCanAccessPeer, 69);
 pass!(cuDeviceComputeCapability, 70);
 pass!(cuDeviceGet, 71);
-pass!(cuDeviceGetAttribute, 72);
 pass!(cuDeviceGetByPCIBusId, 73);
 pass!(cuDeviceGetCliqueCount, 74);
 pass!(cuDeviceGetCliqueInfo, 75);
 pass!(cuDeviceGetCount, 76);
 pass!(cuDeviceGetDefaultMemPool, 77);
-pass!(cuDeviceGetDevResource, 78);
 pass!(cuDeviceGetExecAffinitySupport, 79);
 pass!(cuDeviceGetFabricClusterUuid, 80);
 pass!(cuDeviceGetGraphMemAttribute, 81);
@@ -1015,16 +1033,11 @@ pass!(cuStreamGetCaptureInfo_v2, 614);
 pass!(cuStreamGetCaptureInfo_v2_ptsz, 615);
 pass!(cuStreamGetCaptureInfo_v3, 616);
 pass!(cuStreamGetCaptureInfo_v3_ptsz, 617);
-pass!(cuStreamGetCtx, 618);
-pass!(cuStreamGetCtx_ptsz, 619);
-pass!(cuStreamGetCtx_v2, 620);
-pass!(cuStreamGetCtx_v2_ptsz, 621);
 pass!(cuStreamGetDevResource, 622);
 pass!(cuStreamGetDevice, 623);
 pass!(cuStreamGetDevice_ptsz, 624);
 pass!(cuStreamGetFlags, 625);
 pass!(cuStreamGetFlags_ptsz, 626);
-pass!(cuStreamGetGreenCtx, 627);
 pass!(cuStreamGetId, 628);
 pass!(cuStreamGetId_ptsz, 629);
 pass!(cuStreamGetPriority, 630);

@@ -105,6 +105,8 @@ pub struct Process {
     pub explicit_contexts: AtomicU32,
     kernels: [AtomicU64; KERNELS],
     pub gates: Gates,
+    /// Its own part of the multiprocessors.
+    pub part: crate::hooks::Part,
     books: UnsafeCell<Books>,
 }
 
@@ -135,7 +137,7 @@ pub fn environment(name: &[u8]) -> Option<&'static [u8]> {
 }
 
 /// The state of this process, registering it if it is new: `Ok(Some)` a member of its slice, `Ok(None)` not metered,
-/// `Err` refused.
+/// `Err` refused. A member's thread is in the context of its part of the multiprocessors then, as after [`member`].
 #[inline]
 pub fn process() -> Result<Option<&'static Process>, ()> {
     let address = PROCESS.load(Ordering::Acquire);
@@ -143,6 +145,7 @@ pub fn process() -> Result<Option<&'static Process>, ()> {
         // SAFETY: set once, to a mapping that is never unmapped.
         let process = unsafe { &*address };
         if process.stage.load(Ordering::Acquire) == Stage::Ready as u32 {
+            process.part.enter();
             return Ok(Some(process));
         }
     }
@@ -155,7 +158,11 @@ pub fn member() -> Option<&'static Process> {
     let address = PROCESS.load(Ordering::Acquire);
     // SAFETY: null, or set once to a mapping that is never unmapped.
     let process = unsafe { address.as_ref()? };
-    (process.stage.load(Ordering::Acquire) == Stage::Ready as u32).then_some(process)
+    let ready = process.stage.load(Ordering::Acquire) == Stage::Ready as u32;
+    ready.then(|| {
+        process.part.enter();
+        process
+    })
 }
 
 #[cold]

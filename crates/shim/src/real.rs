@@ -72,10 +72,19 @@ extern "C" fn no_nvml() -> c_int {
     nvml_error::FUNCTION_NOT_FOUND
 }
 
-/// Where a passing export goes when its entry point is not known yet: keeps every register that may hold an argument,
-/// looks it up, and jumps.
+/// [`resolve`], in the context of this process's part of the multiprocessors, if it has one.
+extern "C" fn prepare(index: usize) -> *mut c_void {
+    crate::hooks::part::enter();
+    match ENTRIES.get(index).map(|entry| entry.load(Ordering::Acquire)) {
+        Some(known) if !known.is_null() => known,
+        _ => resolve(index),
+    }
+}
+
+/// Where a passing export goes when its entry point is not known yet, or this process has a part of the multiprocessors:
+/// keeps every register that may hold an argument, prepares, and jumps.
 #[unsafe(naked)]
-pub unsafe extern "C" fn first_use() {
+pub unsafe extern "C" fn prepared() {
     core::arch::naked_asm!(
         "push rdi",
         "push rsi",
@@ -94,7 +103,7 @@ pub unsafe extern "C" fn first_use() {
         "movups [rsp+96], xmm6",
         "movups [rsp+112], xmm7",
         "mov edi, r11d",
-        "call {resolve}",
+        "call {prepare}",
         "mov r11, rax",
         "movups xmm0, [rsp]",
         "movups xmm1, [rsp+16]",
@@ -112,7 +121,7 @@ pub unsafe extern "C" fn first_use() {
         "pop rsi",
         "pop rdi",
         "jmp r11",
-        resolve = sym resolve,
+        prepare = sym prepare,
     )
 }
 
@@ -126,14 +135,17 @@ macro_rules! pass {
                 "mov r11, [rip + {entries} + {offset}]",
                 "test r11, r11",
                 "je 2f",
+                "cmp dword ptr [rip + {parted}], 0",
+                "jne 2f",
                 "jmp r11",
                 "2:",
                 "mov r11d, {index}",
-                "jmp {first_use}",
+                "jmp {prepared}",
                 entries = sym $crate::real::ENTRIES,
                 offset = const $index * 8,
                 index = const $index,
-                first_use = sym $crate::real::first_use,
+                parted = sym $crate::hooks::PARTED,
+                prepared = sym $crate::real::prepared,
             )
         }
     };

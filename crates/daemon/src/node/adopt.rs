@@ -90,6 +90,7 @@ impl Node {
             let stat = process::stat(pid).filter(|s| s.start_time == start_time);
             let pidfd = pidfd.map(Arc::new);
             let alive = pidfd.is_some();
+            let (part, place) = part_of(pid);
             let member = Member {
                 pid,
                 own_pid: book.own_pid.load(SeqCst),
@@ -103,7 +104,8 @@ impl Node {
                 denied_seen: live.files.read(slot).denied,
                 peak_bytes: 0,
                 measured: 0,
-                part: part_of(pid),
+                part,
+                place,
                 pidfd: pidfd.clone(),
             };
             match pidfd {

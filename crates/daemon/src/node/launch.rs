@@ -1,6 +1,6 @@
 //! How programs get into a slice: launch plans and CDI specs, and whom an ephemeral slice waits for.
 use super::{Caller, Inner, Live, Node, Reply};
-use crate::cdi::{self, PART_VARIABLE, PIPE_VARIABLE};
+use crate::cdi::{self, PART_VARIABLE, PIPE_VARIABLE, PLACE_VARIABLE};
 use crate::engine;
 use crate::gpu::GpuInfo;
 use crate::process::{self, open_pidfd, until_end};
@@ -23,10 +23,10 @@ impl Node {
     /// How a program is put into a slice. Who asks is remembered: what it starts belongs there.
     pub fn launch(self: &Arc<Self>, caller: &Caller, key: &str) -> Reply<LaunchPlan> {
         let mut inner = self.lock();
+        let id = inner.seen(key, caller)?.record.id.clone();
+        self.settle(&mut inner, &id);
         let live = inner.seen(key, caller)?;
         let plan = self.plan(&inner, live);
-        let record = &live.record;
-        let id = record.id.clone();
         let Some(asks) = caller.process() else { return Ok(plan) };
         let launcher = Launcher { start_time: asks.start_time, slice: id.clone() };
         let known = inner.launchers.insert(asks.pid, launcher.clone()).is_some_and(|known| known == launcher);
@@ -73,21 +73,34 @@ impl Node {
     }
 
     /// What makes a program a client of its trust domain's MPS server, within its slice's part; of a temporal slice, of none.
-    fn mps_environment(&self, inner: &Inner, record: &Record) -> Vec<(&'static str, String)> {
+    fn mps_environment(&self, inner: &Inner, live: &Live) -> Vec<(&'static str, String)> {
+        let record = &live.record;
         // The driver joins whatever server it finds at the machine's usual place, unless it is told of one where there is none.
         let Some(key) = engine::domain(record) else {
             return vec![(PIPE_VARIABLE, self.mps.pipe("none").display().to_string())];
         };
-        let (part, _) = inner.processors(record).unwrap_or((100.0, None));
+        // A client with a number of multiprocessors can't choose which ones.
+        let part = match live.place {
+            Some(_) => 100.0,
+            None => inner.processors(record).map_or(100.0, |(part, _)| part),
+        };
         let quota = record.devices.first().map_or(0, |device| device.limit_bytes);
-        vec![
+        let place = live.place.map(|place| (PLACE_VARIABLE, place.to_string()));
+        let mut all = vec![
             (PIPE_VARIABLE, self.mps.pipe(&key.folder()).display().to_string()),
             (PART_VARIABLE, part.to_string()),
             // The server has one device, whichever it is of the machine's.
             ("CUDA_MPS_PINNED_DEVICE_MEM_LIMIT", format!("0={}M", quota.div_ceil(1 << 20))),
             // 0 is normal, 1 is lower; there are no others.
             ("CUDA_MPS_CLIENT_PRIORITY", u8::from(record.priority <= Priority::default()).to_string()),
-        ]
+        ];
+        all.extend(place);
+        all
+    }
+
+    /// See [`Inner::settle`].
+    fn settle(&self, inner: &mut Inner, id: &str) {
+        inner.settle(id, engine::gives_places(self.nvml.cuda_version()));
     }
 
     fn plan(&self, inner: &Inner, live: &Live) -> LaunchPlan {
@@ -120,7 +133,7 @@ impl Node {
             real_libraries: self.driver.real.iter().map(|(n, p)| (n.clone(), p.display().to_string())).collect(),
             covers: self.driver.covers.iter().map(|p| p.display().to_string()).collect(),
             environment: (environment.into_iter())
-                .chain(self.mps_environment(inner, &live.record))
+                .chain(self.mps_environment(inner, live))
                 .map(|(k, v)| (k.to_owned(), v))
                 .collect(),
         }
@@ -128,7 +141,9 @@ impl Node {
 
     /// The slice as a CDI spec.
     pub fn cdi(&self, caller: &Caller, key: &str) -> Reply<serde_json::Value> {
-        let inner = self.lock();
+        let mut inner = self.lock();
+        let id = inner.seen(key, caller)?.record.id.clone();
+        self.settle(&mut inner, &id);
         Ok(self.cdi_spec(&inner, inner.seen(key, caller)?))
     }
 
@@ -158,6 +173,7 @@ impl Node {
 
     pub(super) fn write_cdi(&self, inner: &mut Inner, record: &Record) {
         let Some(dir) = &self.config.cdi_dir else { return };
+        self.settle(inner, &record.id);
         let Some(live) = inner.slices.get(&record.id) else { return };
         if let Err(error) = cdi::write(dir, &record.name, &self.cdi_spec(inner, live)) {
             let message = format!("containers can't use slice {}: its CDI spec can't be written: {error}", record.name);

@@ -121,6 +121,9 @@ pub fn note_use(live: &mut Live) {
         device.peak_bytes = device.peak_bytes.max(picture.held(index).saturating_add_signed(adjust));
         let operations = live.processes.keys().map(|slot| live.files.read(*slot).work(index).op_ns);
         let longest = operations.max().unwrap_or(0).min(HORIZON);
+        if longest > 0 && std::mem::take(&mut live.longest_is_old) {
+            live.record.longest_op_ns = 0;
+        }
         live.record.longest_op_ns = live.record.longest_op_ns.max(longest);
     }
 }

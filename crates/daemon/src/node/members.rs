@@ -1,7 +1,7 @@
 //! A slice's processes: they register, and are reaped when they have ended.
 use super::{Live, Node, note_use, total};
-use crate::cdi::{PART_VARIABLE, PIPE_VARIABLE};
-use crate::engine;
+use crate::cdi::{PART_VARIABLE, PIPE_VARIABLE, PLACE_VARIABLE};
+use crate::engine::{self, Place};
 use crate::files::Reading;
 use crate::mps;
 use crate::process::{self, until_end};
@@ -46,6 +46,8 @@ pub struct Member {
     pub measured: u64,
     /// In a spatial slice: the part of the multiprocessors that it started with, in thousandths; `None` if it sheds the server.
     pub part: Option<u16>,
+    /// Which ones they are, if they are its own.
+    pub place: Option<Place>,
     /// Kills it; `None` if it was gone already when this daemon started.
     pub pidfd: Option<Arc<OwnedFd>>,
 }
@@ -94,10 +96,15 @@ pub struct Registered {
     pub desks: Vec<Option<Arc<Desk>>>,
 }
 
-/// The part of the multiprocessors that a process was started with, if it was told of an MPS server.
-pub(super) fn part_of(pid: u32) -> Option<u16> {
-    process::variable(pid, PIPE_VARIABLE)?;
-    Some(process::variable(pid, PART_VARIABLE).and_then(|text| text.parse().ok()).map_or(1000, thousandths))
+/// The part of the multiprocessors that a process was started with, if it was told of an MPS server; and which ones, if they
+/// are its own.
+pub(super) fn part_of(pid: u32) -> (Option<u16>, Option<Place>) {
+    if process::variable(pid, PIPE_VARIABLE).is_none() {
+        return (None, None);
+    }
+    let place: Option<Place> = process::variable(pid, PLACE_VARIABLE).and_then(|text| text.parse().ok());
+    let number = || process::variable(pid, PART_VARIABLE).and_then(|text| text.parse().ok()).map_or(1000, thousandths);
+    (Some(place.map_or_else(number, Place::width)), place)
 }
 
 impl Node {
@@ -160,6 +167,7 @@ impl Node {
         };
         let namespace = process::pid_namespace(peer.pid).unwrap_or(0);
         files.take(slot, peer.pid, own_pid, namespace, peer.stat.start_time);
+        let (part, place) = part_of(peer.pid);
         let member = Member {
             pid: peer.pid,
             own_pid,
@@ -173,13 +181,14 @@ impl Node {
             denied_seen: 0,
             peak_bytes: 0,
             measured: 0,
-            part: part_of(peer.pid),
+            part,
+            place,
             pidfd: Some(Arc::clone(&peer.pidfd)),
         };
         let message = format!("{} (pid {}) runs in slot {slot}", member.command, member.pid);
         if live.processes.is_empty() {
-            // Another program, perhaps.
-            live.record.longest_op_ns = 0;
+            // Another program, perhaps: until more is known, it is taken for the last one.
+            live.longest_is_old = true;
         }
         live.processes.insert(slot, member);
         let first = !live.record.started;

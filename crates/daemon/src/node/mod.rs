@@ -21,12 +21,12 @@ pub use members::{Inhabitant, Member, Peer, Registered};
 pub use suspend::run as wake_wanted;
 
 use crate::config::Config;
-use crate::engine::{self, Means};
+use crate::engine::{self, Means, Place};
 use crate::files::{RunDir, SliceFiles};
 use crate::gpu::{DriverFiles, Nvml};
 use crate::mps::{self, Domains};
 use crate::process;
-use crate::slice::{Holder, Record};
+use crate::slice::{self, Holder, Record};
 use crate::store::{Store, StoreError};
 use crate::turns::Desk;
 use cleave_api::{ErrorBody, ErrorCode};
@@ -114,6 +114,10 @@ pub struct Live {
     pub desk: Option<Arc<Desk>>,
     /// Its memory is being taken off its GPUs, or brought back.
     moving: bool,
+    /// The multiprocessors that its last program was given for its own.
+    place: Option<Place>,
+    /// What is known of its operations' length is of an earlier program.
+    longest_is_old: bool,
     /// Its watchdog has put it into the lowest class.
     pub lowered: bool,
     /// When its usage file was last found cut or grown.
@@ -207,6 +211,32 @@ impl Inner {
         let others = self.slices.values().map(|live| &live.record);
         let others = others.filter(|other| other.id != record.id && engine::domain(other) == Some(domain));
         Some(engine::processors(record, others))
+    }
+
+    /// Gives the next program of a slice multiprocessors that no other slice of its trust domain has, if it is to have a
+    /// part of them and there is room.
+    fn settle(&mut self, id: &str, gives_places: bool) {
+        let Some(live) = self.slices.get(id) else { return };
+        let Some((part, _)) = self.processors(&live.record) else { return };
+        let domain = engine::domain(&live.record);
+        let places =
+            |live: &Live| live.processes.values().filter(|m| m.dead.is_none()).filter_map(|m| m.place).collect();
+        let mut taken = Vec::new();
+        for other in
+            self.slices.values().filter(|other| other.record.id != id && engine::domain(&other.record) == domain)
+        {
+            let running: Vec<Place> = places(other);
+            taken.extend(running);
+            // What it was given last is kept for its next program, while that is to have a part.
+            let limited = self.processors(&other.record).is_some_and(|(part, _)| part < 100.0);
+            taken.extend(other.place.filter(|_| limited));
+        }
+        let own: Vec<Place> = places(live);
+        let before = live.place.or(own.first().copied());
+        let place = Place::find(slice::thousandths(part), before, &taken).filter(|_| gives_places);
+        if let Some(live) = self.slices.get_mut(id) {
+            live.place = place;
+        }
     }
 
     /// How many processes are in slices.

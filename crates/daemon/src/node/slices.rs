@@ -208,6 +208,8 @@ impl Node {
             desk,
             denied_at: None,
             moving: false,
+            place: None,
+            longest_is_old: false,
             lowered: false,
             mended_at: None,
             doors: [owners, guests],

@@ -2,7 +2,7 @@
 //! goes with it.
 use super::memory::{charge, kind};
 use super::pool::changing_pools;
-use super::{context_of, current_device, member, pages};
+use super::{context_of, current_device, member, pages, part};
 use crate::gate;
 use crate::process::{self, Books, Process};
 use crate::real::{driver, real};
@@ -103,10 +103,22 @@ pub unsafe extern "C" fn cuDevicePrimaryCtxRetain(context: *mut CUcontext, ordin
         // Not this slice's, or no device at all: the driver tells which.
         return if exists(ordinal) { error::NOT_PERMITTED } else { call() };
     };
-    // SAFETY: the driver has written the caller's handle.
-    activate(p, device, ordinal, &call, &|| unsafe { *context } as u64, &|| {
+    let undo = || {
         real!(cuDevicePrimaryCtxRelease_v2(ordinal: i32));
-    })
+    };
+    // SAFETY: the driver has written the caller's handle.
+    let handle = || unsafe { *context } as u64;
+    let status = activate(p, device, ordinal, &call, &handle, &undo);
+    if status != error::SUCCESS {
+        return status;
+    }
+    // SAFETY: as above.
+    if let Err(status) = part::held(p, device, ordinal, unsafe { *context }) {
+        undo();
+        primary_gone(p, ordinal);
+        return status;
+    }
+    status
 }
 
 fn exists(ordinal: i32) -> bool {
@@ -130,11 +142,12 @@ fn primary_gone(p: &Process, ordinal: i32) {
 }
 
 macro_rules! primary {
-    ($($name:ident),*) => {$(
+    ($($name:ident for $all:literal),*) => {$(
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn $name(ordinal: i32) -> CUresult {
             let call = || real!($name(ordinal: i32));
             let Some(p) = process::member() else { return call() };
+            part::leave(p, $all);
             // With the context go the pools that were made in it.
             let status = changing_pools(p, &call);
             if status == error::SUCCESS {
@@ -144,7 +157,12 @@ macro_rules! primary {
         }
     )*};
 }
-primary!(cuDevicePrimaryCtxRelease, cuDevicePrimaryCtxRelease_v2, cuDevicePrimaryCtxReset, cuDevicePrimaryCtxReset_v2);
+primary!(
+    cuDevicePrimaryCtxRelease for false,
+    cuDevicePrimaryCtxRelease_v2 for false,
+    cuDevicePrimaryCtxReset for true,
+    cuDevicePrimaryCtxReset_v2 for true
+);
 
 fn create(p: &Process, context: *mut CUcontext, ordinal: i32, call: &dyn Fn() -> CUresult) -> CUresult {
     let Some(device) = p.device_of(ordinal) else {
@@ -179,14 +197,14 @@ fn create(p: &Process, context: *mut CUcontext, ordinal: i32, call: &dyn Fn() ->
 pub unsafe extern "C" fn cuCtxCreate(context: *mut CUcontext, flags: u32, ordinal: i32) -> CUresult {
     let call = || real!(cuCtxCreate(context: *mut CUcontext, flags: u32, ordinal: i32));
     let Some(p) = member!() else { return call() };
-    create(p, context, ordinal, &call)
+    create(p, context, ordinal, &|| part::explicit(p, context, None, flags, ordinal).unwrap_or_else(call))
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuCtxCreate_v2(context: *mut CUcontext, flags: u32, ordinal: i32) -> CUresult {
     let call = || real!(cuCtxCreate_v2(context: *mut CUcontext, flags: u32, ordinal: i32));
     let Some(p) = member!() else { return call() };
-    create(p, context, ordinal, &call)
+    create(p, context, ordinal, &|| part::explicit(p, context, None, flags, ordinal).unwrap_or_else(call))
 }
 
 #[unsafe(no_mangle)]
@@ -200,7 +218,9 @@ pub unsafe extern "C" fn cuCtxCreate_v3(
     let call =
         || real!(cuCtxCreate_v3(context: *mut CUcontext, affinity: *mut c_void, count: i32, flags: u32, ordinal: i32));
     let Some(p) = member!() else { return call() };
-    create(p, context, ordinal, &call)
+    // SAFETY: what the driver asks of its caller.
+    let asked = unsafe { part::asked(affinity, count) };
+    create(p, context, ordinal, &|| part::explicit(p, context, asked, flags, ordinal).unwrap_or_else(call))
 }
 
 #[unsafe(no_mangle)]
@@ -212,7 +232,10 @@ pub unsafe extern "C" fn cuCtxCreate_v4(
 ) -> CUresult {
     let call = || real!(cuCtxCreate_v4(context: *mut CUcontext, parameters: *mut c_void, flags: u32, ordinal: i32));
     let Some(p) = member!() else { return call() };
-    create(p, context, ordinal, &call)
+    // SAFETY: what the driver asks of its caller.
+    let asked = unsafe { part::asked_with(parameters) };
+    let ours = || asked.and_then(|asked| part::explicit(p, context, asked, flags, ordinal));
+    create(p, context, ordinal, &|| ours().unwrap_or_else(call))
 }
 
 fn destroy(p: &Process, context: CUcontext, call: &dyn Fn() -> CUresult) -> CUresult {

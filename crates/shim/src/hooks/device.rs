@@ -1,5 +1,5 @@
 //! Start, look-up of entry points, and what the program is told of its card.
-use super::{current_device, member};
+use super::{current_device, member, part};
 use crate::generated::{COUNT, GUARDED, NAMES, OFFSETS, REPLACED};
 use crate::message::Line;
 use crate::process::{Process, environment};
@@ -129,8 +129,18 @@ pub unsafe extern "C" fn cuInit(flags: u32) -> CUresult {
         choose_devices(p);
     }
     let status = real!(cuInit(flags: u32));
-    if status == error::SUCCESS {
-        find_devices(p);
+    if status != error::SUCCESS {
+        return status;
+    }
+    find_devices(p);
+    let status = part::find(p);
+    if status != error::SUCCESS {
+        Line::new()
+            .add(b"this driver gives a program no multiprocessors of its own (CUDA error ")
+            .number(status as u64)
+            .add(b"), which its slice asks for; a slice made with --engine temporal needs none")
+            .print();
+        return super::REFUSED;
     }
     status
 }

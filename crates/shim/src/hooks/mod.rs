@@ -14,6 +14,7 @@ mod launch;
 mod memory;
 mod module;
 mod nvml;
+pub mod part;
 mod physical;
 mod pool;
 
@@ -26,6 +27,7 @@ pub use import::*;
 pub use launch::*;
 pub use memory::*;
 pub use module::*;
+pub use part::*;
 pub use physical::*;
 pub use pool::*;
 

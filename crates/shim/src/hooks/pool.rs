@@ -490,17 +490,7 @@ macro_rules! synchronising {
     ($($name:ident($($argument:ident: $type:ty),*)),* $(,)?) => {$(
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn $name($($argument: $type),*) -> CUresult {
-            let call = || real!($name($($argument: $type),*));
-            let Some(p) = process::member() else { return call() };
-            let status = match current_device(p) {
-                Ok(device) => gate::waiting(p, device, call),
-                Err(_) => call(),
-            };
-            if p.pools_dirty.load(Ordering::Relaxed) != 0
-            {
-                settle_all(p);
-            }
-            status
+            synchronise(|| real!($name($($argument: $type),*)))
         }
     )*};
 }
@@ -509,5 +499,17 @@ synchronising!(
     cuStreamSynchronize_ptsz(stream: CUstream),
     cuEventSynchronize(event: Handle),
     cuCtxSynchronize(),
-    cuCtxSynchronize_v2(context: Handle),
 );
+
+/// Waits for the GPU by `call`; what was freed before is given back by then.
+pub fn synchronise(call: impl Fn() -> CUresult) -> CUresult {
+    let Some(p) = process::member() else { return call() };
+    let status = match current_device(p) {
+        Ok(device) => gate::waiting(p, device, call),
+        Err(_) => call(),
+    };
+    if p.pools_dirty.load(Ordering::Relaxed) != 0 {
+        settle_all(p);
+    }
+    status
+}
