@@ -67,6 +67,7 @@ TABLE = {
     "A14": "A14",
     "A16": "A16",
     "A23": "A23",
+    "A28": "A28",
     "peers": "peers",
 }
 
@@ -660,25 +661,34 @@ def control(report):
 
 def windows(report):
     """A22: two saturating tenants of a daemon with windows of 20 ms change over that often."""
-    if not report.data_facts["daemon_started"]:
-        raise Skip("the daemon was there before this test, and keeps its windows")
     needs(SHARE)
     seconds = min(10, report.options.equal_seconds / 2)
-    harness.stop_daemon()
-    os.environ["CLEAVE_WINDOW"] = "20ms"
-    try:
-        start_daemon()
+    with harness.daemon_with(report, CLEAVE_WINDOW="20ms"):
         run = together(report, "windows of 20 ms", [Tenant(share=50), Tenant(share=50)], sliced, seconds)
-    finally:
-        harness.stop_daemon()
-        del os.environ["CLEAVE_WINDOW"]
-        start_daemon()
     series = run.results[0]["per_ms"]
     busy = [sum(series[ms : ms + 3]) > 1.5e6 for ms in range(len(series) - 3)]
     begins = [ms for ms in range(1, len(busy)) if busy[ms] and not busy[ms - 1]]
     expect(len(begins) > 2, "it had no turns")
     period = (begins[-1] - begins[0]) / (len(begins) - 1) / 2
     report.row("A22", "windows of 20 ms", 16 <= period <= 24, f"a change every {period:.1f} ms, over {seconds:.0f} s", target="20 ms ± 20 %", period=period)
+
+
+def classes(report):
+    """A28: what the long first guess of the throughput class is for: serve beside burn whose kernels are never known. What the rule of
+    collectives is for is in nccl.py."""
+    needs(SHARE, PRIORITY)
+    tenants = [Tenant("serve", share=50, priority=PRODUCTION), Tenant(lengths=(1000,), share=50, priority=EXPERIMENT, kernel="gemm_kernel", kinds=1000)]
+
+    def one(name):
+        runs = repeat(report, name, tenants)
+        return Figure(run.results[0]["p99_ms"] for run in runs), Figure(100 * run.got(1) / (1 - run.got(0)) for run in runs)
+
+    (late, left) = one("throughput class")
+    with harness.daemon_with(report, CLEAVE_IGNORE_CLASSES="throughput"):
+        (without, more) = one("no throughput class")
+    report.row("A28", "serve beside 1 ms kernels not seen before, of the throughput class", late.median <= NOT_WORSE * without.median,
+               f"p99 {late:.2f} ms, burn {left:.1f} % of what is left; without that class {without:.2f} ms, {more:.1f} %", target="no worse than without",
+               p99_ms=late.values, without_ms=without.values)
 
 
 def equal(report):
@@ -759,9 +769,9 @@ if __name__ == "__main__":
     # What decides comes first: if time runs out, the rest is missing from the table.
     parts = {"overhead": overhead, "alone": alone_native, "strict": strict, "shares": shares, "fairness": fairness,
              "tails": lambda report: tails(report, TEMPORAL), "tails-spatial": lambda report: tails(report, SPATIAL), "halves": halves, "torch": torch,
-             "lending": lending, "control": control, "faults": faults, "A6": equal, "A22": windows, "noise": noise, "peers": other_products}
+             "lending": lending, "control": control, "faults": faults, "A6": equal, "A22": windows, "A28": classes, "noise": noise, "peers": other_products}
     limits = {"overhead": 40, "alone": 30, "strict": 50, "shares": 120, "fairness": 70, "tails": 100, "tails-spatial": 140, "halves": 110, "torch": 110, "lending": 40,
-              "control": 40, "noise": 90, "faults": 80, "A6": 40, "A22": 40, "peers": 60}
+              "control": 40, "noise": 90, "faults": 80, "A6": 40, "A22": 40, "A28": 40, "peers": 60}
     report = Report("compute share benchmarks", parts, limits, arguments)
     longer = max(1, report.options.seconds / 1.0 * report.options.runs / 3)
     for part in limits:

@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from common import HERE, named
 from tenants import MODE, SHARE, STRICT, Figure, Tenant, calibrate, needs, stop_calibrator
 
+import harness
 from harness import Failure, Held, Report, Skip, Slice, expect, nvml
 
 # No part of this needs NVLink's multicast, which not every machine lets its guests use.
@@ -138,16 +139,44 @@ def all_reduce(report):
                 held.update(away)
 
 
+def without_the_rule(report):
+    """A28: what it is for that collectives are never held back: two strict slices beside burns on both GPUs, with the rule and without."""
+    needs(SHARE, MODE)
+    calibrate()
+    found = {}
+    for rule, ignored in (("with", ""), ("without", "collective")):
+        with harness.daemon_with(report, **{"CLEAVE_IGNORE_CLASSES": ignored} if ignored else {}), ExitStack() as stack:
+            held = two_slices(stack, **{SHARE: "50%", MODE: STRICT})
+            named(held[0], "ready", 90)
+            for number in (0, 1):
+                own = stack.enter_context(Slice(MEMORY, gpu=number, **{SHARE: "50%", MODE: STRICT}))
+                one = stack.enter_context(Held(own.command(*Tenant(lengths=(2000,)).command())))
+                stack.callback(one.kill)
+                named(one, "ready")
+                one.send(f"{time.monotonic_ns()} {BOUND_S * 4} 0")
+            try:
+                found[rule] = reduce(held[0], CONTENDED)
+            except Failure as problem:
+                found[rule] = {mib: 0 for mib in CONTENDED}
+                report.row("A28", f"{rule} the rule", False if rule == "with" else None, f"not done within {BOUND_S} s: {problem}")
+                for one in held:
+                    one.kill()
+    for mib in CONTENDED:
+        with_, without = (found[rule][mib] for rule in ("with", "without"))
+        report.row("A28", f"two strict slices, {mib} MiB, burns on both GPUs", with_ >= without, f"{with_:.1f} GB/s, {without:.1f} where collectives are held back as others", target="no worse than without",
+                   gbps=with_, without_gbps=without)
+
+
 def arguments(parser):
     parser.add_argument("--rounds", type=int, default=3, help="how often each size is measured on each side")
-    parser.set_defaults(budget=200.0)
+    parser.set_defaults(budget=340.0)
 
 
 if __name__ == "__main__":
     os.environ.update(SETTINGS)
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     os.environ.setdefault("NCCL_SOCKET_IFNAME", "lo")
-    report = Report("NCCL benchmark", {"nccl": all_reduce}, {"nccl": 190}, arguments)
+    report = Report("NCCL benchmark", {"nccl": all_reduce, "A28": without_the_rule}, {"nccl": 190, "A28": 150}, arguments)
     try:
         status = report.main()
     finally:

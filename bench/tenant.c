@@ -2,6 +2,7 @@
  *
  *   tenant calibrate                     prints what an iteration of the kernel takes; again for each line of stdin
  *   tenant MODE --iteration-ns N --base-ns N [--lengths US,US…] [--ahead MS] [--nodes N] [--phases ON,OFF] [--library PATH]
+ *           [--kernel NAME: what its kernel is called] [--kinds N: launches of N kinds in turn, by their shared memory]
  *     saturate  kernels of these lengths in turn, with so many ms of them sent ahead, as a training loop does
  *     graph     the same, in a graph of N kernels
  *     loop      a kernel and a cuStreamSynchronize
@@ -59,6 +60,8 @@ static CUresult (*EventCreate)(CUevent *, unsigned), (*EventRecord)(CUevent, CUs
 static CUcontext context;
 static CUstream stream;
 static CUfunction spin;
+static const char *kernel = "spin";
+static unsigned kinds = 1;
 static int processors;
 static unsigned blocks, threads = 1024, blocks_per_processor = 2;
 static double iteration_ns, base_ns;
@@ -80,9 +83,20 @@ static void find(void *field, const char *base, int version, const char *name) {
 }
 
 static void launch(uint64_t iterations) {
+    static unsigned kind;
     CUdeviceptr nowhere = 0;
     void *parameters[] = {&iterations, &nowhere};
-    NEED(LaunchKernel, spin, blocks, 1, 1, threads, 1, 1, 0, stream, parameters, NULL);
+    NEED(LaunchKernel, spin, blocks, 1, 1, threads, 1, 1, 16 * (kind++ % kinds), stream, parameters, NULL);
+}
+
+/* The text of the kernel, by the name that it is to have. */
+static const char *called(const char *text) {
+    static char to[4096];
+    char *end = to;
+    for (const char *at; (at = strstr(text, "spin")); text = at + 4)
+        end += snprintf(end, sizeof to - (size_t)(end - to), "%.*s%s", (int)(at - text), text, kernel);
+    snprintf(end, sizeof to - (size_t)(end - to), "%s", text);
+    return to;
 }
 
 static void begin(void) {
@@ -100,8 +114,8 @@ static void begin(void) {
     NEED(PrimaryCtxRetain, &context, device);
     NEED(CtxSetCurrent, context);
     NEED(StreamCreate, &stream, 1 /* non-blocking */);
-    NEED(ModuleLoadData, &module, SPIN_PTX);
-    NEED(ModuleGetFunction, &spin, module, "spin");
+    NEED(ModuleLoadData, &module, called(SPIN_PTX));
+    NEED(ModuleGetFunction, &spin, module, kernel);
     NEED(DeviceGetAttribute, &processors, 16 /* multiprocessors */, device);
     /* As many threads as the device holds: kernels of one tenant don't run beside each other. */
     blocks = blocks_per_processor * (unsigned)processors;
@@ -530,6 +544,10 @@ int main(int arguments, char **argument) {
             nodes = atoi(value);
         else if (!strcmp(argument[i], "--library"))
             library = value;
+        else if (!strcmp(argument[i], "--kernel") && strlen(value) < 200)
+            kernel = value;
+        else if (!strcmp(argument[i], "--kinds") && atoi(value) > 0)
+            kinds = (unsigned)atoi(value);
         else if (!strcmp(argument[i], "--phases")) {
             numbers(value, pair, 2, &got);
             on_ns = pair[0] * 1e6;

@@ -18,6 +18,7 @@ import tempfile
 import threading
 import time
 import traceback
+from contextlib import contextmanager
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -216,6 +217,23 @@ def start_daemon():
             break
         time.sleep(0.05)
     raise Failure(f"cleave daemon did not come up (exit {_daemon.poll()})")
+
+
+@contextmanager
+def daemon_with(report, **settings):
+    """A daemon with these variables in its environment, in place of the one that this test started."""
+    if not report.data_facts["daemon_started"]:
+        raise Skip("the daemon was there before this test, and keeps its settings")
+    stop_daemon()
+    os.environ.update(settings)
+    try:
+        start_daemon()
+        yield
+    finally:
+        stop_daemon()
+        for name in settings:
+            del os.environ[name]
+        start_daemon()
 
 
 def may_kill_daemon(report):

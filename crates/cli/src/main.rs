@@ -13,6 +13,7 @@ use cleave_api::{
     Engine, Factor, Fraction, MemoryAmount, Mode, OnBypass, OnMissing, Percent, Placement, Priority, SliceSpec,
     SuspendAfter, Watchdog,
 };
+use cleave_ledger::KernelClass;
 use cleave_plan::fit::{DEFAULT_CONCURRENCY, DEFAULT_CONTEXT};
 use cleave_plan::spec::Dtype;
 use commands::Context;
@@ -699,6 +700,9 @@ struct Daemon {
     /// How long windows are where slices take turns, 2ms to 200ms; without it shares and the number of slices decide
     #[arg(long, value_name = "TIME", value_parser = window, env = "CLEAVE_WINDOW", hide_env_values = true)]
     window: Option<u64>,
+    /// Classes of kernels that slices made from now on don't tell apart (collective, throughput, latency, copy): to measure what a class is for
+    #[arg(long, value_name = "CLASS,…", value_delimiter = ',', value_parser = class, env = "CLEAVE_IGNORE_CLASSES", hide_env_values = true)]
+    ignore_classes: Vec<KernelClass>,
     /// Also listen on a TCP address, with the token and TLS
     #[arg(long, value_name = "ADDRESS:PORT", requires = "token_file")]
     listen: Option<std::net::SocketAddr>,
@@ -711,6 +715,12 @@ struct Daemon {
     /// The certificate's key, PEM
     #[arg(long, value_name = "FILE", requires_all = ["listen", "tls_cert"])]
     tls_key: Option<PathBuf>,
+}
+
+fn class(text: &str) -> Result<KernelClass, String> {
+    use KernelClass::{Collective, Copy, Latency, Throughput};
+    let found = [Collective, Throughput, Latency, Copy].into_iter().find(|class| class.name() == text);
+    found.ok_or_else(|| "it must be collective, throughput, latency or copy".into())
 }
 
 fn window(text: &str) -> Result<u64, String> {

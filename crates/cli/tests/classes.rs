@@ -89,3 +89,23 @@ fn a28_a_slice_tells_what_its_gpu_time_is_made_of() {
     within(PATIENCE, "it is gone", || place.show("a")["processes"].as_array().is_some_and(Vec::is_empty));
     assert_eq!(place.show("a")["classes"], before);
 }
+
+#[test]
+fn a_daemon_may_be_told_to_ignore_classes() {
+    let place = Place::new("1xH100");
+    let with = |arguments: &[&str], ignored: &str| {
+        place.cleave(arguments).env("CLEAVE_IGNORE_CLASSES", ignored).output().unwrap()
+    };
+    let refused = with(&["daemon"], "collective,graph");
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(support::stderr(&refused).contains("collective, throughput, latency or copy"), "{refused:?}");
+    assert!(with(&["slice", "create", "--memory", "8GiB", "--name", "a"], "collective,latency").status.success());
+    let mut program = place.start("a", &["python3", "-c", WORKS]);
+    for work in ["latency 11", "throughput 12", "collective 7"] {
+        program.ask(work);
+    }
+    let classes = &place.show("a")["classes"];
+    assert_eq!(number(&classes["throughput"]["launches"]), 12, "{classes}");
+    assert!(classes["collective"].is_null() && classes["latency"].is_null(), "{classes}");
+    assert!(number(&classes["other"]["device_ns"]) > 0, "{classes}");
+}

@@ -1,5 +1,6 @@
 //! What the daemon is told when it starts.
 use cleave_api::{Engine, Factor, Placement};
+use cleave_ledger::KernelClass;
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -27,6 +28,8 @@ pub struct Config {
     pub probe: bool,
     /// How long windows are in ms, where slices take turns; `None`: as shares and their number make it.
     pub window_ms: Option<u64>,
+    /// Classes of kernels that are not told apart from others in slices made from now on.
+    pub ignore_classes: Vec<KernelClass>,
     /// The engine of slices that name none: `auto`, `temporal`, or `spatial`, for which they need not name a trust domain.
     pub engine: Engine,
     /// How many times over a GPU's memory may be promised to slices that name no factor.
@@ -105,6 +108,7 @@ impl Config {
             probe_program: None,
             probe: true,
             window_ms: None,
+            ignore_classes: Vec::new(),
             engine: Engine::Auto,
             oversubscribe: Factor::ONE,
             placement: Placement::Spread,

@@ -42,6 +42,8 @@ pub struct RunDir {
     pub path: PathBuf,
     /// A read-only view of `slices`, where the daemon may make one.
     view: Option<OwnedFd>,
+    /// Bits of [`flags`] for classes of kernels that are not told apart.
+    pub ignored: u32,
     /// The page of urgency.
     urgency: File,
 }
@@ -298,7 +300,7 @@ impl RunDir {
         let view = os::read_only_view(&slices)
             .inspect_err(|e| tracing::info!("no read-only view of {}: {e}", slices.display()))
             .ok();
-        Ok(Self { path: path.into(), view, urgency: new_urgency()? })
+        Ok(Self { path: path.into(), view, ignored: 0, urgency: new_urgency()? })
     }
 
     /// The stand-in library's folder.
@@ -387,14 +389,13 @@ fn copy_text<const N: usize>(text: &str) -> [u8; N] {
     bytes
 }
 
-fn policy_of(record: &Record, facts: &[DeviceFacts], driver_dir: &Path) -> Policy {
+fn policy_of(record: &Record, facts: &[DeviceFacts], run: &RunDir) -> Policy {
     let mut policy = Policy::new();
     policy.slice_id = parse_uuid(&record.id).unwrap_or_default();
     policy.name = copy_text(&record.name);
-    policy.driver_dir = copy_text(&driver_dir.to_string_lossy());
-    if record.mig.is_some() {
-        policy.flags = flags::MIG.into();
-    }
+    policy.driver_dir = copy_text(&run.driver_dir().to_string_lossy());
+    let mig = if record.mig.is_some() { flags::MIG } else { 0 };
+    policy.flags = (mig | run.ignored).into();
     policy.device_count = record.devices.len().min(DEVICES) as u32;
     for (index, device) in record.devices.iter().take(DEVICES).enumerate() {
         let Some(entry) = policy.devices.get_mut(index) else { continue };
@@ -428,7 +429,7 @@ impl SliceFiles {
             fs::create_dir(&temporary)?;
             make_doors(&temporary, record.on_missing)?;
             let policy = new_file(&temporary.join("policy"))?;
-            let mut page = policy_of(record, facts, &run.driver_dir());
+            let mut page = policy_of(record, facts, run);
             let bytes = policy_bytes(&mut page);
             // Every page is there before anything is mapped: a full disk must not kill who writes to it later.
             rustix::fs::fallocate(&policy, FallocateFlags::empty(), 0, bytes.len() as u64)?;
@@ -451,7 +452,7 @@ impl SliceFiles {
         let folder = run.slice_dir(&record.id);
         let policy = File::options().read(true).write(true).open(folder.join("policy")).ok()?;
         let page = PolicyPage::map(&policy).ok()?;
-        let wanted = policy_of(record, facts, &run.driver_dir());
+        let wanted = policy_of(record, facts, run);
         let fixed = |p: &Policy| {
             let devices: Vec<_> = p.devices.iter().map(|d| (d.uuid, d.nvml_index)).collect();
             (p.slice_id, p.name, p.driver_dir, p.device_count, devices)

@@ -11,6 +11,7 @@ use crate::store::Store;
 use crate::watchdog;
 use anyhow::Context;
 use cleave_api::{API_SOCKET, ErrorBody, ErrorCode};
+use cleave_ledger::flags;
 use fakegpu::install::{OWNERS, ROOT, STATE};
 use fakegpu::mps::CONTROL;
 use std::fs::{self, File};
@@ -53,8 +54,9 @@ impl Prepared {
         let run_lock = lock(&config.run_dir.join("daemon.lock"), &config.run_dir, PREDECESSOR)?;
         own_dir(&config.state_dir, 0o700)?;
         let state_lock = lock(&config.state_dir.join("daemon.lock"), &config.state_dir, PREDECESSOR)?;
-        let run = RunDir::open(&config.run_dir)
+        let mut run = RunDir::open(&config.run_dir)
             .with_context(|| format!("the run directory {} can't be used", config.run_dir.display()))?;
+        run.ignored = config.ignore_classes.iter().fold(0, |bits, class| bits | flags::ignores(*class));
         let path = config.state_dir.join("cleave.db");
         let store = Store::open(&path).with_context(|| format!("can't open {}", path.display()))?;
         Ok(Self { run, store, locks: [run_lock, state_lock] })

@@ -131,6 +131,11 @@ pub mod flags {
     pub const VERBOSE: u32 = 1 << 0;
     /// The slice's one device is a MIG device, and its UUID as `cuDeviceGetUuid_v2` gives it.
     pub const MIG: u32 = 1 << 1;
+
+    /// Kernels of this class are taken for others of which nothing is known.
+    pub const fn ignores(class: super::KernelClass) -> u32 {
+        1 << (8 + class as u32)
+    }
 }
 
 /// Values of [`Book::state`].

@@ -11,7 +11,7 @@ use crate::real::driver;
 use crate::system::{self, Lock};
 use cleave_cuda::class_of;
 use cleave_cuda::types::{CUresult, CUstream, Handle, error};
-use cleave_ledger::{Activity, CLASSES, DEVICES, GPUS, KernelClass, Turn};
+use cleave_ledger::{Activity, CLASSES, DEVICES, GPUS, KernelClass, Turn, flags};
 use cleave_policy::gate::{
     AGAIN, Cost, Grant, MARKS, Mode, Part, QUIET, Track, URGENT, Verdict, YIELD, admit, comes_back,
 };
@@ -469,6 +469,9 @@ fn class(p: &Process, kernel: u64) -> KernelClass {
     // SAFETY: the driver's own string, which ends with a zero and lives as long as the kernel.
     let name = unsafe { core::ffi::CStr::from_ptr(name.cast()) }.to_bytes();
     let class = class_of(name, KERNELS.iter().copied()).unwrap_or_default();
+    if p.policy().flags.load(Ordering::Relaxed) & flags::ignores(class) != 0 {
+        return KernelClass::Other;
+    }
     if class == KernelClass::Collective {
         p.collectives.store(1, Ordering::Relaxed);
     }

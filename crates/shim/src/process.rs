@@ -26,6 +26,8 @@ enum Stage {
     Refused = 2,
     /// Is not metered: the slice allows that while the daemon can't be reached.
     Open = 3,
+    /// Is a member, with a context of its part of the multiprocessors that every call enters first.
+    Parted = 4,
 }
 
 /// Most pools that are charged by their own figures.
@@ -145,7 +147,6 @@ pub fn process() -> Result<Option<&'static Process>, ()> {
         // SAFETY: set once, to a mapping that is never unmapped.
         let process = unsafe { &*address };
         if process.stage.load(Ordering::Acquire) == Stage::Ready as u32 {
-            process.part.enter();
             return Ok(Some(process));
         }
     }
@@ -158,11 +159,10 @@ pub fn member() -> Option<&'static Process> {
     let address = PROCESS.load(Ordering::Acquire);
     // SAFETY: null, or set once to a mapping that is never unmapped.
     let process = unsafe { address.as_ref()? };
-    let ready = process.stage.load(Ordering::Acquire) == Stage::Ready as u32;
-    ready.then(|| {
-        process.part.enter();
-        process
-    })
+    match process.stage.load(Ordering::Acquire) {
+        stage if stage == Stage::Ready as u32 => Some(process),
+        stage => process.entered(stage),
+    }
 }
 
 #[cold]
@@ -200,7 +200,7 @@ fn start() -> Result<Option<&'static Process>, ()> {
     match process.stage.load(Ordering::Acquire) {
         stage if stage == Stage::Ready as u32 => Ok(Some(process)),
         stage if stage == Stage::Open as u32 => Ok(None),
-        _ => Err(()),
+        stage => process.entered(stage).map(Some).ok_or(()),
     }
 }
 
@@ -246,6 +246,22 @@ pub fn wait(round: u32) -> bool {
 
 impl Process {
     /// Finds the slice's socket, registers and maps the ledger.
+    /// A member that has a part of the multiprocessors, in whose context the calling thread is then.
+    #[cold]
+    #[inline(never)]
+    fn entered(&'static self, stage: u32) -> Option<&'static Self> {
+        (stage == Stage::Parted as u32).then(|| {
+            self.part.enter();
+            self
+        })
+    }
+
+    /// From now on every call enters the context of its part of the multiprocessors.
+    pub fn parted(&self) {
+        self.stage.store(Stage::Parted as u32, Ordering::Release);
+        crate::real::part();
+    }
+
     fn register(&self) -> Stage {
         let request = wire::Request {
             magic: MAGIC,

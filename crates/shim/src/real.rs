@@ -4,7 +4,7 @@ use crate::{message, process};
 use cleave_cuda::types::{CUresult, error, nvml_error};
 use core::ffi::{c_char, c_int, c_void};
 use core::ptr::null_mut;
-use core::sync::atomic::{AtomicPtr, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 #[link(name = "c")]
 unsafe extern "C" {
@@ -17,6 +17,17 @@ core::arch::global_asm!(".symver dlopen, dlopen@GLIBC_2.2.5", ".symver dlsym, dl
 
 /// The real entry points; null until first used.
 pub static ENTRIES: [AtomicPtr<c_void>; COUNT] = [const { AtomicPtr::new(null_mut()) }; COUNT];
+
+/// Where passing exports jump to; null: to [`prepared`] first.
+pub static PASSES: [AtomicPtr<c_void>; COUNT] = [const { AtomicPtr::new(null_mut()) }; COUNT];
+/// Not 0: this process has a part of the multiprocessors, and passing exports always go to [`prepared`] first.
+static PARTED: AtomicU32 = AtomicU32::new(0);
+
+/// From now on every call enters the context of this process's part of the multiprocessors.
+pub fn part() {
+    PARTED.store(1, Ordering::SeqCst);
+    PASSES.iter().for_each(|place| place.store(null_mut(), Ordering::SeqCst));
+}
 
 static LIBRARIES: [AtomicPtr<c_void>; 2] = [const { AtomicPtr::new(null_mut()) }; 2];
 
@@ -74,11 +85,18 @@ extern "C" fn no_nvml() -> c_int {
 
 /// [`resolve`], in the context of this process's part of the multiprocessors, if it has one.
 extern "C" fn prepare(index: usize) -> *mut c_void {
-    crate::hooks::part::enter();
-    match ENTRIES.get(index).map(|entry| entry.load(Ordering::Acquire)) {
-        Some(known) if !known.is_null() => known,
-        _ => resolve(index),
+    // Looking for the process enters.
+    let _ = process::member();
+    let known = ENTRIES.get(index).map_or(null_mut(), |entry| entry.load(Ordering::Acquire));
+    let found = if known.is_null() { resolve(index) } else { known };
+    if let Some(place) = PASSES.get(index).filter(|_| PARTED.load(Ordering::SeqCst) == 0) {
+        place.store(found, Ordering::SeqCst);
+        // It may have got its part meanwhile.
+        if PARTED.load(Ordering::SeqCst) != 0 {
+            place.store(null_mut(), Ordering::SeqCst);
+        }
     }
+    found
 }
 
 /// Where a passing export goes when its entry point is not known yet, or this process has a part of the multiprocessors:
@@ -135,16 +153,13 @@ macro_rules! pass {
                 "mov r11, [rip + {entries} + {offset}]",
                 "test r11, r11",
                 "je 2f",
-                "cmp dword ptr [rip + {parted}], 0",
-                "jne 2f",
                 "jmp r11",
                 "2:",
                 "mov r11d, {index}",
                 "jmp {prepared}",
-                entries = sym $crate::real::ENTRIES,
+                entries = sym $crate::real::PASSES,
                 offset = const $index * 8,
                 index = const $index,
-                parted = sym $crate::hooks::PARTED,
                 prepared = sym $crate::real::prepared,
             )
         }

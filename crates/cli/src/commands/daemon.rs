@@ -51,6 +51,7 @@ fn config(context: &Context, options: &Daemon) -> Config {
         config.state_dir.clone_from(dir);
     }
     (config.window_ms, config.oversubscribe) = (options.window, options.oversubscribe);
+    config.ignore_classes.clone_from(&options.ignore_classes);
     config.placement = options.placement;
     config
 }

@@ -3,7 +3,7 @@
 //! MPS can only say *how many* of them a client has at most; *which* ones, a green context says. One is made of this
 //! process's part as soon as its primary context is active, and stands in for that from then on: both have the same
 //! memory, modules and events, and whatever is started in the green one, or in streams made in it, runs on the part.
-//! Whatever the program asks of the driver, it asks in the green context where the primary one is current ([`enter`]):
+//! Whatever the program asks of the driver, it asks in the green context where the primary one is current ([`Part::enter`]):
 //! the CUDA runtime makes that current on ways that lead past the driver's exports. Where the program asks for its
 //! context, it is told of the primary one.
 use super::member;
@@ -135,15 +135,7 @@ impl Part {
     }
 
     /// Makes the green context current where the primary one is.
-    #[inline]
     pub fn enter(&self) {
-        if self.context.load(Ordering::Acquire) != 0 {
-            self.switch();
-        }
-    }
-
-    #[cold]
-    fn switch(&self) {
         let mut current: CUcontext = null_mut();
         let status = driver!(cuCtxGetCurrent(&raw mut current => *mut CUcontext));
         let own = self.inside(current);
@@ -151,15 +143,6 @@ impl Part {
             driver!(cuCtxSetCurrent(own => CUcontext));
         }
     }
-}
-
-/// Not 0 once this process has a context of its part: exports that jump to the driver call [`enter`] first then.
-pub static PARTED: AtomicU32 = AtomicU32::new(0);
-
-/// See [`Part::enter`].
-pub fn enter() {
-    // Looking for the process enters.
-    let _ = process::member();
 }
 
 /// Reads what part of the multiprocessors this process has, as its launch said, and finds out what it is: once the driver
@@ -214,7 +197,7 @@ fn make(p: &Process, device: usize, ordinal: i32, primary: CUcontext, (from, to)
     p.part.primary.store(primary as u64, Ordering::Relaxed);
     p.part.green.store(green as u64, Ordering::Relaxed);
     p.part.context.store(context as u64, Ordering::Release);
-    PARTED.store(1, Ordering::Release);
+    p.parted();
     Ok(())
 }
 
