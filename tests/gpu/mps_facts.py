@@ -157,19 +157,27 @@ class Client:
         self.must("cuCtxDestroy_v2", beside)
         return answer | {"beside": affinity[1]}
 
+    def looked_up(self, name, version, *kinds):
+        """An entry point as the CUDA runtime gets it."""
+        entry, found = c.c_void_p(), c.c_int()
+        self.must("cuGetProcAddress_v2", name.encode(), c.byref(entry), version, c.c_uint64(0), c.byref(found))
+        return c.CFUNCTYPE(c.c_int, *kinds)(entry.value)
+
     def past(self):
         """Makes the primary context current past the exports of what is before the driver, as the CUDA runtime does; what the driver itself
-        then says: how many multiprocessors a new stream has, and whether it waits for its work."""
+        then says: how many multiprocessors streams have that are made by an export and by an entry point, and whether it waits for its work."""
         real = c.CDLL(os.environ["CLEAVE_DRIVER_DIR"] + "/libcuda.so.1")
         primary, stream, of, resource = self.context, c.c_void_p(), c.c_void_p(), (c.c_ubyte * 144)()
-        real.cuCtxSetCurrent(primary)
-        self.must("cuStreamCreate", c.byref(stream), 1)
-        code = real.cuStreamGetCtx(stream, c.byref(of)) or real.cuCtxGetDevResource(of, resource, 1)
+        streams = []
+        for create in (self.cu.cuStreamCreate, self.looked_up("cuStreamCreate", 2000, c.c_void_p, c.c_uint)):
+            real.cuCtxSetCurrent(primary)
+            code = create(c.byref(stream), 1) or real.cuStreamGetCtx(stream, c.byref(of)) or real.cuCtxGetDevResource(of, resource, 1)
+            streams.append(int.from_bytes(bytes(resource)[96:100], "little"))
         real.cuCtxSetCurrent(primary)
         self.stream, before = stream, self.stream
         codes = [self.launch(20000), self.cu.cuCtxSynchronize(), self.cu.cuStreamQuery(stream)]
         self.stream = before
-        return {"code": code, "stream": int.from_bytes(bytes(resource)[96:100], "little"), "codes": codes}
+        return {"code": code, "streams": streams, "codes": codes}
 
     def renew(self, reset=0):
         """Lets the primary context go, and makes it and what was in it again; whether it was active in between."""

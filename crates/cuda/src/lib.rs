@@ -17,6 +17,9 @@ pub enum Decision {
     Hook,
     /// Jumps to the real entry point with every register and the stack as the caller left them.
     Pass,
+    /// As [`Pass`](Self::Pass), but where the process has multiprocessors of its own, in the context of those: what it asks
+    /// for is done where the calling thread's context says.
+    Enter,
     /// Returns the library's own "not permitted" error.
     Refuse,
     /// Is not exported: the name is no part of the API that programs use.
@@ -73,6 +76,7 @@ pub fn rows(table: &str) -> impl Iterator<Item = Result<Entry<'_>, &str>> {
         let decision = match decision {
             "hook" => Decision::Hook,
             "pass" => Decision::Pass,
+            "enter" => Decision::Enter,
             "refuse" => Decision::Refuse,
             "omit" => Decision::Omit,
             _ => return Err(line),

@@ -2,7 +2,7 @@
 //!
 //! Every exported name has a number, a place for the real entry point, and an export: a hook of ours, a jump to
 //! the real entry point, or a refusal.
-use crate::real::{pass, refuse};
+use crate::real::{enter, pass, refuse};
 use cleave_ledger::KernelClass;
 use core::ffi::c_void;
 
@@ -313,7 +313,7 @@ pub mod index {
     pub const nvmlInit_v2: usize = 1071;
 }
 
-/// The CUDA names that must never be handed out as they are: number and export.
+/// The CUDA names that must not be handed out to anybody as they are: number and export.
 pub static REPLACED: [(u16, Export); 267] = [
     (0, Export(crate::hooks::cuArray3DCreate as *const c_void)),
     (1, Export(crate::hooks::cuArray3DCreate_v2 as *const c_void)),
@@ -584,6 +584,76 @@ pub static REPLACED: [(u16, Export); 267] = [
     (639, Export(crate::hooks::cuStreamSynchronize_ptsz as *const c_void)),
 ];
 
+/// The CUDA names that must not be handed out to who has multiprocessors of its own as they are: number and export.
+pub static ENTERED: [(u16, Export); 66] = [
+    (52, Export(cuCtxPushCurrent as *const c_void)),
+    (53, Export(cuCtxPushCurrent_v2 as *const c_void)),
+    (57, Export(cuCtxSetCurrent as *const c_void)),
+    (126, Export(cuEventRecord as *const c_void)),
+    (127, Export(cuEventRecordWithFlags as *const c_void)),
+    (128, Export(cuEventRecordWithFlags_ptsz as *const c_void)),
+    (129, Export(cuEventRecord_ptsz as *const c_void)),
+    (133, Export(cuFabricCpyBatchAsync as *const c_void)),
+    (153, Export(cuGLMapBufferObjectAsync as *const c_void)),
+    (154, Export(cuGLMapBufferObjectAsync_v2 as *const c_void)),
+    (155, Export(cuGLMapBufferObjectAsync_v2_ptsz as *const c_void)),
+    (161, Export(cuGLUnmapBufferObjectAsync as *const c_void)),
+    (168, Export(cuGraphAddBatchMemOpNode as *const c_void)),
+    (271, Export(cuGraphicsMapResources as *const c_void)),
+    (272, Export(cuGraphicsMapResources_ptsz as *const c_void)),
+    (280, Export(cuGraphicsUnmapResources as *const c_void)),
+    (281, Export(cuGraphicsUnmapResources_ptsz as *const c_void)),
+    (315, Export(cuLaunchHostFunc as *const c_void)),
+    (316, Export(cuLaunchHostFunc_ptsz as *const c_void)),
+    (317, Export(cuLaunchHostFunc_v2 as *const c_void)),
+    (377, Export(cuMemDiscardBatchAsync as *const c_void)),
+    (378, Export(cuMemDiscardBatchAsync_ptsz as *const c_void)),
+    (407, Export(cuMemMapArrayAsync as *const c_void)),
+    (408, Export(cuMemMapArrayAsync_ptsz as *const c_void)),
+    (583, Export(cuSignalExternalSemaphoresAsync as *const c_void)),
+    (584, Export(cuSignalExternalSemaphoresAsync_ptsz as *const c_void)),
+    (585, Export(cuStreamAddCallback as *const c_void)),
+    (586, Export(cuStreamAddCallback_ptsz as *const c_void)),
+    (587, Export(cuStreamAttachMemAsync as *const c_void)),
+    (588, Export(cuStreamAttachMemAsync_ptsz as *const c_void)),
+    (589, Export(cuStreamBatchMemOp as *const c_void)),
+    (590, Export(cuStreamBatchMemOp_ptsz as *const c_void)),
+    (591, Export(cuStreamBatchMemOp_v2 as *const c_void)),
+    (592, Export(cuStreamBatchMemOp_v2_ptsz as *const c_void)),
+    (603, Export(cuStreamCreate as *const c_void)),
+    (604, Export(cuStreamCreateWithPriority as *const c_void)),
+    (612, Export(cuStreamGetCaptureInfo as *const c_void)),
+    (613, Export(cuStreamGetCaptureInfo_ptsz as *const c_void)),
+    (614, Export(cuStreamGetCaptureInfo_v2 as *const c_void)),
+    (615, Export(cuStreamGetCaptureInfo_v2_ptsz as *const c_void)),
+    (616, Export(cuStreamGetCaptureInfo_v3 as *const c_void)),
+    (617, Export(cuStreamGetCaptureInfo_v3_ptsz as *const c_void)),
+    (632, Export(cuStreamIsCapturing as *const c_void)),
+    (633, Export(cuStreamIsCapturing_ptsz as *const c_void)),
+    (634, Export(cuStreamQuery as *const c_void)),
+    (635, Export(cuStreamQuery_ptsz as *const c_void)),
+    (644, Export(cuStreamWaitEvent as *const c_void)),
+    (645, Export(cuStreamWaitEvent_ptsz as *const c_void)),
+    (646, Export(cuStreamWaitValue32 as *const c_void)),
+    (647, Export(cuStreamWaitValue32_ptsz as *const c_void)),
+    (648, Export(cuStreamWaitValue32_v2 as *const c_void)),
+    (649, Export(cuStreamWaitValue32_v2_ptsz as *const c_void)),
+    (650, Export(cuStreamWaitValue64 as *const c_void)),
+    (651, Export(cuStreamWaitValue64_ptsz as *const c_void)),
+    (652, Export(cuStreamWaitValue64_v2 as *const c_void)),
+    (653, Export(cuStreamWaitValue64_v2_ptsz as *const c_void)),
+    (654, Export(cuStreamWriteValue32 as *const c_void)),
+    (655, Export(cuStreamWriteValue32_ptsz as *const c_void)),
+    (656, Export(cuStreamWriteValue32_v2 as *const c_void)),
+    (657, Export(cuStreamWriteValue32_v2_ptsz as *const c_void)),
+    (658, Export(cuStreamWriteValue64 as *const c_void)),
+    (659, Export(cuStreamWriteValue64_ptsz as *const c_void)),
+    (660, Export(cuStreamWriteValue64_v2 as *const c_void)),
+    (661, Export(cuStreamWriteValue64_v2_ptsz as *const c_void)),
+    (715, Export(cuWaitExternalSemaphoresAsync as *const c_void)),
+    (716, Export(cuWaitExternalSemaphoresAsync_ptsz as *const c_void)),
+];
+
 /// Base names of the calls that take memory: a variant of one of these that is not in the table is refused.
 #[rustfmt::skip]
 pub static GUARDED: &[&[u8]] = &[b"cuArray3DCreate", b"cuArrayCreate", b"cuMemAlloc", b"cuMemAllocAsync", b"cuMemAllocFromPoolAsync", b"cuMemAllocManaged", b"cuMemAllocPitch", b"cuMemAlloc", b"cuMemCreate", b"cuMipmappedArrayCreate"];
@@ -704,11 +774,11 @@ pass!(cuCtxGetId, 46);
 pass!(cuCtxGetLimit, 47);
 pass!(cuCtxGetSharedMemConfig, 48);
 pass!(cuCtxGetStreamPriorityRange, 49);
-pass!(cuCtxPushCurrent, 52);
-pass!(cuCtxPushCurrent_v2, 53);
+enter!(cuCtxPushCurrent, 52);
+enter!(cuCtxPushCurrent_v2, 53);
 pass!(cuCtxResetPersistingL2Cache, 55);
 pass!(cuCtxSetCacheConfig, 56);
-pass!(cuCtxSetCurrent, 57);
+enter!(cuCtxSetCurrent, 57);
 pass!(cuCtxSetFlags, 58);
 pass!(cuCtxSetSharedMemConfig, 60);
 pass!(cuDestroyExternalSemaphore, 65);
@@ -761,13 +831,13 @@ pass!(cuEventDestroy_v2, 122);
 pass!(cuEventElapsedTime, 123);
 pass!(cuEventElapsedTime_v2, 124);
 pass!(cuEventQuery, 125);
-pass!(cuEventRecord, 126);
-pass!(cuEventRecordWithFlags, 127);
-pass!(cuEventRecordWithFlags_ptsz, 128);
-pass!(cuEventRecord_ptsz, 129);
+enter!(cuEventRecord, 126);
+enter!(cuEventRecordWithFlags, 127);
+enter!(cuEventRecordWithFlags_ptsz, 128);
+enter!(cuEventRecord_ptsz, 129);
 pass!(cuExternalMemoryGetMappedBuffer, 131);
 pass!(cuExternalMemoryGetMappedMipmappedArray, 132);
-pass!(cuFabricCpyBatchAsync, 133);
+enter!(cuFabricCpyBatchAsync, 133);
 pass!(cuFlushGPUDirectRDMAWrites, 134);
 pass!(cuFuncGetAttribute, 135);
 pass!(cuFuncGetModule, 136);
@@ -787,20 +857,20 @@ pass!(cuGLGetDevices, 149);
 pass!(cuGLGetDevices_v2, 150);
 pass!(cuGLInit, 151);
 pass!(cuGLMapBufferObject, 152);
-pass!(cuGLMapBufferObjectAsync, 153);
-pass!(cuGLMapBufferObjectAsync_v2, 154);
-pass!(cuGLMapBufferObjectAsync_v2_ptsz, 155);
+enter!(cuGLMapBufferObjectAsync, 153);
+enter!(cuGLMapBufferObjectAsync_v2, 154);
+enter!(cuGLMapBufferObjectAsync_v2_ptsz, 155);
 pass!(cuGLMapBufferObject_v2, 156);
 pass!(cuGLMapBufferObject_v2_ptds, 157);
 pass!(cuGLRegisterBufferObject, 158);
 pass!(cuGLSetBufferObjectMapFlags, 159);
 pass!(cuGLUnmapBufferObject, 160);
-pass!(cuGLUnmapBufferObjectAsync, 161);
+enter!(cuGLUnmapBufferObjectAsync, 161);
 pass!(cuGLUnregisterBufferObject, 162);
 pass!(cuGetErrorName, 163);
 pass!(cuGetErrorString, 164);
 pass!(cuGetExportTable, 165);
-pass!(cuGraphAddBatchMemOpNode, 168);
+enter!(cuGraphAddBatchMemOpNode, 168);
 pass!(cuGraphAddChildGraphNode, 169);
 pass!(cuGraphAddDependencies, 170);
 pass!(cuGraphAddDependencies_v2, 171);
@@ -878,8 +948,8 @@ pass!(cuGraphRetainUserObject, 265);
 pass!(cuGraphicsEGLRegisterImage, 268);
 pass!(cuGraphicsGLRegisterBuffer, 269);
 pass!(cuGraphicsGLRegisterImage, 270);
-pass!(cuGraphicsMapResources, 271);
-pass!(cuGraphicsMapResources_ptsz, 272);
+enter!(cuGraphicsMapResources, 271);
+enter!(cuGraphicsMapResources_ptsz, 272);
 pass!(cuGraphicsResourceGetMappedEglFrame, 273);
 pass!(cuGraphicsResourceGetMappedMipmappedArray, 274);
 pass!(cuGraphicsResourceGetMappedPointer, 275);
@@ -887,8 +957,8 @@ pass!(cuGraphicsResourceGetMappedPointer_v2, 276);
 pass!(cuGraphicsResourceSetMapFlags, 277);
 pass!(cuGraphicsResourceSetMapFlags_v2, 278);
 pass!(cuGraphicsSubResourceGetMappedArray, 279);
-pass!(cuGraphicsUnmapResources, 280);
-pass!(cuGraphicsUnmapResources_ptsz, 281);
+enter!(cuGraphicsUnmapResources, 280);
+enter!(cuGraphicsUnmapResources_ptsz, 281);
 pass!(cuGraphicsUnregisterResource, 282);
 pass!(cuGraphicsVDPAURegisterOutputSurface, 283);
 pass!(cuGraphicsVDPAURegisterVideoSurface, 284);
@@ -908,9 +978,9 @@ pass!(cuKernelGetParamCount, 305);
 pass!(cuKernelGetParamInfo, 306);
 pass!(cuKernelSetAttribute, 307);
 pass!(cuKernelSetCacheConfig, 308);
-pass!(cuLaunchHostFunc, 315);
-pass!(cuLaunchHostFunc_ptsz, 316);
-pass!(cuLaunchHostFunc_v2, 317);
+enter!(cuLaunchHostFunc, 315);
+enter!(cuLaunchHostFunc_ptsz, 316);
+enter!(cuLaunchHostFunc_v2, 317);
 pass!(cuLibraryEnumerateKernels, 322);
 pass!(cuLibraryGetKernelCount, 325);
 pass!(cuLibraryGetUnifiedFunction, 328);
@@ -943,8 +1013,8 @@ pass!(cuMemAddressFree, 357);
 pass!(cuMemAddressReserve, 358);
 pass!(cuMemAdvise, 359);
 pass!(cuMemAdvise_v2, 360);
-pass!(cuMemDiscardBatchAsync, 377);
-pass!(cuMemDiscardBatchAsync_ptsz, 378);
+enter!(cuMemDiscardBatchAsync, 377);
+enter!(cuMemDiscardBatchAsync_ptsz, 378);
 pass!(cuMemGetAccess, 385);
 pass!(cuMemGetAddressRange, 386);
 pass!(cuMemGetAddressRange_v2, 387);
@@ -959,8 +1029,8 @@ pass!(cuMemGetMemPool, 397);
 pass!(cuMemHostGetDevicePointer, 399);
 pass!(cuMemHostGetDevicePointer_v2, 400);
 pass!(cuMemHostGetFlags, 401);
-pass!(cuMemMapArrayAsync, 407);
-pass!(cuMemMapArrayAsync_ptsz, 408);
+enter!(cuMemMapArrayAsync, 407);
+enter!(cuMemMapArrayAsync_ptsz, 408);
 pass!(cuMemPoolExportPointer, 411);
 pass!(cuMemPoolExportToShareableHandle, 412);
 pass!(cuMemPoolGetAccess, 413);
@@ -1009,30 +1079,30 @@ pass!(cuPointerSetAttribute, 579);
 pass!(cuProfilerInitialize, 580);
 pass!(cuProfilerStart, 581);
 pass!(cuProfilerStop, 582);
-pass!(cuSignalExternalSemaphoresAsync, 583);
-pass!(cuSignalExternalSemaphoresAsync_ptsz, 584);
-pass!(cuStreamAddCallback, 585);
-pass!(cuStreamAddCallback_ptsz, 586);
-pass!(cuStreamAttachMemAsync, 587);
-pass!(cuStreamAttachMemAsync_ptsz, 588);
-pass!(cuStreamBatchMemOp, 589);
-pass!(cuStreamBatchMemOp_ptsz, 590);
-pass!(cuStreamBatchMemOp_v2, 591);
-pass!(cuStreamBatchMemOp_v2_ptsz, 592);
+enter!(cuSignalExternalSemaphoresAsync, 583);
+enter!(cuSignalExternalSemaphoresAsync_ptsz, 584);
+enter!(cuStreamAddCallback, 585);
+enter!(cuStreamAddCallback_ptsz, 586);
+enter!(cuStreamAttachMemAsync, 587);
+enter!(cuStreamAttachMemAsync_ptsz, 588);
+enter!(cuStreamBatchMemOp, 589);
+enter!(cuStreamBatchMemOp_ptsz, 590);
+enter!(cuStreamBatchMemOp_v2, 591);
+enter!(cuStreamBatchMemOp_v2_ptsz, 592);
 pass!(cuStreamCopyAttributes, 601);
 pass!(cuStreamCopyAttributes_ptsz, 602);
-pass!(cuStreamCreate, 603);
-pass!(cuStreamCreateWithPriority, 604);
+enter!(cuStreamCreate, 603);
+enter!(cuStreamCreateWithPriority, 604);
 pass!(cuStreamDestroy, 605);
 pass!(cuStreamDestroy_v2, 606);
 pass!(cuStreamGetAttribute, 610);
 pass!(cuStreamGetAttribute_ptsz, 611);
-pass!(cuStreamGetCaptureInfo, 612);
-pass!(cuStreamGetCaptureInfo_ptsz, 613);
-pass!(cuStreamGetCaptureInfo_v2, 614);
-pass!(cuStreamGetCaptureInfo_v2_ptsz, 615);
-pass!(cuStreamGetCaptureInfo_v3, 616);
-pass!(cuStreamGetCaptureInfo_v3_ptsz, 617);
+enter!(cuStreamGetCaptureInfo, 612);
+enter!(cuStreamGetCaptureInfo_ptsz, 613);
+enter!(cuStreamGetCaptureInfo_v2, 614);
+enter!(cuStreamGetCaptureInfo_v2_ptsz, 615);
+enter!(cuStreamGetCaptureInfo_v3, 616);
+enter!(cuStreamGetCaptureInfo_v3_ptsz, 617);
 pass!(cuStreamGetDevResource, 622);
 pass!(cuStreamGetDevice, 623);
 pass!(cuStreamGetDevice_ptsz, 624);
@@ -1042,34 +1112,34 @@ pass!(cuStreamGetId, 628);
 pass!(cuStreamGetId_ptsz, 629);
 pass!(cuStreamGetPriority, 630);
 pass!(cuStreamGetPriority_ptsz, 631);
-pass!(cuStreamIsCapturing, 632);
-pass!(cuStreamIsCapturing_ptsz, 633);
-pass!(cuStreamQuery, 634);
-pass!(cuStreamQuery_ptsz, 635);
+enter!(cuStreamIsCapturing, 632);
+enter!(cuStreamIsCapturing_ptsz, 633);
+enter!(cuStreamQuery, 634);
+enter!(cuStreamQuery_ptsz, 635);
 pass!(cuStreamSetAttribute, 636);
 pass!(cuStreamSetAttribute_ptsz, 637);
 pass!(cuStreamUpdateCaptureDependencies, 640);
 pass!(cuStreamUpdateCaptureDependencies_ptsz, 641);
 pass!(cuStreamUpdateCaptureDependencies_v2, 642);
 pass!(cuStreamUpdateCaptureDependencies_v2_ptsz, 643);
-pass!(cuStreamWaitEvent, 644);
-pass!(cuStreamWaitEvent_ptsz, 645);
-pass!(cuStreamWaitValue32, 646);
-pass!(cuStreamWaitValue32_ptsz, 647);
-pass!(cuStreamWaitValue32_v2, 648);
-pass!(cuStreamWaitValue32_v2_ptsz, 649);
-pass!(cuStreamWaitValue64, 650);
-pass!(cuStreamWaitValue64_ptsz, 651);
-pass!(cuStreamWaitValue64_v2, 652);
-pass!(cuStreamWaitValue64_v2_ptsz, 653);
-pass!(cuStreamWriteValue32, 654);
-pass!(cuStreamWriteValue32_ptsz, 655);
-pass!(cuStreamWriteValue32_v2, 656);
-pass!(cuStreamWriteValue32_v2_ptsz, 657);
-pass!(cuStreamWriteValue64, 658);
-pass!(cuStreamWriteValue64_ptsz, 659);
-pass!(cuStreamWriteValue64_v2, 660);
-pass!(cuStreamWriteValue64_v2_ptsz, 661);
+enter!(cuStreamWaitEvent, 644);
+enter!(cuStreamWaitEvent_ptsz, 645);
+enter!(cuStreamWaitValue32, 646);
+enter!(cuStreamWaitValue32_ptsz, 647);
+enter!(cuStreamWaitValue32_v2, 648);
+enter!(cuStreamWaitValue32_v2_ptsz, 649);
+enter!(cuStreamWaitValue64, 650);
+enter!(cuStreamWaitValue64_ptsz, 651);
+enter!(cuStreamWaitValue64_v2, 652);
+enter!(cuStreamWaitValue64_v2_ptsz, 653);
+enter!(cuStreamWriteValue32, 654);
+enter!(cuStreamWriteValue32_ptsz, 655);
+enter!(cuStreamWriteValue32_v2, 656);
+enter!(cuStreamWriteValue32_v2_ptsz, 657);
+enter!(cuStreamWriteValue64, 658);
+enter!(cuStreamWriteValue64_ptsz, 659);
+enter!(cuStreamWriteValue64_v2, 660);
+enter!(cuStreamWriteValue64_v2_ptsz, 661);
 pass!(cuSurfObjectCreate, 662);
 pass!(cuSurfObjectDestroy, 663);
 pass!(cuSurfObjectGetResourceDesc, 664);
@@ -1123,8 +1193,8 @@ pass!(cuUserObjectRetain, 711);
 pass!(cuVDPAUCtxCreate, 712);
 pass!(cuVDPAUCtxCreate_v2, 713);
 pass!(cuVDPAUGetDevice, 714);
-pass!(cuWaitExternalSemaphoresAsync, 715);
-pass!(cuWaitExternalSemaphoresAsync_ptsz, 716);
+enter!(cuWaitExternalSemaphoresAsync, 715);
+enter!(cuWaitExternalSemaphoresAsync_ptsz, 716);
 refuse!(nvmlComputeInstanceDestroy, 4);
 pass!(nvmlComputeInstanceGetInfo, 718);
 pass!(nvmlComputeInstanceGetInfo_v2, 719);

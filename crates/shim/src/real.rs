@@ -18,9 +18,10 @@ core::arch::global_asm!(".symver dlopen, dlopen@GLIBC_2.2.5", ".symver dlsym, dl
 /// The real entry points; null until first used.
 pub static ENTRIES: [AtomicPtr<c_void>; COUNT] = [const { AtomicPtr::new(null_mut()) }; COUNT];
 
-/// Where passing exports jump to; null: to [`prepared`] first.
+/// Where those exports jump to that must be in the context of this process's part of the multiprocessors; null: to
+/// [`prepared`] first.
 pub static PASSES: [AtomicPtr<c_void>; COUNT] = [const { AtomicPtr::new(null_mut()) }; COUNT];
-/// Not 0: this process has a part of the multiprocessors, and passing exports always go to [`prepared`] first.
+/// Not 0: this process has a part of the multiprocessors, so that they always go to [`prepared`] first.
 static PARTED: AtomicU32 = AtomicU32::new(0);
 
 /// From now on every call enters the context of this process's part of the multiprocessors.
@@ -99,8 +100,8 @@ extern "C" fn prepare(index: usize) -> *mut c_void {
     found
 }
 
-/// Where a passing export goes when its entry point is not known yet, or this process has a part of the multiprocessors:
-/// keeps every register that may hold an argument, prepares, and jumps.
+/// Where an export goes that has nowhere to jump to yet: keeps every register that may hold an argument, [`prepare`]s, and
+/// jumps.
 #[unsafe(naked)]
 pub unsafe extern "C" fn prepared() {
     core::arch::naked_asm!(
@@ -143,9 +144,10 @@ pub unsafe extern "C" fn prepared() {
     )
 }
 
-/// An export that jumps to the real entry point, arguments untouched: needs no knowledge of its prototype.
-macro_rules! pass {
-    ($name:ident, $index:literal) => {
+/// An export that jumps to where `$entries` has for it, arguments untouched, and if that is nowhere to [`prepared`] first:
+/// needs no knowledge of the entry point's prototype.
+macro_rules! jump {
+    ($name:ident, $index:literal by $entries:path) => {
         #[unsafe(no_mangle)]
         #[unsafe(naked)]
         unsafe extern "C" fn $name() {
@@ -157,7 +159,7 @@ macro_rules! pass {
                 "2:",
                 "mov r11d, {index}",
                 "jmp {prepared}",
-                entries = sym $crate::real::PASSES,
+                entries = sym $entries,
                 offset = const $index * 8,
                 index = const $index,
                 prepared = sym $crate::real::prepared,
@@ -165,7 +167,23 @@ macro_rules! pass {
         }
     };
 }
+pub(crate) use jump;
+
+/// An export that jumps to the real entry point.
+macro_rules! pass {
+    ($name:ident, $index:literal) => {
+        $crate::real::jump!($name, $index by $crate::real::ENTRIES);
+    };
+}
 pub(crate) use pass;
+
+/// The same, in the context of this process's part of the multiprocessors, if it has one.
+macro_rules! enter {
+    ($name:ident, $index:literal) => {
+        $crate::real::jump!($name, $index by $crate::real::PASSES);
+    };
+}
+pub(crate) use enter;
 
 /// An export that always returns the library's "not permitted".
 macro_rules! refuse {

@@ -39,7 +39,10 @@ fn text() -> Result<String> {
          //! Every exported name has a number, a place for the real entry point, and an export: a hook of ours, a jump to\n\
          //! the real entry point, or a refusal.\n",
     );
-    writeln!(out, "use crate::real::{{pass, refuse}};\nuse cleave_ledger::KernelClass;\nuse core::ffi::c_void;\n")?;
+    writeln!(
+        out,
+        "use crate::real::{{enter, pass, refuse}};\nuse cleave_ledger::KernelClass;\nuse core::ffi::c_void;\n"
+    )?;
     writeln!(out, "/// Number of names.\npub const COUNT: usize = {};", all.len())?;
     writeln!(
         out,
@@ -75,14 +78,19 @@ fn text() -> Result<String> {
     }
     writeln!(out, "}}\n")?;
 
-    let replaced: Vec<_> = cuda.iter().enumerate().filter(|(_, r)| r.decision != Decision::Pass).collect();
-    writeln!(out, "/// The CUDA names that must never be handed out as they are: number and export.")?;
-    writeln!(out, "pub static REPLACED: [(u16, Export); {}] = [", replaced.len())?;
-    for (number, row) in &replaced {
-        let module = if row.decision == Decision::Hook { "crate::hooks::" } else { "" };
-        writeln!(out, "    ({number}, Export({module}{} as *const c_void)),", row.symbol)?;
+    let (always, parted) = ([Decision::Hook, Decision::Refuse], [Decision::Enter]);
+    for (name, who, decisions) in
+        [("REPLACED", "to anybody", &always[..]), ("ENTERED", "to who has multiprocessors of its own", &parted[..])]
+    {
+        let rows: Vec<_> = cuda.iter().enumerate().filter(|(_, row)| decisions.contains(&row.decision)).collect();
+        writeln!(out, "/// The CUDA names that must not be handed out {who} as they are: number and export.")?;
+        writeln!(out, "pub static {name}: [(u16, Export); {}] = [", rows.len())?;
+        for (number, row) in &rows {
+            let module = if row.decision == Decision::Hook { "crate::hooks::" } else { "" };
+            writeln!(out, "    ({number}, Export({module}{} as *const c_void)),", row.symbol)?;
+        }
+        writeln!(out, "];\n")?;
     }
-    writeln!(out, "];\n")?;
     writeln!(
         out,
         "/// Base names of the calls that take memory: a variant of one of these that is not in the table is refused."
@@ -110,6 +118,7 @@ fn text() -> Result<String> {
     for (number, row) in all.iter().enumerate() {
         match row.decision {
             Decision::Pass => writeln!(out, "pass!({}, {number});", row.symbol)?,
+            Decision::Enter => writeln!(out, "enter!({}, {number});", row.symbol)?,
             Decision::Refuse => {
                 writeln!(out, "refuse!({}, {});", row.symbol, if number < cuda.len() { 800 } else { 4 })?
             }

@@ -155,25 +155,33 @@ fn the_environment_holds_what_a_client_may_have() {
     let daemon = mps.world.start();
     let environment = |name: &str| {
         let plan: LaunchPlan = daemon.ok("POST", &format!("/v1/slices/{name}/launch"), json!({}));
-        ["ACTIVE_THREAD_PERCENTAGE", "PINNED_DEVICE_MEM_LIMIT", "CLIENT_PRIORITY"]
-            .map(|key| plan.environment.get(&format!("CUDA_MPS_{key}")).cloned().unwrap_or_default())
+        [
+            "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE",
+            "CLEAVE_MULTIPROCESSORS",
+            "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT",
+            "CUDA_MPS_CLIENT_PRIORITY",
+        ]
+        .map(|key| plan.environment.get(key).cloned().unwrap_or_default())
     };
     create(&daemon, "strict", json!({ "trust_domain": "a", "mode": "strict" }));
-    assert_eq!(environment("strict"), ["20", "0=1024M", "1"]);
+    assert_eq!(environment("strict"), ["100", "0-200", "0=1024M", "1"]);
     create(&daemon, "burn", json!({ "trust_domain": "b", "priority": "experiment" }));
-    assert_eq!(environment("burn"), ["100", "0=1024M", "1"]);
+    assert_eq!(environment("burn"), ["100", "", "0=1024M", "1"]);
     // Multiprocessors are kept for one that goes first, in this domain only.
     create(&daemon, "serve", json!({ "trust_domain": "b", "priority": "production", "compute": "30%" }));
-    assert_eq!(environment("serve"), ["100", "0=1024M", "0"]);
-    assert_eq!(environment("burn"), ["70", "0=1024M", "1"]);
-    assert_eq!(environment("strict"), ["20", "0=1024M", "1"]);
+    assert_eq!(environment("serve"), ["100", "", "0=1024M", "0"]);
+    assert_eq!(environment("burn"), ["100", "0-700", "0=1024M", "1"]);
+    assert_eq!(environment("strict"), ["100", "0-200", "0=1024M", "1"]);
     let written = fs::read_to_string(mps.world.path("cdi/cleave.dev-slice-burn.json")).unwrap();
-    assert!(written.contains("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE=70"), "{written}");
+    assert!(written.contains("CLEAVE_MULTIPROCESSORS=0-700"), "{written}");
+    // Too little to be cut off, and what finds no place: a number of them, which are nobody's own.
+    create(&daemon, "little", json!({ "trust_domain": "a", "mode": "strict", "compute": "5%" }));
+    assert_eq!(environment("little"), ["5", "", "0=1024M", "1"]);
     let explained: Explanation = daemon.ok("GET", "/v1/slices/burn/explain", Value::Null);
     assert_eq!(explained.devices[0].processors_percent, Some(70.0));
     assert!(explained.devices[0].reasons[0].message.contains("30 % are kept free"), "{explained:?}");
     create(&daemon, "turns", json!({}));
-    assert_eq!(environment("turns"), ["", "", ""]);
+    assert_eq!(environment("turns"), ["", "", "", ""]);
     // It joins no server of the machine's either.
     assert!(folder(&daemon, "turns").ends_with("mps/none"));
     let spec: Value = daemon.ok("GET", "/v1/slices/strict/cdi", Value::Null);

@@ -1,6 +1,6 @@
 //! Start, look-up of entry points, and what the program is told of its card.
 use super::{current_device, member, part};
-use crate::generated::{COUNT, GUARDED, NAMES, OFFSETS, REPLACED};
+use crate::generated::{COUNT, ENTERED, GUARDED, NAMES, OFFSETS, REPLACED};
 use crate::message::Line;
 use crate::process::{Process, environment};
 use crate::real::{self, driver, real};
@@ -152,7 +152,8 @@ fn replace(symbol: *const c_char, found: *mut *mut c_void) {
     if pointer.is_null() {
         return;
     }
-    for (number, export) in &REPLACED {
+    let entered = if part::wanted().is_some() { &ENTERED[..] } else { &[] };
+    for (number, export) in REPLACED.iter().chain(entered) {
         if real::find(usize::from(*number)) == Some(pointer) {
             // SAFETY: as above.
             unsafe { *found = export.0.cast_mut() };

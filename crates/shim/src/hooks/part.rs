@@ -3,9 +3,9 @@
 //! MPS can only say *how many* of them a client has at most; *which* ones, a green context says. One is made of this
 //! process's part as soon as its primary context is active, and stands in for that from then on: both have the same
 //! memory, modules and events, and whatever is started in the green one, or in streams made in it, runs on the part.
-//! Whatever the program asks of the driver, it asks in the green context where the primary one is current ([`Part::enter`]):
-//! the CUDA runtime makes that current on ways that lead past the driver's exports. Where the program asks for its
-//! context, it is told of the primary one.
+//! Whatever the program asks of the driver that depends on the thread's context, it asks in the green one where the primary
+//! one is current ([`Part::enter`]): the CUDA runtime makes that current on ways that lead past the driver's exports. Where
+//! the program asks for its context, it is told of the primary one.
 use super::member;
 use crate::gate;
 use crate::process::{self, Process, environment};
@@ -145,16 +145,17 @@ impl Part {
     }
 }
 
-/// Reads what part of the multiprocessors this process has, as its launch said, and finds out what it is: once the driver
-/// has started. The driver's error if it does not give out parts.
+/// From where to where this process's part of the multiprocessors is, in thousandths, as its launch said.
+pub fn wanted() -> Option<(u16, u16)> {
+    let text = environment(b"CLEAVE_MULTIPROCESSORS")?;
+    let mut ends = text.split(|byte| *byte == b'-').map(|end| core::str::from_utf8(end).ok()?.parse::<u16>().ok());
+    let (from, to) = (ends.next()??, ends.next()??);
+    (from < to && to <= 1000 && ends.next().is_none()).then_some((from, to))
+}
+
+/// Finds out which multiprocessors that are: once the driver has started. The driver's error if it does not give out parts.
 pub fn find(p: &Process) -> CUresult {
-    let Some((from, to)) = environment(b"CLEAVE_MULTIPROCESSORS").and_then(|text| {
-        let mut ends = text.split(|byte| *byte == b'-').map(|end| core::str::from_utf8(end).ok()?.parse::<u16>().ok());
-        let (from, to) = (ends.next()??, ends.next()??);
-        (from < to && to <= 1000 && ends.next().is_none()).then_some((from, to))
-    }) else {
-        return error::SUCCESS;
-    };
+    let Some((from, to)) = wanted() else { return error::SUCCESS };
     match groups(0, from.into(), to.into()) {
         Ok((_, _, processors)) => {
             p.part.processors.store(processors, Ordering::Relaxed);
