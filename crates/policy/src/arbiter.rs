@@ -536,6 +536,19 @@ impl Arbiter {
             let sure = if observation.due > 0 && stalled == 0 { now + WORKING } else { 0 };
             member.seen = Observation { device_ns, busy_until: observation.busy_until.max(sure), ..*observation };
         }
+        // Those that run beside each other use the same time: together as much as whoever used most of it.
+        for at in 0..self.members.len() {
+            if self.members[at].beside.is_some()
+                && self.group(at).next().is_some_and(|first| first.id == self.members[at].id)
+            {
+                let with: Vec<usize> =
+                    (at..used.len()).filter(|of| self.members[*of].shares_turn(&self.members[at])).collect();
+                let (sum, most) = with.iter().fold((0, 0), |(sum, most), of| (sum + used[*of], most.max(used[*of])));
+                for of in with {
+                    used[of] = (u128::from(used[of]) * u128::from(most) / u128::from(sum.max(1))) as u64;
+                }
+            }
+        }
         // Nobody can use more time than there was; who waits for a kernel longer than it expected says so late. Where the hardware ran several at once, or kernels took turns, each
         // process believes that it had the GPU alone: then each is charged its part.
         let total: u64 = used.iter().sum();

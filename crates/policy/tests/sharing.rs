@@ -87,6 +87,57 @@ proptest! {
         prop_assert!(delivered >= least, "{delivered}");
     }
 
+    /// Whatever its shares and kernels, the highest class that has work gets the GPU, by its shares; others what it leaves, which
+    /// is nothing here.
+    #[test]
+    fn a_class_goes_before_those_below_it(
+        seed: u64,
+        tenants in prop::collection::vec((0u8..3, 50u16..300, 20 * US..MS), 2..7),
+    ) {
+        let mut sim = Sim::new(seed, Config::default());
+        for (id, (class, share, kernel)) in tenants.iter().enumerate() {
+            sim.add(id as u32, Tenant { class: *class, ..tenant(*share) }, saturate(*kernel), 0);
+        }
+        sim.run(2 * SEC);
+        let got = shares(&sim, SEC, 2 * SEC);
+        let highest = tenants.iter().map(|t| t.0).max().unwrap_or(0);
+        let weights: u16 = tenants.iter().filter(|t| t.0 == highest).map(|t| t.1).sum();
+        let all: f64 = got.iter().zip(&tenants).filter(|(_, t)| t.0 == highest).map(|(got, _)| got).sum();
+        prop_assert!(all > 0.97, "{got:?}");
+        for (got, (class, share, _)) in got.iter().zip(&tenants) {
+            let owed = if *class == highest { f64::from(*share) / f64::from(weights) } else { 0.0 };
+            prop_assert!((got / all - owed).abs() < 0.025, "{got} of {owed}");
+        }
+    }
+
+    /// The slices of a spatial domain whose parts fit run at the same time, and take turns with others as one.
+    #[test]
+    fn a_domain_is_one_by_the_sum_of_its_shares(
+        seed: u64,
+        domain in prop::collection::vec((100u16..330, 20 * US..2 * MS, any::<bool>()), 1..4),
+        others in prop::collection::vec((100u16..400, 20 * US..2 * MS), 0..3),
+    ) {
+        let mut sim = Sim::new(seed, Config::default());
+        let (inside, outside): (u16, u16) = (domain.iter().map(|t| t.0).sum(), others.iter().map(|t| t.0).sum());
+        for (id, (share, kernel, is_strict)) in domain.iter().enumerate() {
+            let one = if *is_strict { strict(*share) } else { tenant(*share) };
+            sim.add(id as u32, beside(7, *share, one), saturate(*kernel), 0);
+        }
+        for (id, (share, kernel)) in others.iter().enumerate() {
+            sim.add(10 + id as u32, tenant(*share), saturate(*kernel), 0);
+        }
+        sim.run(2 * SEC);
+        let got = shares(&sim, SEC, 2 * SEC);
+        let whole = f64::from(inside + outside);
+        // Who has short kernels uses less of a turn that ends with another's long one.
+        let most = got[..domain.len()].iter().copied().fold(0.0, f64::max);
+        prop_assert!((most - f64::from(inside) / whole).abs() < 0.02 && got[..domain.len()].iter().all(|one| *one > most - 0.05), "{got:?}");
+        for (one, (share, _)) in got[domain.len()..].iter().zip(&others) {
+            let owed = f64::from(*share) / whole;
+            prop_assert!((one - owed).abs() < 0.02, "{one} of {owed}: {got:?}");
+        }
+    }
+
     /// Tenants come, go, change, are paused, are killed: the GPU is never idle for long while somebody may use it,
     /// nobody who may use it is starved, a strict tenant keeps within its share, and the daemon isn't kept busy.
     #[test]
