@@ -306,10 +306,8 @@ def tails(report, engine):
         report.row(part, name, ok, f"{text} (native {plain['p99_ms'] / alone:.2f} ×, {plain['left']:.1f} %)", target=target, **values)
 
     cases = [(length, ON_ITS_SMS if engine == SPATIAL and length >= 1000 else None) for length in (50, 200, 1000, 5000)]
-    if engine == SPATIAL:
-        cases.append((5000, ON_ITS_SMS, "light"))
-        if report.options.runs > 1:
-            cases += [(length, BY_ITSELF, shape) for length in (1000, 5000) for shape in ("full", "light")]
+    if engine == SPATIAL and report.options.runs > 1:
+        cases += [(length, BY_ITSELF, shape) for length in (1000, 5000) for shape in ("full", "light")]
     for case in cases:
         report.attempt(part, " ".join(map(str, filter(None, case))), one, *case)
 
@@ -320,30 +318,28 @@ def halves(report):
     spatial = has_flag("slice create", "--" + ENGINE) and has_flag("slice create", "--" + DOMAIN)
     known = {}
 
-    def alone(engine, policy, shape):
+    def alone(engine, policy):
         """serve in its slice without a neighbour: measured once, whatever the neighbour's kernels are."""
-        if (engine, policy, shape) not in known:
-            tenants = serve_and_burn(engine, 200, policy, priority=(None, None), shape=shape)[:1]
-            lines = [run.results[0] for run in repeat(report, f"halves alone, {engine}, {policy}, {shape}", tenants)]
-            known[engine, policy, shape] = {key: statistics.median(line[key] for line in lines) for key in ("p95_ms", "p99_ms")}
-        return known[engine, policy, shape]
+        if (engine, policy) not in known:
+            tenants = serve_and_burn(engine, 200, policy, priority=(None, None))[:1]
+            lines = [run.results[0] for run in repeat(report, f"halves alone, {engine}, {policy}", tenants)]
+            known[engine, policy] = {key: statistics.median(line[key] for line in lines) for key in ("p95_ms", "p99_ms")}
+        return known[engine, policy]
 
-    def one(engine, policy, length, shape="full"):
-        tenants = serve_and_burn(engine, length, policy, priority=(None, None), shape=shape)
-        light = " light" if shape == "light" else ""
-        base = alone(engine, policy, shape)
-        lines = [run.results[0] for run in repeat(report, f"halves, {engine}, {policy}, {length / 1000:g} ms{light} kernels", tenants)]
+    def one(engine, policy, length):
+        tenants = serve_and_burn(engine, length, policy, priority=(None, None))
+        base = alone(engine, policy)
+        lines = [run.results[0] for run in repeat(report, f"halves, {engine}, {policy}, {length / 1000:g} ms kernels", tenants)]
         p95, p99 = (Figure(line[key] / base[key] for line in lines) for key in ("p95_ms", "p99_ms"))
         text = f"p95 {p95:.3f} × alone, p99 {p99:.3f} × alone (alone {base['p95_ms']:.3f} and {base['p99_ms']:.3f} ms)"
         if policy == STRICT and engine == SPATIAL:
-            report.row("halves", f"{length / 1000:g} ms{light} kernels", p99.median <= HALVES, text, target=f"p99 ≤ {HALVES} × alone in the same slice", p95=p95.values, p99=p99.values)
+            report.row("halves", f"{length / 1000:g} ms kernels", p99.median <= HALVES, text, target=f"p99 ≤ {HALVES} × alone in the same slice", p95=p95.values, p99=p99.values)
         if length == 200:
-            report.row("A14", f"victim, {policy}, {engine}{light}", p95.median <= VICTIM[policy], text, target=f"p95 ≤ {VICTIM[policy]:.2f} ×", p95=p95.values)
+            report.row("A14", f"victim, {policy}, {engine}", p95.median <= VICTIM[policy], text, target=f"p95 ≤ {VICTIM[policy]:.2f} ×", p95=p95.values)
 
     cases = [(TEMPORAL, STRICT, 200)]
     if spatial:
-        cases += [(SPATIAL, policy, length, shape) for policy, length in ((STRICT, 200), (STRICT, 5000), (ADAPTIVE, 200)) for shape in ("full", "light")
-                  if length == 200 or report.options.runs > 1]
+        cases += [(SPATIAL, STRICT, 200), (SPATIAL, ADAPTIVE, 200)] + [(SPATIAL, STRICT, 5000)] * (report.options.runs > 1)
     else:
         cases.append((TEMPORAL, ADAPTIVE, 200))
         report.skip("halves", "serve and burn", "slice create has no --" + ENGINE)
