@@ -176,8 +176,45 @@ class Client:
         real.cuCtxSetCurrent(primary)
         self.stream, before = stream, self.stream
         codes = [self.launch(20000), self.cu.cuCtxSynchronize(), self.cu.cuStreamQuery(stream)]
+        # A copy of a few bytes waits for the kernel on the default stream, too.
+        memory, word = c.c_uint64(), c.c_uint()
+        codes.append(self.cu.cuMemAlloc_v2(c.byref(memory), c.c_size_t(4096)))
+        self.stream = None
+        codes.append(self.launch(20000))
+        real.cuCtxSetCurrent(primary)
+        codes += [self.cu.cuMemcpyDtoH_v2(c.byref(word), memory, c.c_size_t(4)), self.cu.cuStreamQuery(None), self.cu.cuMemFree_v2(memory)]
         self.stream = before
         return {"code": code, "streams": streams, "codes": codes}
+
+    def threads(self, count, seconds):
+        """Threads that all have the context current: each makes streams, starts kernels on them and on the default stream, waits in each way and
+        takes memory and gives it back. How many rounds they made, and what went wrong."""
+        end, rounds, wrong = time.monotonic() + float(seconds), [0] * int(count), []
+        iterations, nowhere = c.c_uint64(10000), c.c_uint64(0)
+        parameters = (c.c_void_p * 2)(c.cast(c.byref(iterations), c.c_void_p), c.cast(c.byref(nowhere), c.c_void_p))
+
+        def work(number):
+            self.must("cuCtxSetCurrent", self.context)
+            while time.monotonic() < end and not wrong:
+                stream, memory, word = c.c_void_p(), c.c_uint64(), c.c_uint()
+                for name, *arguments in (("cuStreamCreate", c.byref(stream), 1), ("cuMemAlloc_v2", c.byref(memory), c.c_size_t(1 << 16)),
+                                         ("cuLaunchKernel", self.spin, 8, 1, 1, 256, 1, 1, 0, stream, parameters, None), ("cuStreamSynchronize", stream),
+                                         ("cuLaunchKernel", self.spin, 8, 1, 1, 256, 1, 1, 0, None, parameters, None), ("cuMemsetD8_v2", memory, c.c_ubyte(number), c.c_size_t(64)),
+                                         ("cuMemcpyDtoH_v2", c.byref(word), memory, c.c_size_t(4)), ("cuCtxSynchronize",), ("cuMemFree_v2", memory), ("cuStreamDestroy_v2", stream)):
+                    code = getattr(self.cu, name)(*arguments)
+                    if code:
+                        wrong.append(f"{name} {code}")
+                        return
+                if word.value != number * 0x01010101:
+                    wrong.append(f"read {word.value:x} in thread {number}")
+                rounds[number] += 1
+
+        all_ = [threading.Thread(target=work, args=(number,)) for number in range(int(count))]
+        for one in all_:
+            one.start()
+        for one in all_:
+            one.join()
+        return {"rounds": rounds, "wrong": wrong}
 
     def renew(self, reset=0):
         """Lets the primary context go, and makes it and what was in it again; whether it was active in between."""

@@ -64,9 +64,11 @@ def parts(report):
             """What each sees of its part, and that work which the runtime would start is there, too."""
             for program in (one, two):
                 processors, part, past = program.init["processors"], program.ask("part"), program.ask("past")
-                yield part.get("primary") == [True, True] and past["codes"] == [0, 0, 0] and {part["device"], part["context"], part["beside"], *past["streams"]} == {processors}
+                yield part.get("primary") == [True, True] and not any(past["codes"]) and {part["device"], part["context"], part["beside"], *past["streams"]} == {processors}
                 yield program.ask("renew")["active"] == 0 and program.ask("part")["context"] == processors and program.ask("one", 1000)["codes"] == [0, 0]
 
+        threads = one.ask("threads", 8, 3)
+        report.row("parts", "eight threads in one part", not threads["wrong"] and min(threads["rounds"]) > 10, f"{sum(threads['rounds'])} rounds in 3 s {threads['wrong']}")
         seen = list(own())
         report.row("parts", "of its own, whatever it asks, and anew", all(seen), f"{seen}")
         alone = [program.ask("loop", 1, 200)["count"] for program in (one, two)]

@@ -700,7 +700,7 @@ struct Daemon {
     /// How long windows are where slices take turns, 2ms to 200ms; without it shares and the number of slices decide
     #[arg(long, value_name = "TIME", value_parser = window, env = "CLEAVE_WINDOW", hide_env_values = true)]
     window: Option<u64>,
-    /// Classes of kernels that slices made from now on don't tell apart (collective, throughput, latency, copy): to measure what a class is for
+    /// Classes of kernels that slices made from now on don't tell apart (collective, throughput, latency): to measure what a class is for
     #[arg(long, value_name = "CLASS,…", value_delimiter = ',', value_parser = class, env = "CLEAVE_IGNORE_CLASSES", hide_env_values = true)]
     ignore_classes: Vec<KernelClass>,
     /// Also listen on a TCP address, with the token and TLS
@@ -718,9 +718,9 @@ struct Daemon {
 }
 
 fn class(text: &str) -> Result<KernelClass, String> {
-    use KernelClass::{Collective, Copy, Latency, Throughput};
-    let found = [Collective, Throughput, Latency, Copy].into_iter().find(|class| class.name() == text);
-    found.ok_or_else(|| "it must be collective, throughput, latency or copy".into())
+    use KernelClass::{Collective, Latency, Throughput};
+    let found = [Collective, Throughput, Latency].into_iter().find(|class| class.name() == text);
+    found.ok_or_else(|| "it must be collective, throughput or latency".into())
 }
 
 fn window(text: &str) -> Result<u64, String> {

@@ -80,9 +80,9 @@ fn strict_slices_have_multiprocessors_of_their_own() {
     strict("third", "30%");
     strict("little", "5%");
     let (mut third, pid, init) = start(&place, "third");
-    assert_eq!((init["processors"].as_u64(), own(pid).as_deref()), (Some(40), Some("0-300")));
+    assert_eq!((init["processors"].as_u64(), own(pid).as_deref()), (Some(40), Some("500-800")));
     let (mut half, pid, init) = start(&place, "half");
-    assert_eq!((init["processors"].as_u64(), own(pid).as_deref()), (Some(64), Some("300-800")));
+    assert_eq!((init["processors"].as_u64(), own(pid).as_deref()), (Some(64), Some("0-500")));
     // Less than can be cut: as many, but not certain ones.
     let (mut little, pid, init) = start(&place, "little");
     assert_eq!((init["processors"].as_u64(), own(pid)), (Some(6), None));
@@ -101,8 +101,10 @@ fn strict_slices_have_multiprocessors_of_their_own() {
     seen(&mut half, 64);
     // Also for who makes the primary context current behind its back.
     let past = third.ask("past");
-    let expected = serde_json::json!([[40, 40], [0, 0, 0]]);
+    let expected = serde_json::json!([[40, 40], [0, 0, 0, 0, 0, 0, 0, 0]]);
     assert_eq!(serde_json::json!([past["streams"], past["codes"]]), expected, "{past}");
+    let threads = third.ask("threads 8 0.3");
+    assert_eq!(threads["wrong"], serde_json::json!([]), "{threads}");
     // It goes with the last hold on the primary context, and comes with the next one.
     for renew in ["renew", "renew 1"] {
         assert_eq!(third.ask(renew)["active"], 0, "{renew}");
@@ -120,10 +122,10 @@ fn strict_slices_have_multiprocessors_of_their_own() {
     within(PATIENCE, "the daemon is gone", || !place.cleave(&["status"]).output().unwrap().status.success());
     place.ok(&["gpus"]);
     let (mut again, pid, _) = start(&place, "third");
-    assert_eq!(own(pid).as_deref(), Some("0-300"));
+    assert_eq!(own(pid).as_deref(), Some("500-800"));
     assert!(works(&mut again) && works(&mut half));
     let (_twin, pid, _) = start(&place, "half");
-    assert_eq!(own(pid).as_deref(), Some("300-800"));
+    assert_eq!(own(pid).as_deref(), Some("0-500"));
 }
 
 #[test]

@@ -306,6 +306,16 @@ impl Domain {
         *lock(&self.known) = Known::default();
     }
 
+    /// Reads a log that was there before this daemon. A fault in it was dealt with, unless the server says otherwise.
+    async fn read_old(&self, program: &Path) {
+        self.look();
+        let fault = lock(&self.known).log.fault;
+        let Some((server, _)) = fault else { return };
+        if !is_faulty(self, program, server).await {
+            lock(&self.known).log.fault = None;
+        }
+    }
+
     /// Reads what was added to the log.
     fn look(&self) {
         let mut known = lock(&self.known);
@@ -350,7 +360,10 @@ pub async fn enter(node: &Arc<Node>, domain: &Arc<Domain>, gpu: &GpuInfo) -> Res
     let program = node.mps.program.clone()?;
     let mut gate = domain.gate.lock().await;
     // What its log says by now is not left for the next look: a newcomer to a broken server would fail.
-    tend(node, domain, &node.inhabitants(&domain.id).1).await;
+    match gate.watched {
+        true => tend(node, domain, &node.inhabitants(&domain.id).1).await,
+        false => domain.read_old(&program).await,
+    }
     domain.start(&program, &gpu.uuid).await?;
     gate.used = Instant::now();
     if !std::mem::replace(&mut gate.watched, true) {
@@ -367,13 +380,8 @@ pub fn look_after(node: &Arc<Node>, domain: &Arc<Domain>) {
         if std::mem::replace(&mut gate.watched, true) {
             return;
         }
-        domain.look();
-        // An old fault was dealt with, unless the server says otherwise.
-        let fault = lock(&domain.known).log.fault;
-        if let (Some((server, _)), Ok(program)) = (fault, &node.mps.program)
-            && !is_faulty(&domain, program, server).await
-        {
-            lock(&domain.known).log.fault = None;
+        if let Ok(program) = &node.mps.program {
+            domain.read_old(program).await;
         }
         tokio::spawn(watch(Arc::clone(&node), Arc::clone(&domain)));
     });

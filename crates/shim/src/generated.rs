@@ -36,13 +36,15 @@ pub mod index {
     pub const cuCtxDetach: usize = 34;
     pub const cuCtxGetCurrent: usize = 40;
     pub const cuCtxGetDevResource: usize = 41;
+    pub const cuCtxGetId: usize = 46;
     pub const cuCtxPopCurrent: usize = 50;
     pub const cuCtxPopCurrent_v2: usize = 51;
-    pub const cuCtxRecordEvent: usize = 54;
+    pub const cuCtxPushCurrent: usize = 52;
+    pub const cuCtxPushCurrent_v2: usize = 53;
+    pub const cuCtxSetCurrent: usize = 57;
     pub const cuCtxSetLimit: usize = 59;
     pub const cuCtxSynchronize: usize = 61;
     pub const cuCtxSynchronize_v2: usize = 62;
-    pub const cuCtxWaitEvent: usize = 63;
     pub const cuDestroyExternalMemory: usize = 64;
     pub const cuDeviceGetAttribute: usize = 72;
     pub const cuDeviceGetDevResource: usize = 78;
@@ -61,12 +63,16 @@ pub mod index {
     pub const cuGraphAddKernelNode: usize = 178;
     pub const cuGraphAddKernelNode_v2: usize = 179;
     pub const cuGraphAddMemAllocNode: usize = 180;
+    pub const cuGraphAddMemcpyNode: usize = 182;
+    pub const cuGraphAddMemsetNode: usize = 183;
     pub const cuGraphAddNode: usize = 184;
     pub const cuGraphAddNode_v2: usize = 185;
     pub const cuGraphAddNode_v3: usize = 186;
     pub const cuGraphExecDestroy: usize = 202;
     pub const cuGraphExecKernelNodeSetParams: usize = 210;
     pub const cuGraphExecKernelNodeSetParams_v2: usize = 211;
+    pub const cuGraphExecMemcpyNodeSetParams: usize = 212;
+    pub const cuGraphExecMemsetNodeSetParams: usize = 213;
     pub const cuGraphExecNodeSetParams: usize = 214;
     pub const cuGraphExecUpdate: usize = 215;
     pub const cuGraphExecUpdate_v2: usize = 216;
@@ -314,7 +320,7 @@ pub mod index {
 }
 
 /// The CUDA names that must not be handed out to anybody as they are: number and export.
-pub static REPLACED: [(u16, Export); 267] = [
+pub static REPLACED: [(u16, Export); 273] = [
     (0, Export(crate::hooks::cuArray3DCreate as *const c_void)),
     (1, Export(crate::hooks::cuArray3DCreate_v2 as *const c_void)),
     (4, Export(crate::hooks::cuArrayCreate as *const c_void)),
@@ -336,13 +342,15 @@ pub static REPLACED: [(u16, Export); 267] = [
     (34, Export(crate::hooks::cuCtxDetach as *const c_void)),
     (40, Export(crate::hooks::cuCtxGetCurrent as *const c_void)),
     (41, Export(crate::hooks::cuCtxGetDevResource as *const c_void)),
+    (46, Export(crate::hooks::cuCtxGetId as *const c_void)),
     (50, Export(crate::hooks::cuCtxPopCurrent as *const c_void)),
     (51, Export(crate::hooks::cuCtxPopCurrent_v2 as *const c_void)),
-    (54, Export(crate::hooks::cuCtxRecordEvent as *const c_void)),
+    (52, Export(crate::hooks::cuCtxPushCurrent as *const c_void)),
+    (53, Export(crate::hooks::cuCtxPushCurrent_v2 as *const c_void)),
+    (57, Export(crate::hooks::cuCtxSetCurrent as *const c_void)),
     (59, Export(crate::hooks::cuCtxSetLimit as *const c_void)),
     (61, Export(crate::hooks::cuCtxSynchronize as *const c_void)),
     (62, Export(crate::hooks::cuCtxSynchronize_v2 as *const c_void)),
-    (63, Export(crate::hooks::cuCtxWaitEvent as *const c_void)),
     (64, Export(crate::hooks::cuDestroyExternalMemory as *const c_void)),
     (72, Export(crate::hooks::cuDeviceGetAttribute as *const c_void)),
     (78, Export(crate::hooks::cuDeviceGetDevResource as *const c_void)),
@@ -361,12 +369,16 @@ pub static REPLACED: [(u16, Export); 267] = [
     (178, Export(crate::hooks::cuGraphAddKernelNode as *const c_void)),
     (179, Export(crate::hooks::cuGraphAddKernelNode_v2 as *const c_void)),
     (180, Export(crate::hooks::cuGraphAddMemAllocNode as *const c_void)),
+    (182, Export(crate::hooks::cuGraphAddMemcpyNode as *const c_void)),
+    (183, Export(crate::hooks::cuGraphAddMemsetNode as *const c_void)),
     (184, Export(crate::hooks::cuGraphAddNode as *const c_void)),
     (185, Export(crate::hooks::cuGraphAddNode_v2 as *const c_void)),
     (186, Export(crate::hooks::cuGraphAddNode_v3 as *const c_void)),
     (202, Export(crate::hooks::cuGraphExecDestroy as *const c_void)),
     (210, Export(crate::hooks::cuGraphExecKernelNodeSetParams as *const c_void)),
     (211, Export(crate::hooks::cuGraphExecKernelNodeSetParams_v2 as *const c_void)),
+    (212, Export(crate::hooks::cuGraphExecMemcpyNodeSetParams as *const c_void)),
+    (213, Export(crate::hooks::cuGraphExecMemsetNodeSetParams as *const c_void)),
     (214, Export(crate::hooks::cuGraphExecNodeSetParams as *const c_void)),
     (215, Export(crate::hooks::cuGraphExecUpdate as *const c_void)),
     (216, Export(crate::hooks::cuGraphExecUpdate_v2 as *const c_void)),
@@ -585,10 +597,18 @@ pub static REPLACED: [(u16, Export); 267] = [
 ];
 
 /// The CUDA names that must not be handed out to who has multiprocessors of its own as they are: number and export.
-pub static ENTERED: [(u16, Export); 66] = [
-    (52, Export(cuCtxPushCurrent as *const c_void)),
-    (53, Export(cuCtxPushCurrent_v2 as *const c_void)),
-    (57, Export(cuCtxSetCurrent as *const c_void)),
+pub static ENTERED: [(u16, Export); 95] = [
+    (39, Export(cuCtxGetCacheConfig as *const c_void)),
+    (45, Export(cuCtxGetFlags as *const c_void)),
+    (47, Export(cuCtxGetLimit as *const c_void)),
+    (55, Export(cuCtxResetPersistingL2Cache as *const c_void)),
+    (56, Export(cuCtxSetCacheConfig as *const c_void)),
+    (58, Export(cuCtxSetFlags as *const c_void)),
+    (60, Export(cuCtxSetSharedMemConfig as *const c_void)),
+    (111, Export(cuEGLStreamConsumerAcquireFrame as *const c_void)),
+    (115, Export(cuEGLStreamConsumerReleaseFrame as *const c_void)),
+    (118, Export(cuEGLStreamProducerPresentFrame as *const c_void)),
+    (119, Export(cuEGLStreamProducerReturnFrame as *const c_void)),
     (126, Export(cuEventRecord as *const c_void)),
     (127, Export(cuEventRecordWithFlags as *const c_void)),
     (128, Export(cuEventRecordWithFlags_ptsz as *const c_void)),
@@ -610,6 +630,8 @@ pub static ENTERED: [(u16, Export); 66] = [
     (378, Export(cuMemDiscardBatchAsync_ptsz as *const c_void)),
     (407, Export(cuMemMapArrayAsync as *const c_void)),
     (408, Export(cuMemMapArrayAsync_ptsz as *const c_void)),
+    (568, Export(cuOccupancyMaxActiveClusters as *const c_void)),
+    (571, Export(cuOccupancyMaxPotentialClusterSize as *const c_void)),
     (583, Export(cuSignalExternalSemaphoresAsync as *const c_void)),
     (584, Export(cuSignalExternalSemaphoresAsync_ptsz as *const c_void)),
     (585, Export(cuStreamAddCallback as *const c_void)),
@@ -620,18 +642,37 @@ pub static ENTERED: [(u16, Export); 66] = [
     (590, Export(cuStreamBatchMemOp_ptsz as *const c_void)),
     (591, Export(cuStreamBatchMemOp_v2 as *const c_void)),
     (592, Export(cuStreamBatchMemOp_v2_ptsz as *const c_void)),
+    (601, Export(cuStreamCopyAttributes as *const c_void)),
+    (602, Export(cuStreamCopyAttributes_ptsz as *const c_void)),
     (603, Export(cuStreamCreate as *const c_void)),
     (604, Export(cuStreamCreateWithPriority as *const c_void)),
+    (610, Export(cuStreamGetAttribute as *const c_void)),
+    (611, Export(cuStreamGetAttribute_ptsz as *const c_void)),
     (612, Export(cuStreamGetCaptureInfo as *const c_void)),
     (613, Export(cuStreamGetCaptureInfo_ptsz as *const c_void)),
     (614, Export(cuStreamGetCaptureInfo_v2 as *const c_void)),
     (615, Export(cuStreamGetCaptureInfo_v2_ptsz as *const c_void)),
     (616, Export(cuStreamGetCaptureInfo_v3 as *const c_void)),
     (617, Export(cuStreamGetCaptureInfo_v3_ptsz as *const c_void)),
+    (622, Export(cuStreamGetDevResource as *const c_void)),
+    (623, Export(cuStreamGetDevice as *const c_void)),
+    (624, Export(cuStreamGetDevice_ptsz as *const c_void)),
+    (625, Export(cuStreamGetFlags as *const c_void)),
+    (626, Export(cuStreamGetFlags_ptsz as *const c_void)),
+    (628, Export(cuStreamGetId as *const c_void)),
+    (629, Export(cuStreamGetId_ptsz as *const c_void)),
+    (630, Export(cuStreamGetPriority as *const c_void)),
+    (631, Export(cuStreamGetPriority_ptsz as *const c_void)),
     (632, Export(cuStreamIsCapturing as *const c_void)),
     (633, Export(cuStreamIsCapturing_ptsz as *const c_void)),
     (634, Export(cuStreamQuery as *const c_void)),
     (635, Export(cuStreamQuery_ptsz as *const c_void)),
+    (636, Export(cuStreamSetAttribute as *const c_void)),
+    (637, Export(cuStreamSetAttribute_ptsz as *const c_void)),
+    (640, Export(cuStreamUpdateCaptureDependencies as *const c_void)),
+    (641, Export(cuStreamUpdateCaptureDependencies_ptsz as *const c_void)),
+    (642, Export(cuStreamUpdateCaptureDependencies_v2 as *const c_void)),
+    (643, Export(cuStreamUpdateCaptureDependencies_v2_ptsz as *const c_void)),
     (644, Export(cuStreamWaitEvent as *const c_void)),
     (645, Export(cuStreamWaitEvent_ptsz as *const c_void)),
     (646, Export(cuStreamWaitValue32 as *const c_void)),
@@ -765,22 +806,20 @@ pass!(cuCtxDisablePeerAccess, 35);
 pass!(cuCtxEnablePeerAccess, 36);
 pass!(cuCtxFromGreenCtx, 37);
 pass!(cuCtxGetApiVersion, 38);
-pass!(cuCtxGetCacheConfig, 39);
+enter!(cuCtxGetCacheConfig, 39);
 pass!(cuCtxGetDevice, 42);
 pass!(cuCtxGetDevice_v2, 43);
 pass!(cuCtxGetExecAffinity, 44);
-pass!(cuCtxGetFlags, 45);
-pass!(cuCtxGetId, 46);
-pass!(cuCtxGetLimit, 47);
+enter!(cuCtxGetFlags, 45);
+enter!(cuCtxGetLimit, 47);
 pass!(cuCtxGetSharedMemConfig, 48);
 pass!(cuCtxGetStreamPriorityRange, 49);
-enter!(cuCtxPushCurrent, 52);
-enter!(cuCtxPushCurrent_v2, 53);
-pass!(cuCtxResetPersistingL2Cache, 55);
-pass!(cuCtxSetCacheConfig, 56);
-enter!(cuCtxSetCurrent, 57);
-pass!(cuCtxSetFlags, 58);
-pass!(cuCtxSetSharedMemConfig, 60);
+pass!(cuCtxRecordEvent, 54);
+enter!(cuCtxResetPersistingL2Cache, 55);
+enter!(cuCtxSetCacheConfig, 56);
+enter!(cuCtxSetFlags, 58);
+enter!(cuCtxSetSharedMemConfig, 60);
+pass!(cuCtxWaitEvent, 63);
 pass!(cuDestroyExternalSemaphore, 65);
 pass!(cuDevResourceGenerateDesc, 66);
 pass!(cuDevSmResourceSplit, 67);
@@ -816,15 +855,15 @@ pass!(cuDeviceSetGraphMemAttribute, 104);
 pass!(cuDeviceUnregisterAsyncNotification, 108);
 pass!(cuDriverGetVersion, 109);
 pass!(cuEGLApiInit, 110);
-pass!(cuEGLStreamConsumerAcquireFrame, 111);
+enter!(cuEGLStreamConsumerAcquireFrame, 111);
 pass!(cuEGLStreamConsumerConnect, 112);
 pass!(cuEGLStreamConsumerConnectWithFlags, 113);
 pass!(cuEGLStreamConsumerDisconnect, 114);
-pass!(cuEGLStreamConsumerReleaseFrame, 115);
+enter!(cuEGLStreamConsumerReleaseFrame, 115);
 pass!(cuEGLStreamProducerConnect, 116);
 pass!(cuEGLStreamProducerDisconnect, 117);
-pass!(cuEGLStreamProducerPresentFrame, 118);
-pass!(cuEGLStreamProducerReturnFrame, 119);
+enter!(cuEGLStreamProducerPresentFrame, 118);
+enter!(cuEGLStreamProducerReturnFrame, 119);
 pass!(cuEventCreate, 120);
 pass!(cuEventDestroy, 121);
 pass!(cuEventDestroy_v2, 122);
@@ -881,8 +920,6 @@ pass!(cuGraphAddExternalSemaphoresSignalNode, 175);
 pass!(cuGraphAddExternalSemaphoresWaitNode, 176);
 pass!(cuGraphAddHostNode, 177);
 pass!(cuGraphAddMemFreeNode, 181);
-pass!(cuGraphAddMemcpyNode, 182);
-pass!(cuGraphAddMemsetNode, 183);
 pass!(cuGraphBatchMemOpNodeGetParams, 187);
 pass!(cuGraphBatchMemOpNodeSetParams, 188);
 pass!(cuGraphChildGraphNodeGetGraph, 189);
@@ -905,8 +942,6 @@ pass!(cuGraphExecExternalSemaphoresWaitNodeSetParams, 206);
 pass!(cuGraphExecGetFlags, 207);
 pass!(cuGraphExecGetId, 208);
 pass!(cuGraphExecHostNodeSetParams, 209);
-pass!(cuGraphExecMemcpyNodeSetParams, 212);
-pass!(cuGraphExecMemsetNodeSetParams, 213);
 pass!(cuGraphExternalSemaphoresSignalNodeGetParams, 217);
 pass!(cuGraphExternalSemaphoresSignalNodeSetParams, 218);
 pass!(cuGraphExternalSemaphoresWaitNodeGetParams, 219);
@@ -1064,10 +1099,10 @@ pass!(cuMulticastUnbind, 564);
 pass!(cuOccupancyAvailableDynamicSMemPerBlock, 565);
 pass!(cuOccupancyMaxActiveBlocksPerMultiprocessor, 566);
 pass!(cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags, 567);
-pass!(cuOccupancyMaxActiveClusters, 568);
+enter!(cuOccupancyMaxActiveClusters, 568);
 pass!(cuOccupancyMaxPotentialBlockSize, 569);
 pass!(cuOccupancyMaxPotentialBlockSizeWithFlags, 570);
-pass!(cuOccupancyMaxPotentialClusterSize, 571);
+enter!(cuOccupancyMaxPotentialClusterSize, 571);
 pass!(cuParamSetSize, 572);
 pass!(cuParamSetTexRef, 573);
 pass!(cuParamSetf, 574);
@@ -1089,39 +1124,39 @@ enter!(cuStreamBatchMemOp, 589);
 enter!(cuStreamBatchMemOp_ptsz, 590);
 enter!(cuStreamBatchMemOp_v2, 591);
 enter!(cuStreamBatchMemOp_v2_ptsz, 592);
-pass!(cuStreamCopyAttributes, 601);
-pass!(cuStreamCopyAttributes_ptsz, 602);
+enter!(cuStreamCopyAttributes, 601);
+enter!(cuStreamCopyAttributes_ptsz, 602);
 enter!(cuStreamCreate, 603);
 enter!(cuStreamCreateWithPriority, 604);
 pass!(cuStreamDestroy, 605);
 pass!(cuStreamDestroy_v2, 606);
-pass!(cuStreamGetAttribute, 610);
-pass!(cuStreamGetAttribute_ptsz, 611);
+enter!(cuStreamGetAttribute, 610);
+enter!(cuStreamGetAttribute_ptsz, 611);
 enter!(cuStreamGetCaptureInfo, 612);
 enter!(cuStreamGetCaptureInfo_ptsz, 613);
 enter!(cuStreamGetCaptureInfo_v2, 614);
 enter!(cuStreamGetCaptureInfo_v2_ptsz, 615);
 enter!(cuStreamGetCaptureInfo_v3, 616);
 enter!(cuStreamGetCaptureInfo_v3_ptsz, 617);
-pass!(cuStreamGetDevResource, 622);
-pass!(cuStreamGetDevice, 623);
-pass!(cuStreamGetDevice_ptsz, 624);
-pass!(cuStreamGetFlags, 625);
-pass!(cuStreamGetFlags_ptsz, 626);
-pass!(cuStreamGetId, 628);
-pass!(cuStreamGetId_ptsz, 629);
-pass!(cuStreamGetPriority, 630);
-pass!(cuStreamGetPriority_ptsz, 631);
+enter!(cuStreamGetDevResource, 622);
+enter!(cuStreamGetDevice, 623);
+enter!(cuStreamGetDevice_ptsz, 624);
+enter!(cuStreamGetFlags, 625);
+enter!(cuStreamGetFlags_ptsz, 626);
+enter!(cuStreamGetId, 628);
+enter!(cuStreamGetId_ptsz, 629);
+enter!(cuStreamGetPriority, 630);
+enter!(cuStreamGetPriority_ptsz, 631);
 enter!(cuStreamIsCapturing, 632);
 enter!(cuStreamIsCapturing_ptsz, 633);
 enter!(cuStreamQuery, 634);
 enter!(cuStreamQuery_ptsz, 635);
-pass!(cuStreamSetAttribute, 636);
-pass!(cuStreamSetAttribute_ptsz, 637);
-pass!(cuStreamUpdateCaptureDependencies, 640);
-pass!(cuStreamUpdateCaptureDependencies_ptsz, 641);
-pass!(cuStreamUpdateCaptureDependencies_v2, 642);
-pass!(cuStreamUpdateCaptureDependencies_v2_ptsz, 643);
+enter!(cuStreamSetAttribute, 636);
+enter!(cuStreamSetAttribute_ptsz, 637);
+enter!(cuStreamUpdateCaptureDependencies, 640);
+enter!(cuStreamUpdateCaptureDependencies_ptsz, 641);
+enter!(cuStreamUpdateCaptureDependencies_v2, 642);
+enter!(cuStreamUpdateCaptureDependencies_v2_ptsz, 643);
 enter!(cuStreamWaitEvent, 644);
 enter!(cuStreamWaitEvent_ptsz, 645);
 enter!(cuStreamWaitValue32, 646);

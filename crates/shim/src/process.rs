@@ -146,7 +146,11 @@ pub fn process() -> Result<Option<&'static Process>, ()> {
     if !address.is_null() {
         // SAFETY: set once, to a mapping that is never unmapped.
         let process = unsafe { &*address };
-        if process.stage.load(Ordering::Acquire) == Stage::Ready as u32 {
+        let stage = process.stage.load(Ordering::Acquire);
+        if stage == Stage::Ready as u32 {
+            return Ok(Some(process));
+        }
+        if let Some(process) = process.entered(stage) {
             return Ok(Some(process));
         }
     }
@@ -245,7 +249,6 @@ pub fn wait(round: u32) -> bool {
 }
 
 impl Process {
-    /// Finds the slice's socket, registers and maps the ledger.
     /// A member that has a part of the multiprocessors, in whose context the calling thread is then.
     #[cold]
     #[inline(never)]
@@ -262,6 +265,7 @@ impl Process {
         crate::real::part();
     }
 
+    /// Finds the slice's socket, registers and maps the ledger.
     fn register(&self) -> Stage {
         let request = wire::Request {
             magic: MAGIC,

@@ -46,6 +46,9 @@ impl Node {
             mps::look_after(self, &self.mps.get(&folder, owner.map_or(0, |record| record.owner)));
         }
         let mut inner = self.lock();
+        // Now that all are known: which multiprocessors one has depends on the others.
+        records.iter().for_each(|record| self.settle(&mut inner, &record.id));
+        records.iter().for_each(|record| self.write_cdi(&mut inner, record));
         self.arrange(&inner, &(0..self.desks.len()).map(Some).collect::<Vec<_>>());
         let message = format!(
             "cleave {} runs with driver {}, {} GPUs, {} slices",
@@ -90,7 +93,7 @@ impl Node {
             let stat = process::stat(pid).filter(|s| s.start_time == start_time);
             let pidfd = pidfd.map(Arc::new);
             let alive = pidfd.is_some();
-            let (part, place) = part_of(pid);
+            let (part, place) = stat.as_ref().map_or((None, None), |_| part_of(pid));
             let member = Member {
                 pid,
                 own_pid: book.own_pid.load(SeqCst),
@@ -120,7 +123,6 @@ impl Node {
             let message = format!("slice {} goes on with {} running processes", record.name, watched.len());
             inner.event("adopted", Some(record), &message);
         }
-        self.write_cdi(&mut inner, record);
         if let Some(holder) = record.holder {
             if holder.launched && process::is_alive(holder.pid, holder.start_time) {
                 let launcher = Launcher { start_time: holder.start_time, slice: record.id.clone() };

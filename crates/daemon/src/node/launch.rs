@@ -99,8 +99,10 @@ impl Node {
     }
 
     /// See [`Inner::settle`].
-    fn settle(&self, inner: &mut Inner, id: &str) {
-        inner.settle(id, engine::gives_places(self.nvml.cuda_version()));
+    pub(super) fn settle(&self, inner: &mut Inner, id: &str) {
+        let passed = inner.settle(id, engine::gives_places(self.nvml.cuda_version()));
+        // Nor are their containers to start with it.
+        passed.iter().for_each(|record| self.write_cdi(inner, record));
     }
 
     fn plan(&self, inner: &Inner, live: &Live) -> LaunchPlan {
@@ -168,12 +170,15 @@ impl Node {
         let Some(domain) = engine::domain(of) else { return };
         let records = inner.slices.values().map(|live| &live.record);
         let all: Vec<Record> = records.filter(|record| engine::domain(record) == Some(domain)).cloned().collect();
+        // Twice: what shrinks makes room for what was before it.
+        for record in all.iter().chain(&all) {
+            self.settle(inner, &record.id);
+        }
         all.iter().for_each(|record| self.write_cdi(inner, record));
     }
 
     pub(super) fn write_cdi(&self, inner: &mut Inner, record: &Record) {
         let Some(dir) = &self.config.cdi_dir else { return };
-        self.settle(inner, &record.id);
         let Some(live) = inner.slices.get(&record.id) else { return };
         if let Err(error) = cdi::write(dir, &record.name, &self.cdi_spec(inner, live)) {
             let message = format!("containers can't use slice {}: its CDI spec can't be written: {error}", record.name);

@@ -214,29 +214,35 @@ impl Inner {
     }
 
     /// Gives the next program of a slice multiprocessors that no other slice of its trust domain has, if it is to have a
-    /// part of them and there is room.
-    fn settle(&mut self, id: &str, gives_places: bool) {
-        let Some(live) = self.slices.get(id) else { return };
-        let Some((part, _)) = self.processors(&live.record) else { return };
+    /// part of them and there is room. Gives the slices that no longer keep what they were given.
+    fn settle(&mut self, id: &str, gives_places: bool) -> Vec<Record> {
+        let Some(live) = self.slices.get(id) else { return Vec::new() };
+        let Some((part, _)) = self.processors(&live.record) else { return Vec::new() };
         let domain = engine::domain(&live.record);
         let places =
             |live: &Live| live.processes.values().filter(|m| m.dead.is_none()).filter_map(|m| m.place).collect();
-        let mut taken = Vec::new();
+        let (mut taken, mut passed) = (Vec::new(), Vec::new());
         for other in
             self.slices.values().filter(|other| other.record.id != id && engine::domain(&other.record) == domain)
         {
             let running: Vec<Place> = places(other);
             taken.extend(running);
             // What it was given last is kept for its next program, while that is to have a part.
-            let limited = self.processors(&other.record).is_some_and(|(part, _)| part < 100.0);
-            taken.extend(other.place.filter(|_| limited));
+            match self.processors(&other.record).is_some_and(|(part, _)| part < 100.0) {
+                true => taken.extend(other.place),
+                false => passed.extend(other.place.map(|_| other.record.clone())),
+            }
         }
         let own: Vec<Place> = places(live);
         let before = live.place.or(own.first().copied());
         let place = Place::find(slice::thousandths(part), before, &taken).filter(|_| gives_places);
-        if let Some(live) = self.slices.get_mut(id) {
-            live.place = place;
+        let gone = passed.iter().map(|record| (record.id.as_str(), None));
+        for (id, place) in gone.chain([(id, place)]) {
+            if let Some(live) = self.slices.get_mut(id) {
+                live.place = place;
+            }
         }
+        passed
     }
 
     /// How many processes are in slices.

@@ -34,10 +34,11 @@ enum Kind {
 /// Runs `call`, which moves `bytes`, when it may go.
 #[inline(never)]
 fn moving(kind: Kind, bytes: u64, (stream, waits): (CUstream, bool), call: &dyn Fn() -> CUresult) -> CUresult {
+    // Also what is not held back is in the context of the process's part of the multiprocessors.
+    let Some(p) = process::member() else { return call() };
     if bytes <= SMALL {
         return call();
     }
-    let Some(p) = process::member() else { return call() };
     let Ok(device) = device_of_stream(p, stream) else { return call() };
     if kind == Kind::Host {
         return if waits { gate::waiting(p, device, call) } else { call() };

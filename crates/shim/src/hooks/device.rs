@@ -138,7 +138,7 @@ pub unsafe extern "C" fn cuInit(flags: u32) -> CUresult {
         Line::new()
             .add(b"this driver gives a program no multiprocessors of its own (CUDA error ")
             .number(status as u64)
-            .add(b"), which its slice asks for; a slice made with --engine temporal needs none")
+            .add(b"), which its slice asks for. If you set CUDA_MPS_ACTIVE_THREAD_PERCENTAGE, unset it; a slice made with --engine temporal needs none")
             .print();
         return super::REFUSED;
     }

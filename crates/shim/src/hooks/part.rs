@@ -29,6 +29,8 @@ pub struct Part {
     green: AtomicU64,
     /// The green context as a context; 0 = there is none now. Written after the others.
     context: AtomicU64,
+    /// The one before it, which threads may have had current when it went.
+    gone: AtomicU64,
 }
 
 /// `CUdevResource`: 144 bytes, of which the first word is its kind, and what is read here.
@@ -117,7 +119,11 @@ impl Part {
     /// The context that stands in for `context`.
     fn inside(&self, context: CUcontext) -> CUcontext {
         match self.context.load(Ordering::Acquire) {
-            own if own != 0 && self.primary.load(Ordering::Relaxed) == context as u64 => own as CUcontext,
+            own if own != 0
+                && [&self.primary, &self.gone].map(|of| of.load(Ordering::Relaxed)).contains(&(context as u64)) =>
+            {
+                own as CUcontext
+            }
             _ => context,
         }
     }
@@ -134,6 +140,23 @@ impl Part {
         !green.is_null() && green as u64 == self.green.load(Ordering::Acquire)
     }
 
+    /// Waits for what is in the primary context, too: for the program it is what it waits for, with all that is in it.
+    fn wait_for_primary(&self) -> CUresult {
+        if self.context.load(Ordering::Acquire) == 0 {
+            return error::SUCCESS;
+        }
+        let mut current: CUcontext = null_mut();
+        let status = driver!(cuCtxGetCurrent(&raw mut current => *mut CUcontext));
+        let primary = self.outside(current);
+        if status != error::SUCCESS || primary == current {
+            return status;
+        }
+        driver!(cuCtxSetCurrent(primary => CUcontext));
+        let status = real!(cuCtxSynchronize());
+        driver!(cuCtxSetCurrent(current => CUcontext));
+        status
+    }
+
     /// Makes the green context current where the primary one is.
     pub fn enter(&self) {
         let mut current: CUcontext = null_mut();
@@ -147,6 +170,8 @@ impl Part {
 
 /// From where to where this process's part of the multiprocessors is, in thousandths, as its launch said.
 pub fn wanted() -> Option<(u16, u16)> {
+    // Who sheds its server has turns instead.
+    environment(b"CUDA_MPS_PIPE_DIRECTORY")?;
     let text = environment(b"CLEAVE_MULTIPROCESSORS")?;
     let mut ends = text.split(|byte| *byte == b'-').map(|end| core::str::from_utf8(end).ok()?.parse::<u16>().ok());
     let (from, to) = (ends.next()??, ends.next()??);
@@ -193,6 +218,7 @@ fn make(p: &Process, device: usize, ordinal: i32, primary: CUcontext, (from, to)
     let status = if status == error::SUCCESS && p.measured_over(device) { error::OUT_OF_MEMORY } else { status };
     if status != error::SUCCESS {
         driver!(cuGreenCtxDestroy(green => Handle));
+        p.measure(device);
         return Err(status);
     }
     p.part.primary.store(primary as u64, Ordering::Relaxed);
@@ -202,18 +228,18 @@ fn make(p: &Process, device: usize, ordinal: i32, primary: CUcontext, (from, to)
     Ok(())
 }
 
-/// The program is about to let the primary context go, once or (`all`) for good. With the last time its part's context
-/// goes, which would keep it.
+/// The program is about to let the primary context go once, or (`all`) to reset it, which lets nobody's hold on it go. With
+/// the last hold, or what is in it, its part's context goes, which would keep it.
 pub fn leave(p: &Process, all: bool) {
     let part = &p.part;
     if part.bounds().is_none() {
         return;
     }
     let _held = part.lock.hold();
-    let left = if all { 0 } else { part.retains.load(Ordering::Relaxed).saturating_sub(1) };
+    let left = part.retains.load(Ordering::Relaxed).saturating_sub(u32::from(!all));
     part.retains.store(left, Ordering::Relaxed);
     let context = part.context.load(Ordering::Acquire);
-    if left > 0 || context == 0 {
+    if left > 0 && !all || context == 0 {
         return;
     }
     // The program's threads have the primary context current, as far as they know.
@@ -222,6 +248,7 @@ pub fn leave(p: &Process, all: bool) {
     if current as u64 == context {
         driver!(cuCtxSetCurrent(part.outside(current) => CUcontext));
     }
+    part.gone.store(context, Ordering::Relaxed);
     part.context.store(0, Ordering::Release);
     driver!(cuGreenCtxDestroy(part.green.swap(0, Ordering::AcqRel) as Handle => Handle));
     gate::context_gone(p, context);
@@ -293,16 +320,58 @@ macro_rules! naming {
     )*};
 }
 naming!(
-    cuCtxRecordEvent(event: Handle),
-    cuCtxWaitEvent(event: Handle),
+    cuCtxSetCurrent(),
+    cuCtxPushCurrent(),
+    cuCtxPushCurrent_v2(),
     cuCtxGetDevResource(resource: *mut c_void, kind: i32),
 );
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuCtxSynchronize_v2(context: CUcontext) -> CUresult {
-    let context = process::member().map_or(context, |p| p.part.inside(context));
-    super::synchronise(|| real!(cuCtxSynchronize_v2(context: CUcontext)))
+pub unsafe extern "C" fn cuCtxSynchronize() -> CUresult {
+    super::synchronise(|| match (real!(cuCtxSynchronize()), process::member()) {
+        (error::SUCCESS, Some(p)) => p.part.wait_for_primary(),
+        (status, _) => status,
+    })
 }
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuCtxSynchronize_v2(context: CUcontext) -> CUresult {
+    let own = process::member().map_or(context, |p| p.part.inside(context));
+    super::synchronise(|| match real!(cuCtxSynchronize_v2(own: CUcontext)) {
+        error::SUCCESS if own != context => real!(cuCtxSynchronize_v2(context: CUcontext)),
+        status => status,
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuCtxGetId(context: CUcontext, id: *mut u64) -> CUresult {
+    let mut context = context;
+    if context.is_null()
+        && let Some(p) = process::member()
+    {
+        driver!(cuCtxGetCurrent(&raw mut context => *mut CUcontext));
+        context = p.part.outside(context);
+    }
+    real!(cuCtxGetId(context: CUcontext, id: *mut u64))
+}
+
+macro_rules! naming_last {
+    ($($name:ident($($argument:ident: $type:ty),*)),* $(,)?) => {$(
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $name($($argument: $type,)* context: CUcontext) -> CUresult {
+            let context = process::member().map_or(context, |p| p.part.inside(context));
+            real!($name($($argument: $type,)* context: CUcontext))
+        }
+    )*};
+}
+naming_last!(
+    cuGraphAddMemcpyNode(
+        node: *mut Handle, graph: Handle, before: *const Handle, count: usize, parameters: *const c_void),
+    cuGraphAddMemsetNode(
+        node: *mut Handle, graph: Handle, before: *const Handle, count: usize, parameters: *const c_void),
+    cuGraphExecMemcpyNodeSetParams(executable: Handle, node: Handle, parameters: *const c_void),
+    cuGraphExecMemsetNodeSetParams(executable: Handle, node: Handle, parameters: *const c_void),
+);
 
 /// Replaces what the driver has written to `place`, which the program may have left out.
 ///

@@ -321,11 +321,12 @@ macro_rules! ending {
     ($($name:ident($($argument:ident: $type:ty),*)),* $(,)?) => {$(
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn $name($($argument: $type),*) -> CUresult {
+            let member = process::member();
             let status = real!($name($($argument: $type),*));
             // A capture that was invalidated ends as well. One whose stream is destroyed stays counted, which costs a
             // question per allocation.
             const CAPTURE_INVALIDATED: CUresult = 901;
-            if let (Some(p), error::SUCCESS | CAPTURE_INVALIDATED) = (process::member(), status) {
+            if let (Some(p), error::SUCCESS | CAPTURE_INVALIDATED) = (member, status) {
                 let less = |count: u32| count.checked_sub(1);
                 let _ = p.captures.fetch_update(Ordering::AcqRel, Ordering::Acquire, less);
             }
@@ -498,7 +499,6 @@ synchronising!(
     cuStreamSynchronize(stream: CUstream),
     cuStreamSynchronize_ptsz(stream: CUstream),
     cuEventSynchronize(event: Handle),
-    cuCtxSynchronize(),
 );
 
 /// Waits for the GPU by `call`; what was freed before is given back by then.
