@@ -700,6 +700,9 @@ struct Daemon {
     /// How long windows are where slices take turns, 2ms to 200ms; without it shares and the number of slices decide
     #[arg(long, value_name = "TIME", value_parser = window, env = "CLEAVE_WINDOW", hide_env_values = true)]
     window: Option<u64>,
+    /// What a spatial slice's part of the multiprocessors is: own = certain ones, which no other part in its domain has; number = so many, wherever the hardware finds them free
+    #[arg(long, value_name = "own|number", value_parser = ["own", "number"], default_value = "own", env = "CLEAVE_PARTS", hide_env_values = true)]
+    parts: String,
     /// Classes of kernels that slices made from now on don't tell apart (collective, throughput, latency): to measure what a class is for
     #[arg(long, value_name = "CLASS,…", value_delimiter = ',', value_parser = class, env = "CLEAVE_IGNORE_CLASSES", hide_env_values = true)]
     ignore_classes: Vec<KernelClass>,

@@ -129,6 +129,19 @@ fn strict_slices_have_multiprocessors_of_their_own() {
 }
 
 #[test]
+fn an_operator_may_have_parts_by_number() {
+    let place = Place::new("1xH100");
+    let slice = ["slice", "create", "--name", "half", "--memory", "8GiB", "--compute", "50%", "--mode", "strict"];
+    let made = place.cleave(&[&slice[..], &["--trust-domain", "team"]].concat()).env("CLEAVE_PARTS", "number").output();
+    assert!(made.unwrap().status.success());
+    let (mut half, pid, init) = start(&place, "half");
+    assert_eq!((init["processors"].as_u64(), own(pid)), (Some(66), None));
+    assert!(works(&mut half));
+    // A context of so few costs less.
+    within(PATIENCE, "the charge is right", || place.used("half").0 < 400 << 20);
+}
+
+#[test]
 fn a_fault_ends_its_trust_domain_only_and_that_serves_again() {
     let place = Place::new("1xH100");
     for name in ["a", "b"] {

@@ -30,6 +30,8 @@ pub struct Config {
     pub window_ms: Option<u64>,
     /// Classes of kernels that are not told apart from others in slices made from now on.
     pub ignore_classes: Vec<KernelClass>,
+    /// A part of the multiprocessors is of certain ones, where the driver gives those; else of a number of them.
+    pub own_multiprocessors: bool,
     /// The engine of slices that name none: `auto`, `temporal`, or `spatial`, for which they need not name a trust domain.
     pub engine: Engine,
     /// How many times over a GPU's memory may be promised to slices that name no factor.
@@ -109,6 +111,7 @@ impl Config {
             probe: true,
             window_ms: None,
             ignore_classes: Vec::new(),
+            own_multiprocessors: true,
             engine: Engine::Auto,
             oversubscribe: Factor::ONE,
             placement: Placement::Spread,

@@ -52,6 +52,7 @@ fn config(context: &Context, options: &Daemon) -> Config {
     }
     (config.window_ms, config.oversubscribe) = (options.window, options.oversubscribe);
     config.ignore_classes.clone_from(&options.ignore_classes);
+    config.own_multiprocessors = options.parts == "own";
     config.placement = options.placement;
     config
 }

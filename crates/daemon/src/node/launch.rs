@@ -100,7 +100,8 @@ impl Node {
 
     /// See [`Inner::settle`].
     pub(super) fn settle(&self, inner: &mut Inner, id: &str) {
-        let passed = inner.settle(id, engine::gives_places(self.nvml.cuda_version()));
+        let gives_places = self.config.own_multiprocessors && engine::gives_places(self.nvml.cuda_version());
+        let passed = inner.settle(id, gives_places);
         // Nor are their containers to start with it.
         passed.iter().for_each(|record| self.write_cdi(inner, record));
     }
