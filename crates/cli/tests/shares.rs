@@ -6,10 +6,11 @@ mod support;
 
 use place::{Held, PATIENCE, Place, kill, number, within};
 
-/// Keeps the device busy until its input ends: kernels of 1 ms, four at a time.
+/// Keeps as many devices as it is told busy until its input ends, a thread each: kernels of 1 ms, four at a time.
 const BUSY: &str = r#"
 #include <dlfcn.h>
 #include <poll.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 typedef int (*call)();
@@ -19,25 +20,39 @@ static call get(void *library, const char *name) {
     return found;
 }
 #define MUST(what) do { int code = (what); if (code) { printf("{\"error\": %d}\n", code); return 1; } } while (0)
-int main(void) {
-    void *cuda = dlopen("libcuda.so.1", RTLD_NOW), *context, *module, *kernel;
-    if (!cuda) return 2;
-    MUST(get(cuda, "cuInit")(0));
-    MUST(get(cuda, "cuDevicePrimaryCtxRetain")(&context, 0));
+static void *cuda;
+static pthread_barrier_t all;
+static int work(long device) {
+    void *context, *module, *kernel;
+    MUST(get(cuda, "cuDevicePrimaryCtxRetain")(&context, (int)device));
     MUST(get(cuda, "cuCtxSetCurrent")(context));
     MUST(get(cuda, "cuModuleLoadData")(&module, "//fakegpu\nkernel work duration=1ms\n"));
     MUST(get(cuda, "cuModuleGetFunction")(&kernel, module, "work"));
     int (*launch)(void *, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void *, void **, void **) =
         (void *)get(cuda, "cuLaunchKernel");
     call wait = get(cuda, "cuCtxSynchronize");
-    printf("{\"ready\": true}\n");
-    fflush(stdout);
+    pthread_barrier_wait(&all);
+    if (!device) {
+        printf("{\"ready\": true}\n");
+        fflush(stdout);
+    }
     struct pollfd input = {0, POLLIN, 0};
     while (poll(&input, 1, 0) == 0) {
         for (int i = 0; i < 4; i++) MUST(launch(kernel, 1, 1, 1, 1, 1, 1, 0, NULL, NULL, NULL));
         MUST(wait());
     }
     return 0;
+}
+static void *thread(void *device) { return (void *)(long)work((long)device); }
+int main(int arguments, char **argument) {
+    long devices = arguments > 1 ? atol(argument[1]) : 1;
+    pthread_t other;
+    cuda = dlopen("libcuda.so.1", RTLD_NOW);
+    if (!cuda) return 2;
+    MUST(get(cuda, "cuInit")(0));
+    pthread_barrier_init(&all, NULL, devices);
+    for (long device = 1; device < devices; device++) pthread_create(&other, NULL, thread, (void *)device);
+    return work(0);
 }
 "#;
 
@@ -52,17 +67,26 @@ struct Busy<'a> {
 
 impl<'a> Busy<'a> {
     fn start(place: &'a Place, name: &str, options: &[&str]) -> Busy<'a> {
+        Self::on(place, name, options, "1")
+    }
+
+    /// On so many devices.
+    fn on(place: &'a Place, name: &str, options: &[&str], devices: &str) -> Busy<'a> {
         place.ok(&[&["slice", "create", "--memory", "8GiB", "--name", name], options].concat());
         let path = place.compile_text("busy", BUSY).display().to_string();
-        let mut program = place.start(name, &[&path]);
+        let mut program = place.start(name, &[&path, devices]);
         assert_eq!(program.line()["ready"], true);
         let pid = number(&place.show(name)["processes"][0]["pid"]) as u32;
         Busy { place, pid, program }
     }
 
-    /// Nanoseconds of the device's time that it got since its start.
+    /// Nanoseconds of the first device's time that it got since its start.
     fn got(&self) -> u64 {
-        let all = fakegpu::delivered(&self.place.run_dir().join("driver"), 0).expect("simulated");
+        self.got_of(0)
+    }
+
+    fn got_of(&self, device: usize) -> u64 {
+        let all = fakegpu::delivered(&self.place.run_dir().join("driver"), device).expect("simulated");
         all.into_iter().find(|(pid, _)| *pid == self.pid).map_or(0, |(_, time)| time)
     }
 }
@@ -95,6 +119,21 @@ fn shares_are_kept_and_what_ends_leaves_its_share_to_others() {
         let (passed, more) = (now.duration_since(last.0).as_nanos() as u64, got - last.1);
         last = (now, got);
         more * 100 > passed * 60
+    });
+}
+
+/// A program on two GPUs waits for its turn on the one that it shares, and has the other to itself.
+#[test]
+fn a_program_on_several_gpus_is_held_back_on_each_by_itself() {
+    let place = Place::new("2xH100@real");
+    let wide = Busy::on(&place, "wide", &["--gpu", "0,1", "--compute", "25%"], "2");
+    let near = Busy::start(&place, "near", &["--gpu", "0", "--compute", "75%"]);
+    let before = [wide.got_of(0), wide.got_of(1), near.got()];
+    within(PATIENCE, "a quarter of one, and all of the other", || {
+        let got: Vec<u64> =
+            [wide.got_of(0), wide.got_of(1), near.got()].iter().zip(before).map(|(now, before)| now - before).collect();
+        let sum = got[0] + got[2];
+        sum > 500 * MS && got[0] * 10 > sum * 2 && got[0] * 10 < sum * 3 && got[1] * 10 > sum * 7
     });
 }
 
