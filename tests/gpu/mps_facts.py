@@ -141,7 +141,7 @@ class Client:
 
     def part(self):
         """How many multiprocessors the driver says that the device, the current context and one beside it have; and whether the primary
-        context is what is current, and what a stream is in."""
+        context is what is current, what a stream is in, and whether a thread may have none."""
         def processors(call, *of):
             resource = (c.c_ubyte * 144)()
             self.must(call, *of, resource, 1)
@@ -155,6 +155,11 @@ class Client:
         self.must("cuCtxCreate_v2", c.byref(beside), 0, self.device)
         self.must("cuCtxGetExecAffinity", affinity, 0)
         self.must("cuCtxDestroy_v2", beside)
+        none = c.c_void_p()
+        self.must("cuCtxSetCurrent", None)
+        self.must("cuCtxGetCurrent", c.byref(none))
+        answer["primary"].append(none.value is None and self.cu.cuStreamQuery(None) != 0)
+        self.must("cuCtxSetCurrent", self.context)
         return answer | {"beside": affinity[1]}
 
     def looked_up(self, name, version, *kinds):

@@ -64,7 +64,7 @@ def parts(report):
             """What each sees of its part, and that work which the runtime would start is there, too."""
             for program in (one, two):
                 processors, part, past = program.init["processors"], program.ask("part"), program.ask("past")
-                yield part.get("primary") == [True, True] and not any(past["codes"]) and {part["device"], part["context"], part["beside"], *past["streams"]} == {processors}
+                yield part.get("primary") == [True] * 3 and not any(past["codes"]) and {part["device"], part["context"], part["beside"], *past["streams"]} == {processors}
                 yield program.ask("renew")["active"] == 0 and program.ask("part")["context"] == processors and program.ask("one", 1000)["codes"] == [0, 0]
 
         threads = one.ask("threads", 8, 3)

@@ -118,13 +118,11 @@ impl Part {
 
     /// The context that stands in for `context`.
     fn inside(&self, context: CUcontext) -> CUcontext {
-        match self.context.load(Ordering::Acquire) {
-            own if own != 0
-                && [&self.primary, &self.gone].map(|of| of.load(Ordering::Relaxed)).contains(&(context as u64)) =>
-            {
-                own as CUcontext
-            }
-            _ => context,
+        let own = self.context.load(Ordering::Acquire);
+        let known = [&self.primary, &self.gone].map(|of| of.load(Ordering::Relaxed));
+        match own != 0 && !context.is_null() && known.contains(&(context as u64)) {
+            true => own as CUcontext,
+            false => context,
         }
     }
 
