@@ -188,6 +188,16 @@ class Client:
         codes.append(self.launch(20000))
         real.cuCtxSetCurrent(primary)
         codes += [self.cu.cuMemcpyDtoH_v2(c.byref(word), memory, c.c_size_t(4)), self.cu.cuStreamQuery(None), self.cu.cuMemFree_v2(memory)]
+        # What was started in the primary context all the same is waited for with it.
+        real.cuCtxSetCurrent(primary)
+        codes.append(real.cuStreamCreate(c.byref(stream), 1))
+        waits = [self.cu.cuCtxSynchronize]
+        if hasattr(real, "cuCtxSynchronize_v2"):
+            waits += [lambda: self.cu.cuCtxSynchronize_v2(None), lambda: self.cu.cuCtxSynchronize_v2(primary)]
+        for wait in waits:
+            iterations, nowhere = c.c_uint64(10000000), c.c_uint64(0)
+            parameters = (c.c_void_p * 2)(c.cast(c.byref(iterations), c.c_void_p), c.cast(c.byref(nowhere), c.c_void_p))
+            codes += [real.cuLaunchKernel(self.spin, 1, 1, 1, 32, 1, 1, 0, stream, parameters, None), wait(), real.cuStreamQuery(stream)]
         self.stream = before
         return {"code": code, "streams": streams, "codes": codes}
 
@@ -199,18 +209,19 @@ class Client:
         parameters = (c.c_void_p * 2)(c.cast(c.byref(iterations), c.c_void_p), c.cast(c.byref(nowhere), c.c_void_p))
 
         def work(number):
-            self.must("cuCtxSetCurrent", self.context)
+            if self.cu.cuCtxSetCurrent(self.context):
+                wrong.append("cuCtxSetCurrent")
             while time.monotonic() < end and not wrong:
                 stream, memory, word = c.c_void_p(), c.c_uint64(), c.c_uint()
                 for name, *arguments in (("cuStreamCreate", c.byref(stream), 1), ("cuMemAlloc_v2", c.byref(memory), c.c_size_t(1 << 16)),
                                          ("cuLaunchKernel", self.spin, 8, 1, 1, 256, 1, 1, 0, stream, parameters, None), ("cuStreamSynchronize", stream),
-                                         ("cuLaunchKernel", self.spin, 8, 1, 1, 256, 1, 1, 0, None, parameters, None), ("cuMemsetD8_v2", memory, c.c_ubyte(number), c.c_size_t(64)),
+                                         ("cuLaunchKernel", self.spin, 8, 1, 1, 256, 1, 1, 0, None, parameters, None), ("cuMemsetD8_v2", memory, c.c_ubyte(number + 1), c.c_size_t(64)),
                                          ("cuMemcpyDtoH_v2", c.byref(word), memory, c.c_size_t(4)), ("cuCtxSynchronize",), ("cuMemFree_v2", memory), ("cuStreamDestroy_v2", stream)):
                     code = getattr(self.cu, name)(*arguments)
                     if code:
                         wrong.append(f"{name} {code}")
                         return
-                if word.value != number * 0x01010101:
+                if word.value != (number + 1) * 0x01010101:
                     wrong.append(f"read {word.value:x} in thread {number}")
                 rounds[number] += 1
 
@@ -220,6 +231,13 @@ class Client:
         for one in all_:
             one.join()
         return {"rounds": rounds, "wrong": wrong}
+
+    def let_go(self):
+        """Lets go of the primary context once; whether it is active then."""
+        flags, active = c.c_uint(), c.c_int()
+        self.must("cuDevicePrimaryCtxRelease_v2", self.device)
+        self.must("cuDevicePrimaryCtxGetState", self.device, c.byref(flags), c.byref(active))
+        return {"active": active.value}
 
     def renew(self, reset=0):
         """Lets the primary context go, and makes it and what was in it again; whether it was active in between."""
@@ -242,34 +260,6 @@ def client():
         except Exception as problem:  # what the driver says is the answer
             answer = {"error": str(problem)}
         print(json.dumps({"is": name, **answer}), flush=True)
-
-    def part(self):
-        """How many multiprocessors the driver says that the device, the current context and one beside it have; and whether the primary
-        context is what is current, and what a stream is in."""
-        def processors(call, *of):
-            resource = (c.c_ubyte * 144)()
-            self.must(call, *of, resource, 1)
-            return int.from_bytes(bytes(resource)[96:100], "little")
-
-        current, of, beside, affinity = c.c_void_p(), c.c_void_p(), c.c_void_p(), (c.c_int * 2)()
-        self.must("cuCtxGetCurrent", c.byref(current))
-        self.must("cuStreamGetCtx", self.stream, c.byref(of))
-        answer = {"device": processors("cuDeviceGetDevResource", self.device), "context": processors("cuCtxGetDevResource", current),
-                  "primary": [current.value == self.context.value, of.value == self.context.value]}
-        self.must("cuCtxCreate_v2", c.byref(beside), 0, self.device)
-        self.must("cuCtxGetExecAffinity", affinity, 0)
-        self.must("cuCtxDestroy_v2", beside)
-        return answer | {"beside": affinity[1]}
-
-    def renew(self, reset=0):
-        """Lets the primary context go, and makes it and what was in it again; whether it was active in between."""
-        flags, active, context = c.c_uint(), c.c_int(), c.c_void_p()
-        self.must("cuDevicePrimaryCtxReset_v2" if int(reset) else "cuDevicePrimaryCtxRelease_v2", self.device)
-        self.must("cuDevicePrimaryCtxGetState", self.device, c.byref(flags), c.byref(active))
-        self.must("cuDevicePrimaryCtxRetain", c.byref(context), self.device)
-        self.must("cuCtxSetCurrent", context)
-        self.context, self.stream = context, None
-        return {"active": active.value, **self.load()}
 
 
 # ---------------------------------------------------------------- from outside

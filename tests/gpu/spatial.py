@@ -66,6 +66,9 @@ def parts(report):
                 processors, part, past = program.init["processors"], program.ask("part"), program.ask("past")
                 yield part.get("primary") == [True] * 3 and not any(past["codes"]) and {part["device"], part["context"], part["beside"], *past["streams"]} == {processors}
                 yield program.ask("renew")["active"] == 0 and program.ask("part")["context"] == processors and program.ask("one", 1000)["codes"] == [0, 0]
+                # A reset lets no hold go: two now, let go one by one.
+                yield program.ask("renew", 1)["active"] == 0 and program.ask("let_go")["active"] == 1 and program.ask("part")["context"] == processors and program.ask("let_go")["active"] == 0
+                program.ask("init"), program.ask("load")
 
         threads = one.ask("threads", 8, 3)
         report.row("parts", "eight threads in one part", not threads["wrong"] and min(threads["rounds"]) > 10, f"{sum(threads['rounds'])} rounds in 3 s {threads['wrong']}")

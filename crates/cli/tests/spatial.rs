@@ -101,19 +101,21 @@ fn strict_slices_have_multiprocessors_of_their_own() {
     seen(&mut half, 64);
     // Also for who makes the primary context current behind its back.
     let past = third.ask("past");
-    let expected = serde_json::json!([[40, 40], [0, 0, 0, 0, 0, 0, 0, 0]]);
-    assert_eq!(serde_json::json!([past["streams"], past["codes"]]), expected, "{past}");
+    assert_eq!(past["streams"], serde_json::json!([40, 40]), "{past}");
+    assert!(past["codes"].as_array().unwrap().iter().all(|code| number(code) == 0), "{past}");
     let threads = third.ask("threads 8 0.3");
     assert_eq!(threads["wrong"], serde_json::json!([]), "{threads}");
+    assert!(threads["rounds"].as_array().unwrap().iter().all(|rounds| number(rounds) > 0), "{threads}");
     // It goes with the last hold on the primary context, and comes with the next one.
     for renew in ["renew", "renew 1"] {
         assert_eq!(third.ask(renew)["active"], 0, "{renew}");
         seen(&mut third, 40);
     }
-    // Two holds are let go one by one.
-    assert!(third.ask("init")["error"].is_null());
-    assert_eq!(third.ask("renew")["active"], 1);
+    // A reset lets no hold go, so there are two now, which are let go one by one.
+    assert_eq!(third.ask("let_go")["active"], 1);
     seen(&mut third, 40);
+    assert_eq!(third.ask("let_go")["active"], 0);
+    assert!(third.ask("init")["error"].is_null() && third.ask("load")["error"].is_null());
 
     // What a slice has it keeps from program to program, and while other daemons come and go.
     drop(third.child.kill());

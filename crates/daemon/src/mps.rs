@@ -312,7 +312,8 @@ impl Domain {
         let fault = lock(&self.known).log.fault;
         let Some((server, _)) = fault else { return };
         if !is_faulty(self, program, server).await {
-            lock(&self.known).log.fault = None;
+            let mut known = lock(&self.known);
+            known.log.fault = known.log.fault.filter(|now| Some(*now) != fault);
         }
     }
 
@@ -360,10 +361,10 @@ pub async fn enter(node: &Arc<Node>, domain: &Arc<Domain>, gpu: &GpuInfo) -> Res
     let program = node.mps.program.clone()?;
     let mut gate = domain.gate.lock().await;
     // What its log says by now is not left for the next look: a newcomer to a broken server would fail.
-    match gate.watched {
-        true => tend(node, domain, &node.inhabitants(&domain.id).1).await,
-        false => domain.read_old(&program).await,
+    if !gate.watched {
+        domain.read_old(&program).await;
     }
+    tend(node, domain, &node.inhabitants(&domain.id).1).await;
     domain.start(&program, &gpu.uuid).await?;
     gate.used = Instant::now();
     if !std::mem::replace(&mut gate.watched, true) {

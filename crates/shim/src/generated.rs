@@ -63,16 +63,12 @@ pub mod index {
     pub const cuGraphAddKernelNode: usize = 178;
     pub const cuGraphAddKernelNode_v2: usize = 179;
     pub const cuGraphAddMemAllocNode: usize = 180;
-    pub const cuGraphAddMemcpyNode: usize = 182;
-    pub const cuGraphAddMemsetNode: usize = 183;
     pub const cuGraphAddNode: usize = 184;
     pub const cuGraphAddNode_v2: usize = 185;
     pub const cuGraphAddNode_v3: usize = 186;
     pub const cuGraphExecDestroy: usize = 202;
     pub const cuGraphExecKernelNodeSetParams: usize = 210;
     pub const cuGraphExecKernelNodeSetParams_v2: usize = 211;
-    pub const cuGraphExecMemcpyNodeSetParams: usize = 212;
-    pub const cuGraphExecMemsetNodeSetParams: usize = 213;
     pub const cuGraphExecNodeSetParams: usize = 214;
     pub const cuGraphExecUpdate: usize = 215;
     pub const cuGraphExecUpdate_v2: usize = 216;
@@ -320,7 +316,7 @@ pub mod index {
 }
 
 /// The CUDA names that must not be handed out to anybody as they are: number and export.
-pub static REPLACED: [(u16, Export); 273] = [
+pub static REPLACED: [(u16, Export); 269] = [
     (0, Export(crate::hooks::cuArray3DCreate as *const c_void)),
     (1, Export(crate::hooks::cuArray3DCreate_v2 as *const c_void)),
     (4, Export(crate::hooks::cuArrayCreate as *const c_void)),
@@ -369,16 +365,12 @@ pub static REPLACED: [(u16, Export); 273] = [
     (178, Export(crate::hooks::cuGraphAddKernelNode as *const c_void)),
     (179, Export(crate::hooks::cuGraphAddKernelNode_v2 as *const c_void)),
     (180, Export(crate::hooks::cuGraphAddMemAllocNode as *const c_void)),
-    (182, Export(crate::hooks::cuGraphAddMemcpyNode as *const c_void)),
-    (183, Export(crate::hooks::cuGraphAddMemsetNode as *const c_void)),
     (184, Export(crate::hooks::cuGraphAddNode as *const c_void)),
     (185, Export(crate::hooks::cuGraphAddNode_v2 as *const c_void)),
     (186, Export(crate::hooks::cuGraphAddNode_v3 as *const c_void)),
     (202, Export(crate::hooks::cuGraphExecDestroy as *const c_void)),
     (210, Export(crate::hooks::cuGraphExecKernelNodeSetParams as *const c_void)),
     (211, Export(crate::hooks::cuGraphExecKernelNodeSetParams_v2 as *const c_void)),
-    (212, Export(crate::hooks::cuGraphExecMemcpyNodeSetParams as *const c_void)),
-    (213, Export(crate::hooks::cuGraphExecMemsetNodeSetParams as *const c_void)),
     (214, Export(crate::hooks::cuGraphExecNodeSetParams as *const c_void)),
     (215, Export(crate::hooks::cuGraphExecUpdate as *const c_void)),
     (216, Export(crate::hooks::cuGraphExecUpdate_v2 as *const c_void)),
@@ -920,6 +912,8 @@ pass!(cuGraphAddExternalSemaphoresSignalNode, 175);
 pass!(cuGraphAddExternalSemaphoresWaitNode, 176);
 pass!(cuGraphAddHostNode, 177);
 pass!(cuGraphAddMemFreeNode, 181);
+pass!(cuGraphAddMemcpyNode, 182);
+pass!(cuGraphAddMemsetNode, 183);
 pass!(cuGraphBatchMemOpNodeGetParams, 187);
 pass!(cuGraphBatchMemOpNodeSetParams, 188);
 pass!(cuGraphChildGraphNodeGetGraph, 189);
@@ -942,6 +936,8 @@ pass!(cuGraphExecExternalSemaphoresWaitNodeSetParams, 206);
 pass!(cuGraphExecGetFlags, 207);
 pass!(cuGraphExecGetId, 208);
 pass!(cuGraphExecHostNodeSetParams, 209);
+pass!(cuGraphExecMemcpyNodeSetParams, 212);
+pass!(cuGraphExecMemsetNodeSetParams, 213);
 pass!(cuGraphExternalSemaphoresSignalNodeGetParams, 217);
 pass!(cuGraphExternalSemaphoresSignalNodeSetParams, 218);
 pass!(cuGraphExternalSemaphoresWaitNodeGetParams, 219);

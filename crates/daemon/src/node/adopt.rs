@@ -47,6 +47,7 @@ impl Node {
         }
         let mut inner = self.lock();
         // Now that all are known: which multiprocessors one has depends on the others.
+        inner.slices.values_mut().for_each(|live| live.place = None);
         records.iter().for_each(|record| self.settle(&mut inner, &record.id));
         records.iter().for_each(|record| self.write_cdi(&mut inner, record));
         self.arrange(&inner, &(0..self.desks.len()).map(Some).collect::<Vec<_>>());

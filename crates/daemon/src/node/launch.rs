@@ -101,9 +101,14 @@ impl Node {
     /// See [`Inner::settle`].
     pub(super) fn settle(&self, inner: &mut Inner, id: &str) {
         let gives_places = self.config.own_multiprocessors && engine::gives_places(self.nvml.cuda_version());
-        let passed = inner.settle(id, gives_places);
-        // Nor are their containers to start with it.
-        passed.iter().for_each(|record| self.write_cdi(inner, record));
+        let place = |inner: &Inner| inner.slices.get(id).and_then(|live| live.place);
+        let before = place(inner);
+        let mut changed = inner.settle(id, gives_places);
+        if place(inner) != before {
+            changed.extend(inner.slices.get(id).map(|live| live.record.clone()));
+        }
+        // Their containers are not to start with what they had.
+        changed.iter().for_each(|record| self.write_cdi(inner, record));
     }
 
     fn plan(&self, inner: &Inner, live: &Live) -> LaunchPlan {

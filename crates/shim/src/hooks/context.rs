@@ -108,12 +108,15 @@ pub unsafe extern "C" fn cuDevicePrimaryCtxRetain(context: *mut CUcontext, ordin
     };
     // SAFETY: the driver has written the caller's handle.
     let handle = || unsafe { *context } as u64;
+    part::hold(p);
     let status = activate(p, device, ordinal, &call, &handle, &undo);
     if status != error::SUCCESS {
+        part::leave(p, false);
         return status;
     }
     // SAFETY: as above.
     if let Err(status) = part::held(p, device, ordinal, unsafe { *context }) {
+        part::leave(p, false);
         undo();
         primary_gone(p, ordinal);
         return status;
@@ -147,7 +150,9 @@ macro_rules! primary {
         pub unsafe extern "C" fn $name(ordinal: i32) -> CUresult {
             let call = || real!($name(ordinal: i32));
             let Some(p) = process::member() else { return call() };
-            part::leave(p, $all);
+            if p.device_of(ordinal).is_some() {
+                part::leave(p, $all);
+            }
             // With the context go the pools that were made in it.
             let status = changing_pools(p, &call);
             if status == error::SUCCESS {
@@ -181,6 +186,7 @@ fn create(p: &Process, context: *mut CUcontext, ordinal: i32, call: &dyn Fn() ->
     }
     // SAFETY: the driver has written the caller's handle.
     let handle = unsafe { *context } as u64;
+    p.part.is_another(handle);
     p.books(|books, _| {
         books.last_context = books.last_context.wrapping_add(1).max(1);
         let entry = Entry::new(bytes, 0, device, Kind::Context).in_context(books.last_context);

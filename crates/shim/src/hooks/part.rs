@@ -128,10 +128,16 @@ impl Part {
 
     /// What the program is told where the driver says `context`.
     fn outside(&self, context: CUcontext) -> CUcontext {
-        match self.context.load(Ordering::Acquire) {
-            own if own != 0 && own == context as u64 => self.primary.load(Ordering::Relaxed) as CUcontext,
-            _ => context,
+        let own = [&self.context, &self.gone].map(|of| of.load(Ordering::Acquire));
+        match !context.is_null() && own.contains(&(context as u64)) {
+            true => self.primary.load(Ordering::Relaxed) as CUcontext,
+            false => context,
         }
+    }
+
+    /// A new context has this handle, whatever had it before.
+    pub fn is_another(&self, context: u64) {
+        let _ = self.gone.compare_exchange(context, 0, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     fn is_own(&self, green: Handle) -> bool {
@@ -189,16 +195,20 @@ pub fn find(p: &Process) -> CUresult {
     }
 }
 
-/// The program holds the primary context, which is active, once more: makes the context of its part if there is none.
-/// The driver's error if that can't be.
+/// The program is about to hold the primary context once more. If that fails it [`leave`]s.
+pub fn hold(p: &Process) {
+    let _held = p.part.lock.hold();
+    p.part.retains.fetch_add(1, Ordering::Relaxed);
+}
+
+/// The primary context is active: makes the context of this process's part if there is none. The driver's error if that
+/// can't be.
 pub fn held(p: &Process, device: usize, ordinal: i32, primary: CUcontext) -> Result<(), CUresult> {
-    let part = &p.part;
-    let Some(bounds) = part.bounds() else { return Ok(()) };
-    let _held = part.lock.hold();
-    if part.context.load(Ordering::Acquire) == 0 {
+    let Some(bounds) = p.part.bounds() else { return Ok(()) };
+    let _held = p.part.lock.hold();
+    if p.part.context.load(Ordering::Acquire) == 0 {
         make(p, device, ordinal, primary, bounds)?;
     }
-    part.retains.fetch_add(1, Ordering::Relaxed);
     Ok(())
 }
 
@@ -219,6 +229,7 @@ fn make(p: &Process, device: usize, ordinal: i32, primary: CUcontext, (from, to)
         p.measure(device);
         return Err(status);
     }
+    p.part.is_another(context as u64);
     p.part.primary.store(primary as u64, Ordering::Relaxed);
     p.part.green.store(green as u64, Ordering::Relaxed);
     p.part.context.store(context as u64, Ordering::Release);
@@ -335,9 +346,14 @@ pub unsafe extern "C" fn cuCtxSynchronize() -> CUresult {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuCtxSynchronize_v2(context: CUcontext) -> CUresult {
     let own = process::member().map_or(context, |p| p.part.inside(context));
-    super::synchronise(|| match real!(cuCtxSynchronize_v2(own: CUcontext)) {
-        error::SUCCESS if own != context => real!(cuCtxSynchronize_v2(context: CUcontext)),
-        status => status,
+    super::synchronise(|| match (real!(cuCtxSynchronize_v2(own: CUcontext)), process::member()) {
+        // What is current, or what stands in for what was named.
+        (error::SUCCESS, Some(p)) if context.is_null() => p.part.wait_for_primary(),
+        (error::SUCCESS, Some(p)) if own != context => {
+            let primary = p.part.outside(own);
+            real!(cuCtxSynchronize_v2(primary: CUcontext))
+        }
+        (status, _) => status,
     })
 }
 
@@ -352,24 +368,6 @@ pub unsafe extern "C" fn cuCtxGetId(context: CUcontext, id: *mut u64) -> CUresul
     }
     real!(cuCtxGetId(context: CUcontext, id: *mut u64))
 }
-
-macro_rules! naming_last {
-    ($($name:ident($($argument:ident: $type:ty),*)),* $(,)?) => {$(
-        #[unsafe(no_mangle)]
-        pub unsafe extern "C" fn $name($($argument: $type,)* context: CUcontext) -> CUresult {
-            let context = process::member().map_or(context, |p| p.part.inside(context));
-            real!($name($($argument: $type,)* context: CUcontext))
-        }
-    )*};
-}
-naming_last!(
-    cuGraphAddMemcpyNode(
-        node: *mut Handle, graph: Handle, before: *const Handle, count: usize, parameters: *const c_void),
-    cuGraphAddMemsetNode(
-        node: *mut Handle, graph: Handle, before: *const Handle, count: usize, parameters: *const c_void),
-    cuGraphExecMemcpyNodeSetParams(executable: Handle, node: Handle, parameters: *const c_void),
-    cuGraphExecMemsetNodeSetParams(executable: Handle, node: Handle, parameters: *const c_void),
-);
 
 /// Replaces what the driver has written to `place`, which the program may have left out.
 ///
@@ -386,8 +384,9 @@ macro_rules! telling {
     ($($name:ident($($argument:ident: $type:ty),*)),* $(,)?) => {$(
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn $name($($argument: $type,)* context: *mut CUcontext) -> CUresult {
+            let member = process::member();
             let status = real!($name($($argument: $type,)* context: *mut CUcontext));
-            if let (Some(p), error::SUCCESS) = (process::member(), status) {
+            if let (Some(p), error::SUCCESS) = (member, status) {
                 // SAFETY: the driver has written the caller's place.
                 unsafe { tell(context, |context| p.part.outside(context)) };
             }

@@ -168,8 +168,8 @@ impl Driver {
             self.shared.lock().contexts(self.slot, device, -1);
         }
         if self.devices[device].primary == Some(id) {
+            // A reset lets nobody's reference go.
             self.devices[device].primary = None;
-            self.devices[device].primary_references = 0;
         }
         if !self.contexts.values().any(|other| other.device == device) {
             self.pools_of_device_gone(device);
@@ -232,10 +232,12 @@ impl Driver {
 
     /// Gives one of its references back.
     pub(crate) fn primary_release(&mut self, device: usize) -> Outcome {
-        let Some(id) = self.devices[device].primary else { return Err(error::INVALID_CONTEXT) };
         let references = &mut self.devices[device].primary_references;
-        *references = references.saturating_sub(1);
-        if *references > 0 { Ok(()) } else { self.context_destroy(id) }
+        *references = references.checked_sub(1).ok_or(error::INVALID_CONTEXT)?;
+        match (*references, self.devices[device].primary) {
+            (0, Some(id)) => self.context_destroy(id),
+            _ => Ok(()),
+        }
     }
 
     /// A context by handle, null being the current one.
