@@ -167,8 +167,19 @@ pub struct Place {
     pub to: u16,
 }
 
-/// Less than so many thousandths can't be a place: an H100 gives out 8 multiprocessors at a time, which are 61.
-const SMALLEST: u16 = 100;
+/// Less than so many thousandths of a GPU can't be a place: what begins and ends there would meet at one boundary. `threads`:
+/// resident threads of all its multiprocessors, 2048 of each or fewer; 100 of an H100, which gives out 8 of 132 at a time, and
+/// of a GPU that was not measured.
+pub fn smallest_place(capability: Option<(u32, u32)>, threads: Option<u64>) -> u16 {
+    let together = match capability.map_or(9, |(major, _)| major) {
+        9.. => 8,
+        8 => 4,
+        _ => 2,
+    };
+    let processors = threads.map_or(132, |threads| threads / 2048).max(1);
+    // What is left of the cuts may be half as much again.
+    (together * 1650u64).div_ceil(processors).clamp(100, 1000) as u16
+}
 
 impl Place {
     /// How much it is, in thousandths.
@@ -180,15 +191,16 @@ impl Place {
         self.from < other.to && other.from < self.to
     }
 
-    /// A place of this width among those `taken`, if there is room: `before` where that does, else the lowest.
-    pub fn find(width: u16, before: Option<Self>, taken: &[Self]) -> Option<Self> {
+    /// A place of this width among those `taken`, if there is room and it is no less than the `smallest`: `before` where that
+    /// does, else the lowest.
+    pub fn find(width: u16, smallest: u16, before: Option<Self>, taken: &[Self]) -> Option<Self> {
         let fits = |place: &Self| place.to <= 1000 && !taken.iter().any(|other| other.meets(*place));
         let starts = std::iter::once(0).chain(taken.iter().map(|other| other.to));
         let mut free: Vec<Self> =
             starts.map(|from| Self { from, to: from.saturating_add(width) }).filter(fits).collect();
         free.sort_by_key(|place| place.from);
         let stays = before.filter(|place| place.width() == width && fits(place));
-        (SMALLEST..1000).contains(&width).then(|| stays.or(free.first().copied()))?
+        (smallest..1000).contains(&width).then(|| stays.or(free.first().copied()))?
     }
 }
 
@@ -382,8 +394,19 @@ mod tests {
             (99, None, vec![], None),
             (1000, None, vec![], None),
         ] {
-            assert_eq!(Place::find(width, before, &taken), found, "{width} beside {taken:?}");
+            assert_eq!(Place::find(width, 100, before, &taken), found, "{width} beside {taken:?}");
         }
+        // H100, one that was not measured, A100, L4, A2.
+        for (capability, threads, least) in [
+            (Some((9, 0)), Some(132 * 2048), 100),
+            (None, None, 100),
+            (Some((8, 0)), Some(108 * 2048), 100),
+            (Some((8, 9)), Some(58 * 1536), 154),
+            (Some((8, 6)), Some(10 * 1536), 943),
+        ] {
+            assert_eq!(smallest_place(capability, threads), least, "{capability:?} {threads:?}");
+        }
+        assert_eq!(Place::find(150, 154, None, &[]), None);
         assert_eq!("500-1000".parse(), Ok(place(500, 1000)));
         assert_eq!(place(500, 1000).to_string(), "500-1000");
         for bad in ["", "500", "5-5", "0-1001", "a-b", "-1-5"] {

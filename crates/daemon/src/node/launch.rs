@@ -100,10 +100,15 @@ impl Node {
 
     /// See [`Inner::settle`].
     pub(super) fn settle(&self, inner: &mut Inner, id: &str) {
-        let gives_places = self.config.own_multiprocessors && engine::gives_places(self.nvml.cuda_version());
+        let gpu = inner.slices.get(id).and_then(|live| self.nvml.gpus().get((*live.gpus.first()?)?));
+        let smallest =
+            gpu.filter(|_| self.config.own_multiprocessors && engine::gives_places(self.nvml.cuda_version()));
+        let smallest = smallest.map(|gpu| {
+            engine::smallest_place(gpu.capability, self.cost(&inner.store, gpu).map(|cost| cost.stack_factor))
+        });
         let place = |inner: &Inner| inner.slices.get(id).and_then(|live| live.place);
         let before = place(inner);
-        let mut changed = inner.settle(id, gives_places);
+        let mut changed = inner.settle(id, smallest);
         if place(inner) != before {
             changed.extend(inner.slices.get(id).map(|live| live.record.clone()));
         }

@@ -215,7 +215,9 @@ impl Inner {
 
     /// Gives the next program of a slice multiprocessors that no other slice of its trust domain has, if it is to have a
     /// part of them and there is room. Gives the slices that no longer keep what they were given.
-    fn settle(&mut self, id: &str, gives_places: bool) -> Vec<Record> {
+    ///
+    /// `smallest`: the least part that can be a place on its GPU, if the driver gives those.
+    fn settle(&mut self, id: &str, smallest: Option<u16>) -> Vec<Record> {
         let Some(live) = self.slices.get(id) else { return Vec::new() };
         let Some((part, _)) = self.processors(&live.record) else { return Vec::new() };
         let domain = engine::domain(&live.record);
@@ -235,7 +237,7 @@ impl Inner {
         }
         let own: Vec<Place> = places(live);
         let before = live.place.or(own.first().copied());
-        let place = Place::find(slice::thousandths(part), before, &taken).filter(|_| gives_places);
+        let place = smallest.and_then(|least| Place::find(slice::thousandths(part), least, before, &taken));
         let gone = passed.iter().map(|record| (record.id.as_str(), None));
         for (id, place) in gone.chain([(id, place)]) {
             if let Some(live) = self.slices.get_mut(id) {
