@@ -19,8 +19,6 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 /// What this process's part is, and the contexts that stand for it. All zeros: it has none.
 pub struct Part {
     lock: Lock,
-    /// Where it begins and ends, in thousandths of the device: 16 bits each.
-    bounds: AtomicU32,
     /// Multiprocessors in it.
     processors: AtomicU32,
     /// How often the program holds the primary context.
@@ -105,12 +103,6 @@ fn real_attribute(value: &mut i32, attribute: i32, ordinal: i32) -> CUresult {
 }
 
 impl Part {
-    /// Its bounds in thousandths, if it is not the whole.
-    fn bounds(&self) -> Option<(u32, u32)> {
-        let word = self.bounds.load(Ordering::Relaxed);
-        (word != 0).then_some((word >> 16, word & 0xffff))
-    }
-
     /// Multiprocessors that the program may know of; 0 = all.
     fn processors(&self) -> u32 {
         self.processors.load(Ordering::Relaxed)
@@ -172,11 +164,25 @@ impl Part {
     }
 }
 
-/// From where to where this process's part of the multiprocessors is, in thousandths, as its launch said.
-pub fn wanted() -> Option<(u16, u16)> {
+/// From where to where this process's part of the multiprocessors is, in thousandths, as its launch said. Read once: every
+/// look-up of an entry point asks.
+pub fn wanted() -> Option<(u32, u32)> {
+    /// Both, 16 bits each, and a bit that says that they were read.
+    static WANTED: AtomicU32 = AtomicU32::new(0);
+    const READ: u32 = 1 << 31;
+    let mut word = WANTED.load(Ordering::Relaxed);
+    if word == 0 {
+        word = READ | read().map_or(0, |(from, to)| u32::from(from) << 16 | u32::from(to));
+        WANTED.store(word, Ordering::Relaxed);
+    }
+    let (from, to) = ((word & !READ) >> 16, word & 0xffff);
+    (to > 0).then_some((from, to))
+}
+
+fn read() -> Option<(u16, u16)> {
+    let text = environment(b"CLEAVE_MULTIPROCESSORS")?;
     // Who sheds its server has turns instead.
     environment(b"CUDA_MPS_PIPE_DIRECTORY")?;
-    let text = environment(b"CLEAVE_MULTIPROCESSORS")?;
     let mut ends = text.split(|byte| *byte == b'-').map(|end| core::str::from_utf8(end).ok()?.parse::<u16>().ok());
     let (from, to) = (ends.next()??, ends.next()??);
     (from < to && to <= 1000 && ends.next().is_none()).then_some((from, to))
@@ -185,10 +191,9 @@ pub fn wanted() -> Option<(u16, u16)> {
 /// Finds out which multiprocessors that are: once the driver has started. The driver's error if it does not give out parts.
 pub fn find(p: &Process) -> CUresult {
     let Some((from, to)) = wanted() else { return error::SUCCESS };
-    match groups(0, from.into(), to.into()) {
+    match groups(0, from, to) {
         Ok((_, _, processors)) => {
             p.part.processors.store(processors, Ordering::Relaxed);
-            p.part.bounds.store(u32::from(from) << 16 | u32::from(to), Ordering::Relaxed);
             error::SUCCESS
         }
         Err(status) => status,
@@ -204,7 +209,7 @@ pub fn hold(p: &Process) {
 /// The primary context is active: makes the context of this process's part if there is none. The driver's error if that
 /// can't be.
 pub fn held(p: &Process, device: usize, ordinal: i32, primary: CUcontext) -> Result<(), CUresult> {
-    let Some(bounds) = p.part.bounds() else { return Ok(()) };
+    let Some(bounds) = wanted() else { return Ok(()) };
     let _held = p.part.lock.hold();
     if p.part.context.load(Ordering::Acquire) == 0 {
         make(p, device, ordinal, primary, bounds)?;
@@ -241,7 +246,7 @@ fn make(p: &Process, device: usize, ordinal: i32, primary: CUcontext, (from, to)
 /// the last hold, or what is in it, its part's context goes, which would keep it.
 pub fn leave(p: &Process, all: bool) {
     let part = &p.part;
-    if part.bounds().is_none() {
+    if wanted().is_none() {
         return;
     }
     let _held = part.lock.hold();
