@@ -5,19 +5,7 @@ mod common;
 use std::ffi::{CString, c_void};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use common::{Gpu, Installed, MIB};
-
-fn stream(gpu: &Gpu, flags: u32) -> u64 {
-    let mut stream = 0_u64;
-    ok!(gpu, cuStreamCreate, &mut stream, flags);
-    stream
-}
-
-fn event(gpu: &Gpu) -> u64 {
-    let mut event = 0_u64;
-    ok!(gpu, cuEventCreate, &mut event, 0);
-    event
-}
+use common::{Installed, MIB, event, stream};
 
 #[test]
 fn calls_fail_as_the_driver_fails_them() {

@@ -2,19 +2,7 @@
 #![allow(unsafe_code)] // UNSAFETY: calls C functions by name.
 
 mod common;
-use common::{Gpu, Installed, MIB, Resource};
-
-fn stream(gpu: &Gpu, flags: u32) -> u64 {
-    let mut stream = 0_u64;
-    ok!(gpu, cuStreamCreate, &mut stream, flags);
-    stream
-}
-
-fn event(gpu: &Gpu) -> u64 {
-    let mut event = 0_u64;
-    ok!(gpu, cuEventCreate, &mut event, 0);
-    event
-}
+use common::{Gpu, Installed, MIB, Resource, event, stream};
 
 fn elapsed(gpu: &Gpu, start: u64, end: u64) -> f32 {
     let mut milliseconds = 0_f32;

@@ -8,21 +8,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{Gpu, Installed};
+use common::{Gpu, Installed, event, stream};
 
 const MS: u64 = 1_000_000;
-
-fn stream(gpu: &Gpu) -> u64 {
-    let mut stream = 0_u64;
-    ok!(gpu, cuStreamCreate, &mut stream, 1);
-    stream
-}
-
-fn event(gpu: &Gpu) -> u64 {
-    let mut event = 0_u64;
-    ok!(gpu, cuEventCreate, &mut event, 0);
-    event
-}
 
 /// The kernel of the program that real devices execute, too; one unit takes 2 ns.
 fn spin(gpu: &Gpu) -> u64 {
@@ -53,7 +41,7 @@ fn kernels_take_the_time_of_their_parameter_and_launches_return_before() {
     let gpu = installed.load();
     gpu.start(0);
     let spin = spin(&gpu);
-    let (a, b, start, end) = (stream(&gpu), stream(&gpu), event(&gpu), event(&gpu));
+    let (a, b, start, end) = (stream(&gpu, 1), stream(&gpu, 1), event(&gpu), event(&gpu));
     let began = Instant::now();
     ok!(gpu, cuEventRecord, start, a);
     launch(&gpu, spin, 40 * MS, a);
@@ -88,7 +76,7 @@ fn a_stream_writes_a_word_when_it_gets_there_without_being_asked() {
     let gpu = installed.load();
     gpu.start(0);
     let spin = spin(&gpu);
-    let (a, b) = (stream(&gpu), stream(&gpu));
+    let (a, b) = (stream(&gpu, 1), stream(&gpu, 1));
     let words = Box::leak(Box::new([AtomicU64::new(0), AtomicU64::new(0)]));
     ok!(gpu, cuMemHostRegister_v2, words.as_ptr(), 16_u64, 2);
     let mut address = 0_u64;
@@ -129,7 +117,7 @@ fn host_functions_are_called_when_their_stream_gets_there() {
     let gpu = installed.load();
     gpu.start(0);
     let spin = spin(&gpu);
-    let (slow, fast, reached) = (stream(&gpu), stream(&gpu), event(&gpu));
+    let (slow, fast, reached) = (stream(&gpu, 1), stream(&gpu, 1), event(&gpu));
     ok!(gpu, cuLaunchHostFunc, fast, digit as *const c_void, 1_u64);
     ok!(gpu, cuStreamSynchronize, fast);
     let began = Instant::now();
@@ -156,10 +144,10 @@ fn what_a_destroyed_context_had_to_do_is_not_done() {
     let installed = Installed::real("H100");
     let gpu = installed.load();
     gpu.start(0);
-    let (spin_here, a) = (spin(&gpu), stream(&gpu));
+    let (spin_here, a) = (spin(&gpu), stream(&gpu, 1));
     let mut second = 0_u64;
     ok!(gpu, cuCtxCreate_v2, &mut second, 0, 0);
-    let (spin, b, reached) = (spin(&gpu), stream(&gpu), event(&gpu));
+    let (spin, b, reached) = (spin(&gpu), stream(&gpu, 1), event(&gpu));
     // An hour.
     launch(&gpu, spin, 3_600_000 * MS, b);
     ok!(gpu, cuEventRecord, reached, b);
@@ -180,7 +168,7 @@ fn a_graph_takes_as_long_as_its_kernels() {
     let gpu = installed.load();
     gpu.start(0);
     let spin = spin(&gpu);
-    let (a, start, end) = (stream(&gpu), event(&gpu), event(&gpu));
+    let (a, start, end) = (stream(&gpu, 1), event(&gpu), event(&gpu));
     let (mut graph, mut executable) = (0_u64, 0_u64);
     ok!(gpu, cuStreamBeginCapture_v2, a, 0);
     for _ in 0..10 {
@@ -201,7 +189,7 @@ fn a_stream_takes_1024_launches_and_then_blocks() {
     let installed = Installed::real("H100");
     let gpu = installed.load();
     gpu.start(0);
-    let (spin, a) = (spin(&gpu), stream(&gpu));
+    let (spin, a) = (spin(&gpu), stream(&gpu, 1));
     let began = Instant::now();
     launch(&gpu, spin, 50 * MS, a);
     for _ in 0..1023 {
@@ -216,7 +204,7 @@ fn copies_take_time_by_their_bytes() {
     let installed = Installed::real("H100");
     let gpu = installed.load();
     gpu.start(0);
-    let (a, start, end) = (stream(&gpu), event(&gpu), event(&gpu));
+    let (a, start, end) = (stream(&gpu, 1), event(&gpu), event(&gpu));
     let bytes = 64_u64 << 20;
     let (device, host) = (gpu.alloc(bytes), vec![1_u8; bytes as usize]);
     ok!(gpu, cuEventRecord, start, a);
@@ -233,7 +221,7 @@ fn child() {
     let Ok(dir) = std::env::var("FAKEGPU_REAL_DIR") else { return };
     let gpu = Installed::at(&dir).load();
     gpu.start(0);
-    let (spin, a) = (spin(&gpu), stream(&gpu));
+    let (spin, a) = (spin(&gpu), stream(&gpu, 1));
     for _ in 0..1000 {
         launch(&gpu, spin, 1000 * MS, a);
     }
@@ -260,7 +248,7 @@ fn a_context_that_shares_the_device_gets_half_of_it_and_all_when_the_other_dies(
     let installed = Installed::real("H100");
     let gpu = installed.load();
     gpu.start(0);
-    let (spin, a, start, end) = (spin(&gpu), stream(&gpu), event(&gpu), event(&gpu));
+    let (spin, a, start, end) = (spin(&gpu), stream(&gpu, 1), event(&gpu), event(&gpu));
     let measure = || {
         ok!(gpu, cuEventRecord, start, a);
         launch(&gpu, spin, 50 * MS, a);

@@ -430,3 +430,17 @@ pub fn obey() {
         println!("\n= {}", answer.iter().map(i64::to_string).collect::<Vec<_>>().join(" "));
     }
 }
+
+/// A stream with these flags.
+pub fn stream(gpu: &Gpu, flags: u32) -> u64 {
+    let mut stream = 0_u64;
+    ok!(gpu, cuStreamCreate, &mut stream, flags);
+    stream
+}
+
+/// An event.
+pub fn event(gpu: &Gpu) -> u64 {
+    let mut event = 0_u64;
+    ok!(gpu, cuEventCreate, &mut event, 0);
+    event
+}
