@@ -517,7 +517,8 @@ class Report:
     def row(self, part, name, ok, text, **values):
         """One result. `ok` is True, False, or None for something that is only reported."""
         word = {True: "PASS", False: "FAIL", None: "INFO"}[ok]
-        text = text.strip().replace("\n", " | ")
+        # What an event tells of a program is the same on every machine.
+        text = text.replace(f"{HERE.parents[1]}/", "").replace(sys.executable, "python3").strip().replace("\n", " | ")
         self.rows.append({"part": part, "name": name, "result": word, "text": text, **values})
         self.save()
         print(f"{word}  {part:<10} {name:<34} {text}", flush=True)
