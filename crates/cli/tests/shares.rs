@@ -137,6 +137,25 @@ fn a_program_on_several_gpus_is_held_back_on_each_by_itself() {
     });
 }
 
+/// Threads that make streams, use and destroy them, while the gate asks streams of all of them how far they are.
+#[test]
+fn streams_go_while_other_threads_work() {
+    let place = Place::new("1xH100@real");
+    let slices = ["one", "two"];
+    let mut programs = slices.map(|slice| {
+        place.ok(&["slice", "create", "--name", slice, "--memory", "8GiB", "--compute", "40%"]);
+        place.client(slice).0
+    });
+    for program in &mut programs {
+        program.tell("threads 8 0.5");
+    }
+    for program in &mut programs {
+        let threads = program.line();
+        assert_eq!(threads["wrong"], serde_json::json!([]), "{threads}");
+        assert!(threads["rounds"].as_array().unwrap().iter().all(|rounds| number(rounds) > 0), "{threads}");
+    }
+}
+
 fn serves(place: &Place) -> bool {
     std::os::unix::net::UnixStream::connect(place.run_dir().join("api.sock")).is_ok()
 }

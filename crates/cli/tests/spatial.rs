@@ -4,20 +4,6 @@ mod place;
 mod support;
 
 use place::{Held, PATIENCE, Place, kill, number, within};
-use serde_json::Value;
-use std::path::Path;
-
-/// A program of `tests/gpu/mps_facts.py` in a slice, with a context and kernels, and its process id.
-fn start(place: &Place, slice: &str) -> (Held, u64, Value) {
-    let client = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/gpu/mps_facts.py");
-    let mut held = place.start(slice, &["python3", client.to_str().unwrap(), "client"]);
-    let pid = number(&held.line()["pid"]);
-    let init = held.ask("init");
-    assert!(init["error"].is_null(), "{init}");
-    let load = held.ask("load");
-    assert!(load["error"].is_null(), "{load}");
-    (held, pid, init)
-}
 
 fn works(held: &mut Held) -> bool {
     held.ask("one 100")["codes"] == serde_json::json!([0, 0])
@@ -43,12 +29,12 @@ fn a_program_has_its_slice_s_part_of_the_multiprocessors_and_of_the_memory() {
     create(&place, "quarter", &["--trust-domain", "team", "--mode", "strict"]);
     create(&place, "serve", &["--trust-domain", "shop", "--priority", "production"]);
     create(&place, "burn", &["--trust-domain", "shop", "--priority", "experiment"]);
-    let (mut quarter, pid, init) = start(&place, "quarter");
+    let (mut quarter, pid, init) = place.client("quarter");
     assert_eq!(init["processors"], 32);
     assert_eq!(init["total_mib"], 4096.0);
-    let (_serve, _, init) = start(&place, "serve");
+    let (_serve, _, init) = place.client("serve");
     assert_eq!(init["processors"], 132);
-    let (_burn, _, init) = start(&place, "burn");
+    let (_burn, _, init) = place.client("burn");
     // 98 of 132, as far as they can be cut.
     assert_eq!(init["processors"], 96);
     // The quota holds, and what is charged is what NVML shows.
@@ -79,12 +65,12 @@ fn strict_slices_have_multiprocessors_of_their_own() {
     strict("half", "50%");
     strict("third", "30%");
     strict("little", "5%");
-    let (mut third, pid, init) = start(&place, "third");
+    let (mut third, pid, init) = place.client("third");
     assert_eq!((init["processors"].as_u64(), own(pid).as_deref()), (Some(40), Some("500-800")));
-    let (mut half, pid, init) = start(&place, "half");
+    let (mut half, pid, init) = place.client("half");
     assert_eq!((init["processors"].as_u64(), own(pid).as_deref()), (Some(64), Some("0-500")));
     // Less than can be cut: as many, but not certain ones.
-    let (mut little, pid, init) = start(&place, "little");
+    let (mut little, pid, init) = place.client("little");
     assert_eq!((init["processors"].as_u64(), own(pid)), (Some(6), None));
     assert!(works(&mut little));
 
@@ -123,10 +109,10 @@ fn strict_slices_have_multiprocessors_of_their_own() {
     kill(number(&place.json(&["status"])["pid"]));
     within(PATIENCE, "the daemon is gone", || !place.cleave(&["status"]).output().unwrap().status.success());
     place.ok(&["gpus"]);
-    let (mut again, pid, _) = start(&place, "third");
+    let (mut again, pid, _) = place.client("third");
     assert_eq!(own(pid).as_deref(), Some("500-800"));
     assert!(works(&mut again) && works(&mut half));
-    let (_twin, pid, _) = start(&place, "half");
+    let (_twin, pid, _) = place.client("half");
     assert_eq!(own(pid).as_deref(), Some("0-500"));
 }
 
@@ -136,7 +122,7 @@ fn an_operator_may_have_parts_by_number() {
     let slice = ["slice", "create", "--name", "half", "--memory", "8GiB", "--compute", "50%", "--mode", "strict"];
     let made = place.cleave(&[&slice[..], &["--trust-domain", "team"]].concat()).env("CLEAVE_PARTS", "number").output();
     assert!(made.unwrap().status.success());
-    let (mut half, pid, init) = start(&place, "half");
+    let (mut half, pid, init) = place.client("half");
     assert_eq!((init["processors"].as_u64(), own(pid)), (Some(66), None));
     assert!(works(&mut half));
     // A context of so few costs less.
@@ -151,10 +137,10 @@ fn a_fault_ends_its_trust_domain_only_and_that_serves_again() {
     }
     create(&place, "far", &["--engine", "spatial"]);
     create(&place, "turns", &[]);
-    let (mut culprit, pid, _) = start(&place, "a");
-    let (mut victim, other, _) = start(&place, "b");
-    let (mut far, ..) = start(&place, "far");
-    let (mut turns, ..) = start(&place, "turns");
+    let (mut culprit, pid, _) = place.client("a");
+    let (mut victim, other, _) = place.client("b");
+    let (mut far, ..) = place.client("far");
+    let (mut turns, ..) = place.client("turns");
     culprit.ask("fault");
     ends(&mut culprit, "the culprit ends");
     ends(&mut victim, "who shares its server ends");
@@ -163,7 +149,7 @@ fn a_fault_ends_its_trust_domain_only_and_that_serves_again() {
     assert!(said.contains(&format!("(pid {pid}) of slice a made a fatal GPU error")), "{said}");
     assert!(said.contains(&format!("(pid {other}) of slice b")), "{said}");
     assert!(works(&mut far) && works(&mut turns));
-    assert!(works(&mut start(&place, "b").0));
+    assert!(works(&mut place.client("b").0));
 }
 
 #[test]
@@ -178,25 +164,25 @@ fn a_killed_server_is_replaced_also_by_a_new_daemon() {
         let log = read();
         log.rsplit_once(" Server ").unwrap().1.split(']').next().unwrap().trim().parse().unwrap()
     };
-    let (mut one, pid, _) = start(&place, "a");
+    let (mut one, pid, _) = place.client("a");
     kill(server(pid));
     ends(&mut one, "its program ends");
     within(PATIENCE, "that is told", || events(&place, "recovered").len() == 1);
     let said = events(&place, "fault").concat();
     assert!(said.contains("has ended"), "{said}");
 
-    let (mut two, pid, _) = start(&place, "a");
+    let (mut two, pid, _) = place.client("a");
     assert!(works(&mut two));
     kill(number(&place.json(&["status"])["pid"]));
     within(PATIENCE, "the daemon is gone", || !place.cleave(&["status"]).output().unwrap().status.success());
     place.ok(&["gpus"]);
     assert!(works(&mut two));
     let before = server(pid);
-    let (mut three, pid, _) = start(&place, "a");
+    let (mut three, pid, _) = place.client("a");
     assert_eq!(server(pid), before);
     kill(before);
     ends(&mut two, "who was there before the daemon ends");
     ends(&mut three, "who came after ends");
     within(PATIENCE, "that is told", || events(&place, "recovered").len() == 2);
-    assert!(works(&mut start(&place, "a").0));
+    assert!(works(&mut place.client("a").0));
 }

@@ -17,7 +17,7 @@ use cleave_policy::gate::{
 };
 use core::cell::UnsafeCell;
 use core::ptr::null_mut;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 /// Kinds of operations whose cost is known.
 const COSTS: usize = 4096;
@@ -59,8 +59,6 @@ struct Gate {
     lock: Lock,
     /// What was sent under a lease and is not in the track yet: launches above [`BATCH_SHIFT`], ns of work below.
     batch: AtomicU64,
-    /// For each mark on its way its number plus one, once its events are recorded: until then they tell of an earlier one.
-    recorded: [AtomicU32; MARKS],
     state: UnsafeCell<State>,
 }
 
@@ -87,15 +85,25 @@ struct State {
     deaf: u64,
 }
 
-/// The events of a mark, made as they are needed.
+/// A mark, with events that are made as they are needed.
 #[derive(Clone, Copy)]
 struct Marked {
-    /// Whose they are.
+    number: u32,
+    /// Whose the events are.
     context: u64,
     events: [u64; STREAMS],
+    /// The streams that record them; [`NOBODY`] = one that is gone.
+    streams: [u64; STREAMS],
     /// How many of them the mark on its way waits for; 0: it counts as passed.
     count: usize,
+    /// How many were asked to record theirs: until all have, the others' events tell of an earlier mark.
+    asked: usize,
+    /// The last of those is being asked, by a thread that does not hold the lock.
+    asking: bool,
 }
+
+/// No stream's handle.
+const NOBODY: u64 = u64::MAX;
 
 /// A launch between two events.
 #[derive(Clone, Copy)]
@@ -235,7 +243,7 @@ fn admitted(
         if batch > 0 {
             state.track.sent(now, batch, &grant);
         }
-        state.look(p, gate, now, &grant, quiet || grant.mode == Mode::Paused);
+        state.look(p, now, &grant, grant.mode == Mode::Paused);
         let over = state.publish(p, device, None, now);
         // After the look, which may just have learned it.
         let cost = if counted { 0 } else { expected(&Cost::from_word(known.cost.load(Ordering::Relaxed)), &grant) };
@@ -329,11 +337,11 @@ fn admitted(
     if let Some(timer) = timer {
         state.time(timer.number, timed.then(|| p.gates.number(known)), begins, &grant);
     }
-    let full = state.touched(context, operation.stream);
-    let mark = if state.track.mark_due() { state.mark(context) } else { None };
+    let full = state.touched(p, context, operation.stream);
+    let mark = if state.track.mark_due() { state.mark(p, context) } else { None };
     drop(state);
     for mark in full.into_iter().chain(mark) {
-        mark.send(gate);
+        mark.send(p, gate);
     }
     status
 }
@@ -369,12 +377,12 @@ pub fn waiting(p: &'static Process, device: usize, call: impl Fn() -> CUresult) 
     let context = if marks { context_of(null_mut()) } else { 0 };
     let mut state = gate.state();
     let mark = match state.stream_count > 0 && context != 0 && state.track.room() {
-        true => state.mark(context),
+        true => state.mark(p, context),
         false => None,
     };
     if let Some(mark) = mark {
         drop(state);
-        mark.send(gate);
+        mark.send(p, gate);
         state = gate.state();
     }
     activity.syncing.fetch_add(1, Ordering::Relaxed);
@@ -388,10 +396,10 @@ pub fn waiting(p: &'static Process, device: usize, call: impl Fn() -> CUresult) 
     // A wait that found nothing to wait for says nothing of when the work was done.
     const WAITED: u64 = 10_000;
     if now.saturating_sub(began) > WAITED {
-        state.waited(gate, now);
+        state.waited(p, now);
     }
     let grant = granted(turn);
-    state.look(p, gate, now, &grant, false);
+    state.look(p, now, &grant, false);
     if urgent {
         state.claim(p, device, turn, now);
     }
@@ -404,13 +412,45 @@ pub fn waiting(p: &'static Process, device: usize, call: impl Fn() -> CUresult) 
     status
 }
 
+/// The program is about to destroy `stream`, or a context with all its streams (`None`). The driver does not survive that such a handle
+/// is used afterwards, so what was sent to it is marked now, and whoever else is about to ask it for something is waited for.
+pub fn stream_goes(p: &Process, stream: Option<CUstream>) {
+    let stream = stream.map(|stream| stream as u64);
+    for gate in &p.gates.devices {
+        let mut state = gate.state();
+        let touched = |of: &u64| stream.is_none_or(|stream| stream == *of);
+        let marks = state.track.room() && state.streams.iter().take(state.stream_count).any(touched);
+        let context = if marks { context_of(null_mut()) } else { 0 };
+        let mark = if context != 0 { state.mark(p, context) } else { None };
+        if let Some(mark) = mark {
+            drop(state);
+            mark.send(p, gate);
+            state = gate.state();
+        }
+        while state.leave(stream) {
+            drop(state);
+            system::sleep_microseconds(ASKING);
+            state = gate.state();
+        }
+    }
+}
+
+/// Something is about to be captured, and counts as such already: waits for those who are about to ask the driver for something.
+pub fn capture_begins(p: &Process) {
+    for gate in &p.gates.devices {
+        while gate.state().marks.iter().any(|mark| mark.asking) {
+            system::sleep_microseconds(ASKING);
+        }
+    }
+}
+
 /// Forgets what is on its way in `context`, which is gone with all that was in it.
 pub fn context_gone(p: &Process, context: u64) {
     for (device, gate) in p.gates.devices.iter().enumerate() {
         let mut state = gate.state();
         state.forget(Some(context));
         let now = system::nanoseconds();
-        state.look(p, gate, now, &Grant::CLOSED, true);
+        state.look(p, now, &Grant::CLOSED, true);
         state.publish(p, device, None, now);
     }
 }
@@ -567,13 +607,14 @@ impl Gate {
 
 impl State {
     /// Looks what the GPU has done. `quiet`: without asking the driver.
-    fn look(&mut self, p: &Process, gate: &Gate, now: u64, grant: &Grant, quiet: bool) {
+    fn look(&mut self, p: &Process, now: u64, grant: &Grant, quiet: bool) {
+        let quiet = quiet || captures(p);
         let State { track, marks, asked, .. } = self;
         let oldest = track.oldest().map(|mark| marks.get(mark as usize % MARKS).is_some_and(|mark| mark.count == 0));
         // What was forgotten is over; of the rest the driver tells, not more often than is of use.
         if oldest == Some(true) || oldest.is_some() && !quiet && now.saturating_sub(*asked) >= ASK {
             *asked = now;
-            track.poll(now, |mark| passed(marks, gate, mark, quiet));
+            track.poll(now, |mark| passed(marks, mark, quiet));
         }
         if quiet {
             return;
@@ -602,13 +643,13 @@ impl State {
     }
 
     /// As [`State::look`], right after a wait for the GPU.
-    fn waited(&mut self, gate: &Gate, now: u64) {
+    fn waited(&mut self, p: &Process, now: u64) {
         let State { track, marks, .. } = self;
-        track.waited(now, |mark| passed(marks, gate, mark, false));
+        track.waited(now, |mark| passed(marks, mark, captures(p)));
     }
 
     /// Notes that work went to `stream`; the mark that has to be sent because there are too many of them.
-    fn touched(&mut self, context: u64, stream: CUstream) -> Option<Mark> {
+    fn touched(&mut self, p: &Process, context: u64, stream: CUstream) -> Option<Mark> {
         let stream = stream as u64;
         let seen = self.streams.iter().take(self.stream_count).any(|known| *known == stream);
         if seen {
@@ -619,7 +660,7 @@ impl State {
             if !self.track.room() {
                 return None;
             }
-            mark = self.mark(context);
+            mark = self.mark(p, context);
         }
         if let Some(place) = self.streams.get_mut(self.stream_count) {
             *place = stream;
@@ -629,9 +670,13 @@ impl State {
     }
 
     /// Takes the next mark, for which each stream that got work since the last one is to record an event. It must be sent.
-    fn mark(&mut self, context: u64) -> Option<Mark> {
-        let count = core::mem::take(&mut self.stream_count);
+    fn mark(&mut self, p: &Process, context: u64) -> Option<Mark> {
         let marked = self.marks.get_mut(self.track.next_mark() as usize % MARKS)?;
+        // Somebody may be at one that was forgotten.
+        if captures(p) || marked.asking {
+            return None;
+        }
+        let count = core::mem::take(&mut self.stream_count);
         if marked.context != context {
             marked.release();
             marked.context = context;
@@ -639,8 +684,40 @@ impl State {
         for event in marked.events.iter_mut().take(count).filter(|event| **event == 0) {
             *event = event_of(UNTIMED)?;
         }
-        marked.count = count;
-        Some(Mark { number: self.track.mark(), streams: self.streams, events: marked.events, count })
+        (marked.number, marked.streams) = (self.track.mark(), self.streams);
+        (marked.count, marked.asked, marked.asking) = (count, 0, false);
+        marked.next()
+    }
+
+    /// What is left to be done for a mark whose last question was put: `None` if nothing is, or if it was forgotten.
+    fn answered(&mut self, p: &Process, number: u32) -> Option<Mark> {
+        let marked = self.marks.get_mut(number as usize % MARKS).filter(|marked| marked.number == number)?;
+        if captures(p) {
+            marked.streams = [NOBODY; STREAMS];
+        }
+        marked.next()
+    }
+
+    /// From now on nobody asks `stream` for anything (`None`: any), but for who is at it: whether somebody is.
+    fn leave(&mut self, stream: Option<u64>) -> bool {
+        let is_it = |of: &u64| stream.is_none_or(|stream| stream == *of);
+        let mut kept = 0;
+        for at in 0..self.stream_count.min(STREAMS) {
+            if !is_it(&self.streams[at]) {
+                self.streams[kept] = self.streams[at];
+                kept += 1;
+            }
+        }
+        self.stream_count = kept;
+        let mut asked = false;
+        for marked in &mut self.marks {
+            let current = if marked.asking { marked.asked.checked_sub(1) } else { None };
+            asked |= current.and_then(|at| marked.streams.get(at)).is_some_and(is_it);
+            for left in marked.streams.iter_mut().skip(marked.asked).filter(|of| is_it(of)) {
+                *left = NOBODY;
+            }
+        }
+        asked
     }
 
     /// Takes two events for what comes next.
@@ -742,6 +819,21 @@ impl Marked {
             driver!(cuEventDestroy_v2(event as Handle => Handle));
         }
     }
+
+    /// The next stream that is to record its event. One that is gone has its work done, or that counts no more: its event tells of
+    /// something that is over.
+    fn next(&mut self) -> Option<Mark> {
+        self.asking = false;
+        while self.asked < self.count {
+            let (event, stream) = (*self.events.get(self.asked)?, *self.streams.get(self.asked)?);
+            self.asked += 1;
+            if stream != NOBODY {
+                self.asking = true;
+                return Some(Mark { number: self.number, event, stream });
+            }
+        }
+        None
+    }
 }
 
 /// The flags of an event, as the driver has them.
@@ -754,36 +846,40 @@ fn event_of(flags: u32) -> Option<u64> {
     (driver!(cuEventCreate(&raw mut event => *mut Handle, flags => u32)) == error::SUCCESS).then_some(event as u64)
 }
 
-/// A mark that was taken and is to be sent.
+/// A mark that was taken and is to be sent: a stream that is to record an event for it, and then perhaps others.
 struct Mark {
     number: u32,
-    streams: [u64; STREAMS],
-    events: [u64; STREAMS],
-    count: usize,
+    event: u64,
+    stream: u64,
 }
 
 impl Mark {
-    /// Has the streams record it. One that can't is gone, with its work done: its event tells of something that is over.
-    fn send(self, gate: &Gate) {
-        for (event, stream) in self.events.iter().zip(self.streams).take(self.count) {
-            record(*event, stream as CUstream);
-        }
-        if let Some(recorded) = gate.recorded.get(self.number as usize % MARKS) {
-            recorded.store(self.number.wrapping_add(1), Ordering::Release);
+    /// Has the streams record it. Not with the lock held: where a queue is full, that waits for the GPU.
+    fn send(self, p: &Process, gate: &Gate) {
+        let mut next = Some(self);
+        while let Some(Mark { number, event, stream }) = next {
+            record(event, stream as CUstream);
+            next = gate.state().answered(p, number);
         }
     }
 }
 
 /// Whether every stream that `mark` waits for has come to it. `quiet`: the driver isn't asked, and it has not.
-fn passed(marks: &[Marked; MARKS], gate: &Gate, mark: u32, quiet: bool) -> bool {
-    let place = mark as usize % MARKS;
-    let (Some(marked), Some(recorded)) = (marks.get(place), gate.recorded.get(place)) else { return true };
+fn passed(marks: &[Marked; MARKS], mark: u32, quiet: bool) -> bool {
+    let Some(marked) = marks.get(mark as usize % MARKS) else { return true };
     let over = |event: &u64| driver!(cuEventQuery(*event as Handle => Handle)) != error::NOT_READY;
-    marked.count == 0
-        || !quiet
-            && recorded.load(Ordering::Acquire) == mark.wrapping_add(1)
-            && marked.events.iter().take(marked.count).all(over)
+    let recorded = marked.asked >= marked.count && !marked.asking;
+    marked.count == 0 || !quiet && recorded && marked.events.iter().take(marked.count).all(over)
 }
+
+/// Whether something is being captured: then the driver isn't asked for anything that the program did not ask for. Once this is said
+/// under a gate's lock, nobody begins to until it is let go ([`capture_begins`]).
+fn captures(p: &Process) -> bool {
+    p.captures.load(Ordering::Acquire) > 0
+}
+
+/// Who waits for others' questions to the driver looks again after so many µs; a question takes one or two.
+const ASKING: u64 = 20;
 
 /// Between two questions to the driver about a mark, in ns; each costs about a tenth of that.
 const ASK: u64 = 5_000;

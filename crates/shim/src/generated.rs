@@ -274,6 +274,8 @@ pub mod index {
     pub const cuStreamBeginCapture_v2: usize = 598;
     pub const cuStreamBeginCapture_v2_ptsz: usize = 599;
     pub const cuStreamBeginRecaptureToGraph: usize = 600;
+    pub const cuStreamDestroy: usize = 605;
+    pub const cuStreamDestroy_v2: usize = 606;
     pub const cuStreamEndCapture: usize = 607;
     pub const cuStreamEndCaptureToCig: usize = 608;
     pub const cuStreamEndCapture_ptsz: usize = 609;
@@ -316,7 +318,7 @@ pub mod index {
 }
 
 /// The CUDA names that must not be handed out to anybody as they are: number and export.
-pub static REPLACED: [(u16, Export); 269] = [
+pub static REPLACED: [(u16, Export); 271] = [
     (0, Export(crate::hooks::cuArray3DCreate as *const c_void)),
     (1, Export(crate::hooks::cuArray3DCreate_v2 as *const c_void)),
     (4, Export(crate::hooks::cuArrayCreate as *const c_void)),
@@ -576,6 +578,8 @@ pub static REPLACED: [(u16, Export); 269] = [
     (598, Export(crate::hooks::cuStreamBeginCapture_v2 as *const c_void)),
     (599, Export(crate::hooks::cuStreamBeginCapture_v2_ptsz as *const c_void)),
     (600, Export(crate::hooks::cuStreamBeginRecaptureToGraph as *const c_void)),
+    (605, Export(crate::hooks::cuStreamDestroy as *const c_void)),
+    (606, Export(crate::hooks::cuStreamDestroy_v2 as *const c_void)),
     (607, Export(crate::hooks::cuStreamEndCapture as *const c_void)),
     (608, Export(crate::hooks::cuStreamEndCaptureToCig as *const c_void)),
     (609, Export(crate::hooks::cuStreamEndCapture_ptsz as *const c_void)),
@@ -1124,8 +1128,6 @@ enter!(cuStreamCopyAttributes, 601);
 enter!(cuStreamCopyAttributes_ptsz, 602);
 enter!(cuStreamCreate, 603);
 enter!(cuStreamCreateWithPriority, 604);
-pass!(cuStreamDestroy, 605);
-pass!(cuStreamDestroy_v2, 606);
 enter!(cuStreamGetAttribute, 610);
 enter!(cuStreamGetAttribute_ptsz, 611);
 enter!(cuStreamGetCaptureInfo, 612);

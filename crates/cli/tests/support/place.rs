@@ -108,6 +108,19 @@ impl Place {
     pub fn start(&self, slice: &str, program: &[&str]) -> Held {
         Held::new(self.cleave(&[&["exec", slice, "--"], program].concat()))
     }
+
+    /// Starts the program of `tests/gpu/mps_facts.py` in a slice, with a context and kernels; it, its process id and what it says of
+    /// its beginning.
+    pub fn client(&self, slice: &str) -> (Held, u64, Value) {
+        let client = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/gpu/mps_facts.py");
+        let mut held = self.start(slice, &["python3", client.to_str().unwrap(), "client"]);
+        let pid = number(&held.line()["pid"]);
+        let init = held.ask("init");
+        assert!(init["error"].is_null(), "{init}");
+        let load = held.ask("load");
+        assert!(load["error"].is_null(), "{load}");
+        (held, pid, init)
+    }
 }
 
 impl Drop for Place {

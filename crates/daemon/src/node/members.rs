@@ -242,10 +242,10 @@ impl Node {
 
     /// A process is gone: waits until the driver has let go of its memory, then frees its slot.
     pub async fn ended(self: &Arc<Self>, id: &str, slot: usize, pid: u32, start_time: u64) {
-        // What it had sent by now will not be done to its end.
-        let now = clock();
-        let places: Vec<usize> = {
+        let (now, places) = {
             let mut inner = self.lock();
+            // What it had sent by now will not be done to its end. Not earlier than whoever had the lock may have said what was done.
+            let now = clock();
             let Some(live) = inner.slices.get_mut(id) else { return };
             let Some(member) = live.processes.get_mut(&slot) else { return };
             if member.dead.is_some() || (member.pid, member.start_time) != (pid, start_time) {
@@ -255,7 +255,7 @@ impl Node {
             live.files.mark_dead(slot);
             let gpus = live.gpus.clone();
             self.arrange(&inner, &gpus);
-            gpus.into_iter().flatten().collect()
+            (now, gpus.into_iter().flatten().collect::<Vec<usize>>())
         };
         let began = Instant::now();
         let stuck = loop {

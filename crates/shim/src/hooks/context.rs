@@ -151,6 +151,7 @@ macro_rules! primary {
             let call = || real!($name(ordinal: i32));
             let Some(p) = process::member() else { return call() };
             if p.device_of(ordinal).is_some() {
+                gate::stream_goes(p, None);
                 part::leave(p, $all);
             }
             // With the context go the pools that were made in it.
@@ -250,6 +251,7 @@ fn destroy(p: &Process, context: CUcontext, call: &dyn Fn() -> CUresult) -> CUre
         books.table.get(Space::Context, context as u64).filter(|entry| entry.context != 0)?;
         books.table.remove(Space::Context, context as u64)
     });
+    gate::stream_goes(p, None);
     let status = call();
     if let Some(gone) = gone {
         if status == error::SUCCESS {
@@ -317,8 +319,12 @@ fn primary_handle(ordinal: i32) -> u64 {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuGreenCtxDestroy(context: Handle) -> CUresult {
+    let member = process::member();
+    if let Some(p) = member {
+        gate::stream_goes(p, None);
+    }
     let status = real!(cuGreenCtxDestroy(context: Handle));
-    if let (Some(p), error::SUCCESS) = (process::member(), status) {
+    if let (Some(p), error::SUCCESS) = (member, status) {
         super::for_each_ordinal(p, |ordinal, device| {
             primary_gone(p, ordinal);
             p.measure(device);

@@ -165,3 +165,16 @@ pub unsafe extern "C" fn cuLaunchCooperativeKernelMultiDevice(list: *mut c_void,
     });
     status
 }
+
+macro_rules! destroying {
+    ($($name:ident),*) => {$(
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $name(stream: CUstream) -> CUresult {
+            if let Some(p) = process::member() {
+                gate::stream_goes(p, Some(stream));
+            }
+            real!($name(stream: CUstream))
+        }
+    )*};
+}
+destroying!(cuStreamDestroy, cuStreamDestroy_v2);

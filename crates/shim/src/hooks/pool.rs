@@ -298,6 +298,7 @@ macro_rules! beginning {
             let call = || real!($name(stream: CUstream, a: usize, b: usize, c: usize, d: usize, e: usize));
             let Some(p) = process::member() else { return call() };
             p.captures.fetch_add(1, Ordering::AcqRel);
+            gate::capture_begins(p);
             let status = call();
             if status != error::SUCCESS {
                 p.captures.fetch_sub(1, Ordering::AcqRel);

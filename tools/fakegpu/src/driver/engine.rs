@@ -282,6 +282,7 @@ impl Driver {
     /// Forgets a stream whose work needs it no more; the context still waits for that work.
     pub(crate) fn stream_gone(&mut self, id: u64) {
         let Some(stream) = self.streams.remove(&id) else { return };
+        self.destroyed.insert(id);
         let Some(context) = self.contexts.get(&stream.context) else { return };
         let all = vec![context.orphans.clone(), stream.tail];
         let orphans = self.latest(stream.device, all);
@@ -292,7 +293,8 @@ impl Driver {
 
     /// Ends a context's streams. Nobody waits for what they had yet to record.
     pub(crate) fn streams_of_context_gone(&mut self, context: u64) {
-        let Driver { streams, events, .. } = self;
+        let Driver { streams, events, destroyed, .. } = self;
+        destroyed.extend(streams.iter().filter(|(_, stream)| stream.context == context).map(|(id, _)| *id));
         streams.retain(|_, stream| {
             for (_, operation) in stream.queue.iter().filter(|_| stream.context == context) {
                 if let Operation::Record { event, generation, .. } = operation
@@ -322,6 +324,8 @@ impl Driver {
             other => other,
         };
         if which > 2 {
+            // The real driver does not look whether the handle is one still: it reads what has been freed (a crash, measured).
+            assert!(!self.destroyed.contains(&which), "a stream is used that was destroyed");
             let stream = self.streams.get(&which).ok_or(error::INVALID_HANDLE)?;
             self.fault_of(stream.context)?;
             return Ok(which);

@@ -5,7 +5,7 @@
 #![allow(unsafe_code)] // UNSAFETY: C entry points that read and write through their callers' pointers.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -148,6 +148,8 @@ pub(crate) struct Driver {
     /// Of resources for green contexts.
     descriptions: HashMap<u64, green::Resource>,
     streams: BTreeMap<u64, engine::Stream>,
+    /// Handles of streams that were: the program must not use them again.
+    destroyed: BTreeSet<u64>,
     events: HashMap<u64, engine::Event>,
     allocations: BTreeMap<u64, memory::Allocation>,
     chunks: BTreeMap<u64, crate::map::Mapping>,
@@ -308,6 +310,7 @@ fn start() -> Outcome {
         contexts: HashMap::new(),
         descriptions: HashMap::new(),
         streams: BTreeMap::new(),
+        destroyed: BTreeSet::new(),
         events: HashMap::new(),
         allocations: BTreeMap::new(),
         chunks: BTreeMap::new(),
