@@ -51,7 +51,7 @@ class Client:
         self.must("cuDeviceGet", c.byref(self.device), 0)
         self.must("cuDevicePrimaryCtxRetain", c.byref(context), self.device)
         self.must("cuCtxSetCurrent", context)
-        self.context = context
+        self.context, self.stream = context, None
         self.must("cuDeviceGetAttribute", c.byref(count), 16, self.device)
         return {"init_ms": (middle - began) * 1e3, "context_ms": (time.monotonic() - middle) * 1e3, "processors": count.value, **self.memory()}
 

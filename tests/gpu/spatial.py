@@ -78,7 +78,7 @@ def parts(report):
         for program in (one, two):
             program.send("loop 1 200")
         both = [program.line(20)["count"] for program in (one, two)]
-        report.row("parts", "as fast together as alone", None, f"launches in 1 s: alone {alone}, together {both}", alone=alone, together=both)
+        report.row("parts", "as fast together as alone", None if all(alone + both) else False, f"launches in 1 s: alone {alone}, together {both}", alone=alone, together=both)
         servers = [pid for pid in nvml().processes() if pid not in (one.pid, two.pid)]
         gpu = cleave_json("gpus")[harness.GPU]
         report.row("parts", "the server's memory is nobody's", gpu["untracked_bytes"] == 0, f"{len(servers)} other processes on the card; untracked {gpu['untracked_bytes']}")
