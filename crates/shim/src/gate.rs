@@ -5,7 +5,7 @@
 //! the gate's lock, looks at the clock and at the marks that the GPU has passed, and goes or waits. Marks are events without
 //! times: they cost the GPU nothing (measured), where a word that the stream writes costs 2 µs.
 use crate::generated::KERNELS;
-use crate::hooks::{captured, context_of};
+use crate::hooks::{captured, captures, context_of};
 use crate::process::Process;
 use crate::real::driver;
 use crate::system::{self, Lock};
@@ -217,7 +217,7 @@ fn admitted(
     wait.end(p, device, system::nanoseconds());
     // What is captured costs nothing until the graph is launched. And while a stream is being captured, calls that
     // have nothing to do with it can spoil the capture.
-    let quiet = p.captures.load(Ordering::Acquire) > 0;
+    let quiet = captures(p);
     // Where the driver does not say, it is left alone too.
     if quiet && captured(p, operation.stream) != Ok(false) {
         // So that the graph is looked at when it is made executable.
@@ -354,9 +354,11 @@ pub fn send_and_wait(
     call: impl Fn() -> CUresult,
 ) -> CUresult {
     let status = send(p, device, operation, || waiting(p, device, &call));
-    let urgent = p.policy().turns.get(device).is_some_and(|turn| {
-        turn.words[0].load(Ordering::Relaxed) & (URGENT as u64) << 8 != 0 && p.captures.load(Ordering::Acquire) == 0
-    });
+    let urgent = p
+        .policy()
+        .turns
+        .get(device)
+        .is_some_and(|turn| turn.words[0].load(Ordering::Relaxed) & (URGENT as u64) << 8 != 0 && !captures(p));
     if urgent {
         // It is done, and once a mark says so, the claim ends.
         waiting(p, device, || driver!(cuStreamSynchronize(operation.stream => CUstream)));
@@ -368,7 +370,7 @@ pub fn send_and_wait(
 /// urgent says when it is done.
 pub fn waiting(p: &'static Process, device: usize, call: impl Fn() -> CUresult) -> CUresult {
     let (Some(turn), Some(gate)) = (p.policy().turns.get(device), p.gates.devices.get(device)) else { return call() };
-    let Some(activity) = p.slot().activity.get(device).filter(|_| p.captures.load(Ordering::Acquire) == 0) else {
+    let Some(activity) = p.slot().activity.get(device).filter(|_| !captures(p)) else {
         return call();
     };
     let word = turn.words[0].load(Ordering::Relaxed);
@@ -376,14 +378,8 @@ pub fn waiting(p: &'static Process, device: usize, call: impl Fn() -> CUresult) 
     let marks = urgent || word & 0xff != Mode::Lease as u64;
     let context = if marks { context_of(null_mut()) } else { 0 };
     let mut state = gate.state();
-    let mark = match state.stream_count > 0 && context != 0 && state.track.room() {
-        true => state.mark(p, context),
-        false => None,
-    };
-    if let Some(mark) = mark {
-        drop(state);
-        mark.send(p, gate);
-        state = gate.state();
+    if state.stream_count > 0 {
+        state = gate.marked(p, state, context);
     }
     activity.syncing.fetch_add(1, Ordering::Relaxed);
     let began = system::nanoseconds();
@@ -419,13 +415,8 @@ pub fn stream_goes(p: &Process, stream: Option<CUstream>) {
     for gate in &p.gates.devices {
         let mut state = gate.state();
         let touched = |of: &u64| stream.is_none_or(|stream| stream == *of);
-        let marks = state.track.room() && state.streams.iter().take(state.stream_count).any(touched);
-        let context = if marks { context_of(null_mut()) } else { 0 };
-        let mark = if context != 0 { state.mark(p, context) } else { None };
-        if let Some(mark) = mark {
-            drop(state);
-            mark.send(p, gate);
-            state = gate.state();
+        if state.streams.iter().take(state.stream_count).any(touched) {
+            state = gate.marked(p, state, context_of(null_mut()));
         }
         while state.leave(stream) {
             drop(state);
@@ -602,6 +593,15 @@ impl Gate {
             state.made = true;
         }
         Held { state, _lock: lock }
+    }
+
+    /// Marks what was sent since the last mark, from `context` (0 = there is none), if there is room for one.
+    fn marked<'a>(&'a self, p: &Process, mut state: Held<'a>, context: u64) -> Held<'a> {
+        let marks = context != 0 && state.track.room();
+        let Some(mark) = (if marks { state.mark(p, context) } else { None }) else { return state };
+        drop(state);
+        mark.send(p, self);
+        self.state()
     }
 }
 
@@ -870,12 +870,6 @@ fn passed(marks: &[Marked; MARKS], mark: u32, quiet: bool) -> bool {
     let over = |event: &u64| driver!(cuEventQuery(*event as Handle => Handle)) != error::NOT_READY;
     let recorded = marked.asked >= marked.count && !marked.asking;
     marked.count == 0 || !quiet && recorded && marked.events.iter().take(marked.count).all(over)
-}
-
-/// Whether something is being captured: then the driver isn't asked for anything that the program did not ask for. Once this is said
-/// under a gate's lock, nobody begins to until it is let go ([`capture_begins`]).
-fn captures(p: &Process) -> bool {
-    p.captures.load(Ordering::Acquire) > 0
 }
 
 /// Who waits for others' questions to the driver looks again after so many µs; a question takes one or two.

@@ -91,10 +91,16 @@ pub fn device_of_stream(p: &Process, stream: CUstream) -> Result<usize, CUresult
     }
 }
 
+/// Whether something is being captured: then the driver isn't asked for anything that the program did not ask for. Once this is said
+/// under a gate's lock, nobody begins to until it is let go ([`crate::gate::capture_begins`]).
+pub fn captures(p: &Process) -> bool {
+    p.captures.load(core::sync::atomic::Ordering::Acquire) > 0
+}
+
 /// Whether `stream` is being captured, or the driver's error where it does not say. The driver is asked only while some
 /// stream is.
 pub fn captured(p: &Process, stream: CUstream) -> Result<bool, CUresult> {
-    if p.captures.load(core::sync::atomic::Ordering::Acquire) == 0 {
+    if !captures(p) {
         return Ok(false);
     }
     let mut state = 0;
