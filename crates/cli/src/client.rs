@@ -59,6 +59,11 @@ impl Client {
         self.send::<(), T>(Method::GET, path, None)
     }
 
+    /// `GET {path}`, of which the answer is text and not JSON.
+    pub(crate) fn text(&self, path: &str) -> Result<String> {
+        String::from_utf8(self.raw(Method::GET, path, Vec::new())?).map_err(|e| self.garbled(path, &e.to_string()))
+    }
+
     /// `POST /v1/{path}`.
     pub(crate) fn post<B: Serialize, T: DeserializeOwned>(&self, path: &str, body: &B) -> Result<T> {
         self.send(Method::POST, path, Some(body))

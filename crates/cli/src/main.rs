@@ -171,6 +171,8 @@ enum Command {
         #[arg(long)]
         once: bool,
     },
+    /// Print what GPUs and slices do as Prometheus reads it; the daemon answers the same at /metrics
+    Metrics,
     /// List what happened
     Events {
         /// Go on as things happen
@@ -859,6 +861,7 @@ fn dispatch(context: Context, command: Command) -> client::Result<i32> {
         Command::Modes(of) => inventory::modes(&context, &of),
         Command::Status => show::status(&context),
         Command::Top { interval, once } => show::top(&context, interval, once),
+        Command::Metrics => show::metrics(&context),
         Command::Events { follow, since, slice } => show::events(&context, follow, since, slice.as_deref()),
         Command::Env { slice } => program::env(&context, &slice),
         Command::Cdi(cdi) => system::cdi(&context, &cdi),

@@ -85,6 +85,13 @@ fn a_full_card_is_oversubscribed_on_demand_only() {
     assert!(place.ok(&["slice", "list"]).lines().filter(|line| line.contains("overcommitted")).count() == 2);
     assert!(place.ok(&["gpus"]).contains("GPU 0 is overcommitted: the quotas sum up to"));
     assert_eq!(place.json(&["gpus"])["items"][0]["overcommitted"], true);
+    let page = place.ok(&["metrics"]);
+    for line in ["cleave_gpu_overcommitted{gpu=\"0\"} 1", "cleave_slice_overcommitted{slice=\"more\"} 1"] {
+        assert!(page.lines().any(|other| other == line), "{line}: {page}");
+    }
+    let ratio = page.lines().find_map(|line| line.strip_prefix("cleave_gpu_memory_committed_ratio{gpu=\"0\"} "));
+    let ratio: f64 = ratio.unwrap().parse().unwrap();
+    assert!((1.009..=1.01).contains(&ratio), "{ratio}");
     assert!(place.ok(&["top", "--once"]).contains("overcommitted"));
     assert!(place.ok(&["slice", "show", "more"]).contains("overcommitted"));
     assert!(

@@ -1,4 +1,5 @@
 //! The HTTP API: one table of operations makes both the router and the OpenAPI document.
+use crate::metrics;
 use crate::node::{Caller, Node};
 use axum::body::Bytes;
 use axum::extract::connect_info::ConnectInfo;
@@ -328,6 +329,12 @@ async fn cdi(State(node): State<App>, caller: Caller, Key(key): Key) -> Answer<V
     Ok(Json(node.cdi(&caller, &key)?))
 }
 
+async fn metrics(State(node): State<App>, caller: Caller) -> Result<impl IntoResponse, Failure> {
+    let page = metrics::page(&node.gpus(&caller), &node.list(&caller))
+        .map_err(|e| ErrorBody::new(Internal, format!("the metrics were not written: {e}"), ""))?;
+    Ok(([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], page))
+}
+
 async fn shutdown(State(node): State<App>, caller: Caller) -> Result<StatusCode, Failure> {
     if !caller.admin {
         let hint = "root and the daemon's user may";
@@ -615,6 +622,16 @@ const OPERATIONS: &[Operation] = &[
         success: ("200", Some(schema::<List<Event>>)),
         errors: &[Invalid, Forbidden, Internal],
         route: || get(events),
+    },
+    Operation {
+        path: "/metrics",
+        method: "get",
+        summary: "GPUs and the slices that the caller may see, as text for Prometheus",
+        query: &[],
+        body: None,
+        success: ("200", None),
+        errors: &[Forbidden, Internal],
+        route: || get(metrics),
     },
     Operation {
         path: "/v1/shutdown",

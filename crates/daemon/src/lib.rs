@@ -11,6 +11,7 @@ mod http;
 mod install;
 mod inventory;
 mod levels;
+mod metrics;
 mod mig;
 mod mps;
 mod node;

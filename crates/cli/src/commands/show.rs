@@ -62,6 +62,12 @@ fn shortened(text: &str, most: usize) -> String {
     out
 }
 
+/// Prints the page that Prometheus reads: for a file that its node exporter collects, where it can't ask the daemon itself.
+pub(crate) fn metrics(context: &Context) -> Result<i32> {
+    output::line(context.client()?.text("/metrics")?.trim_end())?;
+    Ok(0)
+}
+
 /// Shows the daemon.
 pub(crate) fn status(context: &Context) -> Result<i32> {
     let client = context.any_client()?;

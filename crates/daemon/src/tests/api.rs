@@ -256,7 +256,8 @@ async fn ask(node: &Arc<Node>, remote: Remote, method: &str, path: &str, token: 
     let reply = router(Arc::clone(node)).oneshot(request.body(Body::from(text)).unwrap()).await.unwrap();
     let status = reply.status().as_u16();
     let bytes = reply.into_body().collect().await.unwrap().to_bytes();
-    (status, serde_json::from_slice(&bytes).unwrap_or(Value::Null))
+    let text = || if bytes.is_empty() { Value::Null } else { String::from_utf8_lossy(&bytes).into() };
+    (status, serde_json::from_slice(&bytes).unwrap_or_else(|_| text()))
 }
 
 fn user(uid: u32) -> Remote {
@@ -286,6 +287,10 @@ async fn tenants_see_their_own() {
     assert!(events["items"].as_array().unwrap().iter().all(|e| e["slice"] == "b"));
     let (_, events) = ask(&node, user(1002), "GET", "/v1/events?slice=a", "", Value::Null).await;
     assert_eq!(events["items"], json!([]));
+    let (_, page) = ask(&node, user(1002), "GET", "/metrics", "", Value::Null).await;
+    let page = page.as_str().unwrap();
+    assert!(page.contains("cleave_slice_paused{slice=\"b\"} 0\n") && !page.contains("slice=\"a\""), "{page}");
+    assert!(page.contains("cleave_gpu_slices{gpu=\"0\"} 2\n"), "{page}");
 
     // What it can't see is not there, whatever it tries.
     let grow = json!({ "memory": "2GiB" });
