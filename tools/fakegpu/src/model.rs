@@ -1,5 +1,6 @@
 //! What is simulated: models of GPUs from `fixtures/`, and the inventory of one installation (`sim.toml`).
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -106,6 +107,35 @@ impl Model {
     }
 }
 
+/// Another maker's device: what its driver shows in the system tree.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Other {
+    /// The name in a spec, such as `MI300X`.
+    pub id: String,
+    /// Device and vendor as PCI configuration space has them.
+    pub pci_device_id: u32,
+    /// PCI class, as sysfs writes it.
+    pub class: String,
+    /// The kernel driver.
+    pub driver: String,
+    /// Files of its folder, and what is in them.
+    #[serde(default)]
+    pub files: BTreeMap<String, String>,
+    /// Folders of its folder.
+    #[serde(default)]
+    pub folders: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct Others {
+    other: Vec<Other>,
+}
+
+/// All other makers' devices that a spec can name.
+pub fn others() -> Vec<Other> {
+    toml::from_str::<Others>(include_str!("../data/others.toml")).map(|all| all.other).unwrap_or_default()
+}
+
 /// How virtual time passes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -130,8 +160,11 @@ pub struct Inventory {
     #[serde(default = "cuda_version")]
     pub cuda: i32,
     /// The devices, in order.
-    #[serde(rename = "device")]
+    #[serde(rename = "device", default)]
     pub devices: Vec<Model>,
+    /// Other makers' devices, in order.
+    #[serde(rename = "other", default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<Other>,
 }
 
 fn driver_version() -> String {
@@ -208,8 +241,8 @@ impl Inventory {
         if spec.ends_with(".toml") {
             return Inventory::read(Path::new(spec));
         }
-        let known = models();
-        let mut devices = Vec::new();
+        let (known, known_others) = (models(), others());
+        let (mut devices, mut others) = (Vec::new(), Vec::new());
         for part in spec.split('+') {
             let part = part.trim();
             if part.is_empty() {
@@ -225,8 +258,13 @@ impl Inventory {
             if !(1..=MAX_DEVICES).contains(&count) {
                 return Err(SpecError::Count { part: part.into() });
             }
+            if let Some(other) = known_others.iter().find(|other| !mig && other.id.eq_ignore_ascii_case(model)) {
+                others.extend(std::iter::repeat_n(other.clone(), count));
+                continue;
+            }
             let Some(model) = known.iter().find(|m| m.id.eq_ignore_ascii_case(model)) else {
-                let known: Vec<&str> = known.iter().map(|m| m.id.as_str()).collect();
+                let others = known_others.iter().map(|other| other.id.as_str());
+                let known: Vec<&str> = known.iter().map(|m| m.id.as_str()).chain(others).collect();
                 return Err(SpecError::Model { model: model.into(), known: known.join(", ") });
             };
             if mig && model.mig_profiles.is_empty() {
@@ -235,10 +273,10 @@ impl Inventory {
             let model = Model { mig_enabled: mig, ..model.clone() };
             devices.extend(std::iter::repeat_n(model, count));
         }
-        if devices.len() > MAX_DEVICES {
+        if devices.len() + others.len() > MAX_DEVICES {
             return Err(SpecError::Count { part: spec.into() });
         }
-        Ok(Inventory { pace: Pace::default(), driver: driver_version(), cuda: cuda_version(), devices })
+        Ok(Inventory { pace: Pace::default(), driver: driver_version(), cuda: cuda_version(), devices, others })
     }
 
     /// Reads a file with one model or a whole inventory.
@@ -251,11 +289,12 @@ impl Inventory {
                 driver: driver_version(),
                 cuda: cuda_version(),
                 devices: vec![model],
+                others: Vec::new(),
             }),
             Err(_) => toml::from_str::<Inventory>(&text),
         };
         let inventory = parsed.map_err(|error| SpecError::Parse { path: shown.clone(), message: error.to_string() })?;
-        if !(1..=MAX_DEVICES).contains(&inventory.devices.len()) {
+        if !(1..=MAX_DEVICES).contains(&(inventory.devices.len() + inventory.others.len())) {
             return Err(SpecError::Count { part: shown });
         }
         Ok(inventory)
@@ -369,6 +408,12 @@ mod tests {
         };
         assert_eq!(names("H100"), ["H100"]);
         assert_eq!(names("2xT4+l40s"), ["T4", "T4", "L40S"]);
+        let mixed = Inventory::parse("2xMI300X+T4+gaudi3").expect("spec");
+        assert_eq!(
+            mixed.others.iter().map(|other| other.id.as_str()).collect::<Vec<_>>(),
+            ["MI300X", "MI300X", "Gaudi3"]
+        );
+        assert_eq!((mixed.devices.len(), Inventory::parse("AI100").expect("spec").devices.len()), (1, 0));
         let divided = Inventory::parse("2xH100,mig+A30").expect("spec");
         assert_eq!(divided.devices.iter().map(|model| model.mig_enabled).collect::<Vec<_>>(), [true, true, false]);
     }
@@ -387,6 +432,8 @@ mod tests {
             ("0xH100", "1 to 16"),
             ("17xH100", "1 to 16"),
             ("9xH100+9xT4", "1 to 16"),
+            ("9xH100+9xMI300X", "1 to 16"),
+            ("MI300X,mig", "known models"),
             ("T4++T4", "2xT4+L40S"),
             ("/nowhere.toml", "No such file"),
             ("T4,mig", "can't divide"),
