@@ -224,10 +224,10 @@ pub struct SliceDevice {
     pub mig_uuid: Option<String>,
     /// Memory quota in bytes.
     pub limit_bytes: u64,
-    /// Memory in use, contexts and code included.
-    pub used_bytes: u64,
-    /// Most memory in use at any reading since the slice was created.
-    pub peak_bytes: u64,
+    /// Memory in use, contexts and code included; absent of engine `whole`, where nobody measures it.
+    pub used_bytes: Option<u64>,
+    /// Most memory in use at any reading since the slice was created; absent likewise.
+    pub peak_bytes: Option<u64>,
     /// What the memory is used for; sums up to `used_bytes` less `measured_bytes`.
     pub used_for: BTreeMap<String, u64>,
     /// What the daemon measured beyond (or, negative, below) what the processes charged themselves.
@@ -344,7 +344,7 @@ pub struct Status {
     pub private: bool,
     /// The driver.
     pub driver: Driver,
-    /// Number of GPUs.
+    /// Number of GPUs, other makers' devices among them.
     pub gpus: usize,
     /// Number of slices.
     pub slices: usize,

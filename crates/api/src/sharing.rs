@@ -53,18 +53,25 @@ pub enum Engine {
     Spatial,
     /// By the hardware, into instances.
     Mig,
+    /// Not at all: the slice has the device to itself. So are other makers' devices given than NVIDIA's.
+    Whole,
 }
 
 /// Every engine with its name.
-const ENGINES: [(&str, Engine); 4] =
-    [("auto", Engine::Auto), ("temporal", Engine::Temporal), ("spatial", Engine::Spatial), ("mig", Engine::Mig)];
+const ENGINES: [(&str, Engine); 5] = [
+    ("auto", Engine::Auto),
+    ("temporal", Engine::Temporal),
+    ("spatial", Engine::Spatial),
+    ("mig", Engine::Mig),
+    ("whole", Engine::Whole),
+];
 
 impl FromStr for Engine {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         let found = ENGINES.iter().find(|(name, _)| *name == text).map(|(_, engine)| *engine);
-        found.ok_or_else(|| format!("\"{text}\" is no engine: it must be auto, temporal, spatial or mig"))
+        found.ok_or_else(|| format!("\"{text}\" is no engine: it must be auto, temporal, spatial, mig or whole"))
     }
 }
 
@@ -376,6 +383,8 @@ pub enum ReasonKind {
     Ahead,
     /// The quotas of the GPU's slices sum up to more than its memory.
     Overcommitted,
+    /// Engine `whole`: it has the device to itself.
+    Whole,
 }
 
 #[cfg(test)]

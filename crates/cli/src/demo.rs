@@ -334,9 +334,9 @@ impl Seen {
         self.denied = self.denied.max(slice.denied_total);
         for device in &slice.devices {
             self.limit_bytes = device.limit_bytes;
-            self.used_bytes = device.used_bytes;
-            self.peak_bytes = self.peak_bytes.max(device.peak_bytes).max(device.used_bytes);
-            self.over_limit |= device.used_bytes > device.limit_bytes;
+            self.used_bytes = device.used_bytes.unwrap_or(0);
+            self.peak_bytes = self.peak_bytes.max(device.peak_bytes.unwrap_or(0)).max(self.used_bytes);
+            self.over_limit |= self.used_bytes > device.limit_bytes;
         }
     }
 }

@@ -265,9 +265,57 @@ workloads:
     let said = low.fails(5, &["plan", file, "--node", "mid", "--apply"]);
     assert!(said.contains("L40S") && said.contains("K80") && said.contains("nothing was done"), "{said}");
     assert_eq!(engines(&low).len(), 1);
-    // What can't be enforced isn't pretended.
-    let said = low.fails(3, &["plan", file, "--node", "amd", "--apply"]);
-    assert!(said.contains("MI300X") && said.contains("nothing enforces quotas"), "{said}");
+    // What nothing divides is given whole.
+    let amd = Place::new("1xMI300X");
+    amd.ok(&["plan", file, "--node", "amd", "--apply"]);
+    assert_eq!(engines(&amd), named(&[("other", "whole")]));
+}
+
+/// A fleet of six makers and five generations from one file: planned, explained, and carried out on every node, where a second
+/// time there is nothing to do. Each replica is where the plan says, and none is anywhere else.
+#[test]
+fn a_fleet_of_many_makers_is_planned_explained_and_carried_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = include_str!("../../../docs/examples/makers.yaml");
+    let file = dir.path().join("makers.yaml");
+    std::fs::write(&file, text).unwrap();
+    let file = file.to_str().unwrap();
+    let (planned, code) = json(dir.path(), text, &["--explain"]);
+    assert_eq!(code, Some(0), "{planned}");
+    let all = places(&planned);
+    assert_eq!(planned["unplaced"], Value::Array(Vec::new()));
+    for one in planned["placements"].as_array().unwrap() {
+        assert!(!one["reason"].as_str().unwrap().is_empty() && one["candidates"][0]["gpus"] == one["gpus"], "{one}");
+        assert_eq!(one["engine"] == "whole", one["vendor"] != "nvidia", "{one}");
+    }
+    let mut made = Vec::new();
+    for (node, spec) in [
+        ("dc", "2xH100,mig+2xH100"),
+        ("edge", "L40S+2xT4"),
+        ("lab", "K80"),
+        ("amd", "4xMI300X"),
+        ("intel", "2xMax1550"),
+        ("gaudi", "2xGaudi3"),
+        ("npu", "2x910A"),
+        ("mixed", "A100+MI210"),
+    ] {
+        let place = Place::new(spec);
+        place.ok(&["plan", file, "--node", node, "--apply"]);
+        let again = place.json(&["plan", file, "--node", node, "--apply"]);
+        assert!(again["items"].as_array().unwrap().iter().all(|one| one["action"] == "unchanged"), "{node}: {again}");
+        for slice in place.slices() {
+            let gpus: Vec<u64> = slice["devices"].as_array().unwrap().iter().map(|one| number(&one["gpu"])).collect();
+            made.push((slice["name"].as_str().unwrap().to_owned(), format!("{node} {gpus:?}").replace(", ", ",")));
+        }
+        // Its programs start.
+        for slice in place.slices() {
+            place.ok(&["exec", slice["name"].as_str().unwrap(), "--", "true"]);
+        }
+    }
+    let (mut made, mut all) = (made, all);
+    made.sort();
+    all.sort();
+    assert_eq!(made, all);
 }
 
 /// Which GPU a slice gets that may have any is the operator's to say.

@@ -1,5 +1,6 @@
 //! A slice as a CDI device (`cleave.dev/slice=NAME`), for docker, podman, containerd and CRI-O.
 use cleave_api::LaunchPlan;
+use cleave_inventory::makers::Way;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fs;
@@ -43,6 +44,8 @@ pub struct Parts<'a> {
     pub socket_dir: &'a str,
     /// N in `/dev/nvidiaN` of its GPUs.
     pub minors: Vec<u32>,
+    /// How it is given other makers' devices; `None` if it has NVIDIA's.
+    pub others: Option<Way>,
     /// N in `/dev/nvidia-caps/nvidia-capN` of what its MIG instance needs.
     pub capabilities: Vec<u32>,
     /// The driver's version.
@@ -53,10 +56,12 @@ pub struct Parts<'a> {
 
 /// The spec.
 pub fn spec(parts: &Parts<'_>) -> Value {
-    let Parts { plan, socket_dir, minors, capabilities, driver_version, simulated } = parts;
+    let Parts { plan, socket_dir, minors, others, capabilities, driver_version, simulated } = parts;
     let mount = |host: &str, container: &str| json!({ "hostPath": host, "containerPath": container, "options": ["ro", "nosuid", "nodev", "rbind"] });
     let mut nodes = Vec::new();
-    if !simulated {
+    if let (Some(way), false) = (others, simulated) {
+        nodes.extend(way.nodes.iter().map(|path| json!({ "path": path })));
+    } else if !simulated {
         let fixed = ["/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools"].map(String::from);
         let capabilities = capabilities.iter().map(|m| format!("/dev/nvidia-caps/nvidia-cap{m}"));
         let paths = minors.iter().map(|m| format!("/dev/nvidia{m}")).chain(fixed).chain(capabilities);
@@ -102,6 +107,7 @@ pub fn spec(parts: &Parts<'_>) -> Value {
     }
     mounts.push(mount(socket_dir, "/run/cleave/slice"));
     let mut env = vec![format!("CLEAVE_SLICE={}", plan.name)];
+    env.extend(others.iter().flat_map(|way| &way.environment).map(|(name, value)| format!("{name}={value}")));
     // A container does not see the machine's usual place for MPS.
     if let (Some(pipe), true) = (plan.environment.get(PIPE_VARIABLE), plan.environment.contains_key(PART_VARIABLE)) {
         mounts.push(mount(pipe, PIPE_DIR));
@@ -198,6 +204,7 @@ mod tests {
         let spec = spec(&Parts {
             plan: &plan,
             socket_dir: GUESTS,
+            others: None,
             minors: vec![3],
             capabilities: capabilities(
                 "config 1\ngpu3/gi1/access 9\ngpu3/gi11/access 102\ngpu3/gi11/ci0/access 103\n",
@@ -244,6 +251,7 @@ mod tests {
         let spec = spec(&Parts {
             plan: &plan,
             socket_dir: GUESTS,
+            others: None,
             minors: vec![0],
             capabilities: vec![],
             driver_version: "580.1",

@@ -95,7 +95,7 @@ pub fn choose(wish: Wish<'_>, gpus: &[&GpuInfo], means: Means<'_>) -> Result<(Ch
     let domain = || named.clone().or_else(|| told.then(|| COMMON.to_owned()));
     let chosen = |engine, reason: String, domain| Ok((Choice { engine, reason }, domain));
     match wish.engine {
-        pinned @ (Engine::Temporal | Engine::Spatial | Engine::Mig) => match obstacle(pinned) {
+        pinned @ (Engine::Temporal | Engine::Spatial | Engine::Mig | Engine::Whole) => match obstacle(pinned) {
             None if pinned == Engine::Temporal => chosen(pinned, "it was asked for".into(), named),
             None => chosen(pinned, "it was asked for".into(), domain()),
             Some(why) => Err(ErrorBody::new(

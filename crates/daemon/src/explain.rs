@@ -54,6 +54,12 @@ pub fn part((part, why): &(f64, Option<String>)) -> Option<Reason> {
     Some(Reason { kind: ReasonKind::Processors, message })
 }
 
+/// That a slice shares its device with nobody.
+pub fn whole() -> Reason {
+    let message = "it has the device to itself: nothing is held back there, and nothing measured".into();
+    Reason { kind: ReasonKind::Whole, message }
+}
+
 /// Why the slice `me` runs as it does beside `others`, the weightiest reason first.
 pub fn reasons(me: Option<&Standing>, paused: bool, others: &[Neighbour<'_>], now: u64) -> Vec<Reason> {
     let mut found = Vec::new();

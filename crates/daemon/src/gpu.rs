@@ -162,6 +162,39 @@ pub trait Nvml: Send + Sync {
     }
 }
 
+/// What a machine answers that has no GPU of NVIDIA's.
+pub struct NoGpus;
+
+impl Nvml for NoGpus {
+    fn driver_version(&self) -> String {
+        String::new()
+    }
+
+    fn cuda_version(&self) -> u32 {
+        0
+    }
+
+    fn gpus(&self) -> &[GpuInfo] {
+        &[]
+    }
+
+    fn memory(&self, _gpu: usize) -> Result<MemoryState, NvmlError> {
+        Err(NvmlError::Missing("there is no driver".into()))
+    }
+
+    fn processes(&self, _gpu: usize) -> Result<Vec<(u32, Option<u64>)>, NvmlError> {
+        Err(NvmlError::Missing("there is no driver".into()))
+    }
+
+    fn busy(&self, _gpu: usize, _since: u64) -> Option<Vec<(u32, u64, u32)>> {
+        None
+    }
+
+    fn utilization(&self, _gpu: usize) -> Option<u32> {
+        None
+    }
+}
+
 /// File names of the driver's two libraries.
 pub const LIBRARIES: [&str; 2] = ["libcuda.so.1", "libnvidia-ml.so.1"];
 /// File name of the stand-in.

@@ -58,7 +58,7 @@ const SLICES: [Family<Slice>; 6] = [
 const PARTS: [Family<SliceDevice>; 9] = [
     ("cleave_slice_memory_limit_bytes", GAUGE, "Memory quota.", |part| amount(part.limit_bytes)),
     ("cleave_slice_memory_used_bytes", GAUGE, "Memory in use, contexts and code included.", |part| {
-        amount(part.used_bytes)
+        part.used_bytes.and_then(amount)
     }),
     ("cleave_slice_compute_share_ratio", GAUGE, "Part of the GPU's time that it is entitled to.", |part| {
         part.time.share_percent.map(|percent| percent / 100.0)

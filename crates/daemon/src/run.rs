@@ -2,8 +2,9 @@
 use crate::config::{Config, own_dir};
 use crate::ffi::nvml::RealNvml;
 use crate::files::{RunDir, lock};
-use crate::gpu::{DriverFiles, LIBRARIES, Nvml, NvmlError, find_driver};
+use crate::gpu::{DriverFiles, LIBRARIES, NoGpus, Nvml, NvmlError, find_driver};
 use crate::install;
+use crate::inventory;
 use crate::node::{self, Node};
 use crate::reconcile;
 use crate::serve;
@@ -63,8 +64,27 @@ impl Prepared {
     }
 }
 
-/// Loads NVML, real or simulated, and puts the libraries in place.
+/// Loads NVML, real or simulated, and puts the libraries in place. A machine that has none, but devices of other makers, does
+/// without.
 fn find_gpus(config: &Config, run: &RunDir) -> anyhow::Result<(Box<dyn Nvml>, DriverFiles)> {
+    let found = find_nvidia(config, run);
+    let others = || !inventory::others(&inventory::root(config, run), &NoGpus).is_empty();
+    let (nvml, driver): (Box<dyn Nvml>, DriverFiles) = match found {
+        Ok((nvml, driver)) if !nvml.gpus().is_empty() => (Box::new(nvml), driver),
+        Ok(_) if !others() => return Err(no_driver("the driver shows no GPU".into())),
+        Ok((_, driver)) => (Box::new(NoGpus), driver),
+        // Who names the driver's folder, or simulates one, wants it.
+        Err(error) if config.driver_library_dir.is_some() || config.sim.is_some() || !others() => return Err(error),
+        Err(error) => {
+            tracing::info!("{error:#}; other makers' devices are given whole");
+            (Box::new(NoGpus), DriverFiles::default())
+        }
+    };
+    install::stand_in(run, &nvml.driver_version())?;
+    Ok((nvml, driver))
+}
+
+fn find_nvidia(config: &Config, run: &RunDir) -> anyhow::Result<(RealNvml, DriverFiles)> {
     let dir = run.driver_dir();
     let driver = match &config.sim {
         Some(spec) => simulate(&dir, spec)?,
@@ -87,11 +107,7 @@ fn find_gpus(config: &Config, run: &RunDir) -> anyhow::Result<(Box<dyn Nvml>, Dr
         NvmlError::TooOld(_) => no_driver(error.to_string()),
         NvmlError::Call(why) => no_driver(format!("the driver does not answer: {why}")),
     })?;
-    if nvml.gpus().is_empty() {
-        return Err(no_driver("the driver shows no GPU".into()));
-    }
-    install::stand_in(run, &nvml.driver_version())?;
-    Ok((Box::new(nvml), driver))
+    Ok((nvml, driver))
 }
 
 fn no_driver(message: String) -> anyhow::Error {

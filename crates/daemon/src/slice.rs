@@ -461,7 +461,7 @@ fn check_compute(card: &Card<'_>, asked: Option<f64>, others: f64, records: &[&R
 const MOST: u32 = 1000;
 
 /// The names of `count` slices, or of one that is not numbered.
-fn names(name: String, count: Option<u32>, taken: impl Fn(&str) -> bool) -> Result<Vec<String>, ErrorBody> {
+pub fn names(name: String, count: Option<u32>, taken: impl Fn(&str) -> bool) -> Result<Vec<String>, ErrorBody> {
     let names: Vec<String> = match count {
         None => vec![name],
         Some(count @ 1..=MOST) => (0..count).map(|number| format!("{name}-{number}")).collect(),

@@ -10,6 +10,9 @@ const SPATIAL_FROM: (u32, u32) = (7, 0);
 /// The first driver with checkpoints that another process can ask for.
 const CHECKPOINTS_FROM: u32 = 570;
 
+/// Why other makers' devices have no other engine.
+const GIVEN_WHOLE: &str = "cleave divides NVIDIA's GPUs only; this one is given whole";
+
 /// MIG on a GPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MigMode {
@@ -71,10 +74,13 @@ impl Card {
     /// Why it can't run `engine` as it is now; `None` if it can.
     pub fn obstacle(&self, engine: Engine) -> Option<String> {
         let on = || (self.mig == MigMode::On).then(|| "MIG mode is on, and programs see its instances only".to_owned());
-        match engine {
-            Engine::Auto | Engine::Temporal => on(),
-            Engine::Spatial => self.spatial().or_else(on),
-            Engine::Mig => match self.mig {
+        match (engine, self.vendor) {
+            (Engine::Auto, _) | (Engine::Whole, _) if self.vendor != Vendor::Nvidia => None,
+            _ if self.vendor != Vendor::Nvidia => Some(GIVEN_WHOLE.into()),
+            (Engine::Whole, _) => Some("it can be divided; a slice may have all of it".into()),
+            (Engine::Auto | Engine::Temporal, _) => on(),
+            (Engine::Spatial, _) => self.spatial().or_else(on),
+            (Engine::Mig, _) => match self.mig {
                 MigMode::Never => Some("this model has no MIG".into()),
                 MigMode::Unknown => Some("whether MIG mode is on is not known".into()),
                 MigMode::Off => Some("MIG mode is off; `cleave mig apply` turns it on".into()),
@@ -83,13 +89,15 @@ impl Card {
         }
     }
 
-    /// Each engine, with what `besides` has against it.
+    /// Each engine that a device of this maker may have, with what `besides` has against it.
     pub fn engines(&self, besides: impl Fn(Engine) -> Option<String>) -> Vec<EngineAbility> {
         let ability = |engine| {
             let reason = self.obstacle(engine).or_else(|| besides(engine));
             EngineAbility { engine, available: reason.is_none(), reason }
         };
-        [Engine::Mig, Engine::Spatial, Engine::Temporal].map(ability).into()
+        let mut all = vec![Engine::Mig, Engine::Spatial, Engine::Temporal];
+        all.extend((self.vendor != Vendor::Nvidia).then_some(Engine::Whole));
+        all.into_iter().map(ability).collect()
     }
 
     /// Whether what runs on it can be moved, by how it was given the GPU: by each of the `engines` that it can run, and as a
@@ -103,10 +111,14 @@ impl Card {
                 driver.unwrap_or_default()
             )),
             (Vendor::Nvidia, _) => Ok(()),
-            _ => Err("; cleave runs no programs on this maker's GPUs".to_owned()),
+            _ => Ok(()),
         };
         let ways = WAYS.iter().filter(|way| named(&way.name).is_none_or(|one| one.available));
-        let ways = ways.filter(|way| way.name != "vgpu" || self.vendor == Vendor::Nvidia);
+        let ways = ways.filter(|way| match way.name.as_str() {
+            "vgpu" => self.vendor == Vendor::Nvidia,
+            "whole" => self.vendor != Vendor::Nvidia,
+            _ => true,
+        });
         ways.map(|way| {
             let (suspend, why) = match &checkpoints {
                 Err(why) if way.suspend != Some(false) => (Some(false), why.as_str()),
@@ -123,7 +135,9 @@ impl Card {
 pub fn modes(inventory: &Inventory) -> Vec<GpuModes> {
     let each = inventory.devices.iter().map(|device| {
         let card = Card::of(device);
-        let engines = card.engines(|_| None);
+        // A slice has so much memory as is its own, and nobody knows how much that would be.
+        let unknown = device.memory_total_bytes.is_none().then(|| "its memory is not known".to_owned());
+        let engines = card.engines(|engine| unknown.clone().filter(|_| engine == Engine::Whole));
         GpuModes {
             index: device.index,
             uuid: device.uuid.clone(),
@@ -173,6 +187,7 @@ mod tests {
         Device {
             vendor: model.vendor,
             name: model.name.clone(),
+            memory_total_bytes: Some(1 << 30),
             mig: mig.map(|enabled| Mig { enabled, ..Mig::default() }),
             ..Device::default()
         }
@@ -192,8 +207,8 @@ mod tests {
             ("H100", None, "spatial temporal", &["whether MIG mode is on is not known"]),
             ("RTX 4090", None, "spatial temporal", &["no MIG"]),
             ("Tesla K80", None, "temporal", &["no MIG", "is 3.7"]),
-            ("MI300X", None, "spatial temporal", &["no MIG"]),
-            ("Gaudi 2", None, "temporal", &["no MIG", "not divided in space"]),
+            ("MI300X", None, "whole", &["given whole"; 3]),
+            ("Gaudi 2", None, "whole", &["given whole"; 3]),
         ] {
             let modes = told(device(name, mig), "580.10");
             let available = modes.engines.iter().filter(|one| one.available).map(|one| one.engine.to_string());
@@ -225,7 +240,7 @@ mod tests {
         assert_eq!(ways("H100", Some(false), "580.10"), with(&[("temporal", yes), ("spatial", no)]));
         assert_eq!(ways("H100", Some(true), "580.10"), with(&[("mig", None)]));
         assert_eq!(ways("Tesla K80", None, "470.256.02"), with(&[("temporal", no)]));
-        assert_eq!(ways("MI300X", None, "580.10"), all(&[("temporal", no), ("spatial", no), ("passthrough", no)]));
+        assert_eq!(ways("MI300X", None, "580.10"), all(&[("whole", no), ("passthrough", no)]));
         let old = told(device("T4", None), "550.54.15");
         assert!(old.migration[0].reason.contains("driver 550.54.15 makes no checkpoints: they need 570"));
     }

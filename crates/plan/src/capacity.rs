@@ -16,6 +16,8 @@ pub enum Cut {
     Spatial(f64),
     /// So many that take turns: `temporal:4`.
     Temporal(u32),
+    /// One that has it to itself: `whole`.
+    Whole,
 }
 
 impl FromStr for Cut {
@@ -23,8 +25,11 @@ impl FromStr for Cut {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = |why: &str| {
-            format!("\"{text}\" is no way to cut GPUs: {why}; as in mig:3g.40gb, spatial:25% or temporal:4")
+            format!("\"{text}\" is no way to cut GPUs: {why}; as in mig:3g.40gb, spatial:25%, temporal:4 or whole")
         };
+        if text == "whole" {
+            return Ok(Self::Whole);
+        }
         let (engine, how) = text.split_once(':').ok_or_else(|| wrong("a colon is missing"))?;
         match engine {
             "mig" if !how.is_empty() => Ok(Self::Mig(how.into())),
@@ -37,7 +42,7 @@ impl FromStr for Cut {
                 let count = how.parse().ok().filter(|count| (1..=1000).contains(count));
                 count.map(Self::Temporal).ok_or_else(|| wrong("there are 1 to 1000 that take turns"))
             }
-            _ => Err(wrong("the engine is mig, spatial or temporal")),
+            _ => Err(wrong("the engine is mig, spatial, temporal or whole")),
         }
     }
 }
@@ -48,6 +53,7 @@ impl fmt::Display for Cut {
             Self::Mig(profile) => write!(f, "mig:{profile}"),
             Self::Spatial(percent) => write!(f, "spatial:{percent}%"),
             Self::Temporal(count) => write!(f, "temporal:{count}"),
+            Self::Whole => f.write_str("whole"),
         }
     }
 }
@@ -63,6 +69,7 @@ pub fn cut(kind: &Kind, tier: &Tier, parts: u32) -> Result<Cut, String> {
             largest.map(|one| Cut::Mig(one.name.clone())).ok_or_else(|| format!("no profile is there {parts} times"))
         }
         (None, Engine::Spatial, _) => Ok(Cut::Spatial(100.0 / f64::from(parts.max(1)))),
+        (None, Engine::Whole, _) => Ok(Cut::Whole),
         _ => Ok(Cut::Temporal(parts)),
     };
     let mut why: Vec<String> = Vec::new();
@@ -107,6 +114,7 @@ impl Slots {
             Cut::Mig(_) => Engine::Mig,
             Cut::Spatial(_) => Engine::Spatial,
             Cut::Temporal(_) => Engine::Temporal,
+            Cut::Whole => Engine::Whole,
         };
         if let Some(why) = kind.obstacle(engine) {
             return Self::none(count, kind, why);
@@ -114,6 +122,7 @@ impl Slots {
         let part = |each: u32| (kind.memory_mib << 20) / u64::from(each.max(1));
         let (each, memory_bytes) = match (cut, &kind.geometry) {
             (Cut::Temporal(count), _) => (*count, part(*count)),
+            (Cut::Whole, _) => (1, part(1)),
             (Cut::Spatial(percent), _) => {
                 // A third is 33.3 %: three of them fit.
                 let each = (100.0 / percent + 1e-6) as u32;

@@ -1,7 +1,7 @@
 //! Which engine is the best that hardware has for a slice, and what else that takes: without a daemon, of GPUs that need not be
 //! here. What a daemon gives a slice depends on how its GPUs are set up besides (`cleave_daemon::engine`).
 use crate::fleet::Kind;
-use cleave_api::{Engine, Vendor, format_bytes};
+use cleave_api::{Engine, format_bytes};
 use serde::Serialize;
 
 /// What a slice wants.
@@ -53,7 +53,7 @@ pub fn choose(kind: &Kind, wish: &Wish) -> Result<Choice, String> {
 }
 
 fn with(kind: &Kind, engine: Engine, wish: &Wish) -> Result<Choice, String> {
-    if let Some(why) = kind.obstacle(engine) {
+    if let Some(why) = kind.lacks(engine) {
         return Err(why);
     }
     if kind.mig == Some(true) && engine != Engine::Mig {
@@ -85,10 +85,13 @@ fn with(kind: &Kind, engine: Engine, wish: &Wish) -> Result<Choice, String> {
             }
             (None, "its multiprocessors can be divided".to_owned())
         }
+        (Engine::Whole, _) => (None, "nobody is beside it".to_owned()),
         _ => (None, "programs can take turns on every GPU".to_owned()),
     };
-    if kind.vendor != Vendor::Nvidia {
-        needs.push("what cleave does not have yet: it runs programs on NVIDIA's GPUs only".into());
+    if kind.given_whole() && engine != Engine::Whole {
+        needs.push(
+            "what cleave does not have yet: it divides NVIDIA's GPUs only; --engine whole gives this one whole".into(),
+        );
     }
     Ok(Choice { engine, profile, reason, needs })
 }

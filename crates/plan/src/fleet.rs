@@ -73,7 +73,25 @@ impl Kind {
             _ if ![Engine::Auto, engine].contains(&self.engine) => {
                 Some(format!("{model} is kept for engine {}", self.engine))
             }
-            Engine::Temporal => None,
+            Engine::Whole if self.given_whole() => None,
+            _ if self.given_whole() => Some(format!("cleave divides NVIDIA's GPUs only, and gives {model} whole")),
+            _ => self.lacks(engine),
+        }
+    }
+
+    /// Whether cleave gives it to one workload whole, because nothing divides it.
+    pub fn given_whole(&self) -> bool {
+        self.vendor != Vendor::Nvidia
+    }
+
+    /// Why its hardware can't run `engine`, whether or not cleave has it there; `None` if it can.
+    pub fn lacks(&self, engine: Engine) -> Option<String> {
+        let model = &self.model;
+        match engine {
+            Engine::Auto | Engine::Temporal => None,
+            Engine::Whole => {
+                (!self.given_whole()).then(|| format!("{model} can be divided; a slice may have all of it"))
+            }
             Engine::Mig if self.geometry.is_none() => Some(format!("{model} has no MIG")),
             Engine::Mig => None,
             Engine::Spatial => {

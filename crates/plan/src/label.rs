@@ -1,6 +1,6 @@
 //! Labels of a node: what its GPUs are, which engines they can run, and which tiers may have them.
 use crate::tier::Tiers;
-use cleave_api::{Engine, GpuModes, Inventory, Vendor};
+use cleave_api::{Engine, GpuModes, Inventory};
 use std::collections::BTreeMap;
 
 /// What all of them begin with.
@@ -19,12 +19,13 @@ pub fn labels(inventory: &Inventory, modes: &[GpuModes], tiers: &Tiers) -> BTree
     let mut count = |name: String| *counts.entry(plain(&name)).or_default() += 1;
     for device in &inventory.devices {
         count(format!("model.{}", device.model.as_ref().unwrap_or(&device.name)));
-        // Slices are on NVIDIA's GPUs only.
-        let modes = modes.iter().find(|one| device.vendor == Vendor::Nvidia && one.index == device.index);
+        let modes = modes.iter().find(|one| one.index == device.index);
         let can = |engine: &Engine| {
             modes.is_some_and(|modes| modes.engines.iter().any(|one| one.engine == *engine && one.available))
         };
-        for engine in [Engine::Mig, Engine::Spatial, Engine::Temporal].iter().filter(|engine| can(engine)) {
+        for engine in
+            [Engine::Mig, Engine::Spatial, Engine::Temporal, Engine::Whole].iter().filter(|engine| can(engine))
+        {
             count(format!("engine.{engine}"));
         }
         for (name, _) in tiers.tiers.iter().filter(|(_, tier)| tier.engines.iter().any(can)) {
@@ -50,7 +51,7 @@ fn plain(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cleave_api::{Device, Mig};
+    use cleave_api::{Device, Mig, Vendor};
     use cleave_inventory::modes::modes;
 
     fn device(index: u32, vendor: Vendor, name: &str, mig: Option<bool>, gib: u64) -> Device {
@@ -82,6 +83,7 @@ mod tests {
             "engine.mig=1",
             "engine.spatial=1",
             "engine.temporal=2",
+            "engine.whole=1",
             "gpu-memory-mib=12288",
             "gpus=4",
             "model.H100=2",

@@ -83,7 +83,10 @@ fn tail(engine: Engine) -> Option<f64> {
 /// What a workload needs of a kind of GPU, and how it can have it.
 #[derive(Clone, Debug)]
 pub(crate) struct Need {
+    /// What it is given.
     pub(crate) amount: Amount,
+    /// What it uses of that: less, where it is given a GPU whole.
+    pub(crate) used: Amount,
     /// Bytes of memory, of which `amount` has whole MiB.
     pub(crate) bytes: u64,
     /// The engine on a GPU that is shared in software.
@@ -175,6 +178,7 @@ pub(crate) fn need(workload: &Workload, kind: &Kind, tiers: &BTreeMap<String, Ti
     let (wished, by): (Vec<Engine>, Rule) = match (workload.engine, tier) {
         (Engine::Auto, Some(tier)) => (tier.engines.clone(), Rule::Tier),
         (Engine::Auto, None) if workload.slice.is_some() => (vec![Engine::Mig], Rule::Slice),
+        (Engine::Auto, None) if kind.given_whole() => (vec![Engine::Whole], Rule::Engine),
         (Engine::Auto, None) => {
             let together = workload.trust_domain.is_some() && workload.compute.is_some();
             let mut engines = vec![Engine::Temporal];
@@ -196,7 +200,7 @@ pub(crate) fn need(workload: &Workload, kind: &Kind, tiers: &BTreeMap<String, Ti
     let mut able = Vec::new();
     for engine in wished.iter().copied() {
         let cut = (kind.mig == Some(true) && engine != Engine::Mig).then(|| "its MIG mode is on".to_owned());
-        let several = (workload.gpus > 1 && engine != Engine::Temporal)
+        let several = (workload.gpus > 1 && !matches!(engine, Engine::Temporal | Engine::Whole))
             .then(|| format!("a workload of {} GPUs takes turns on them", workload.gpus));
         if let Some(why) = kind.obstacle(engine).or(cut).or(several) {
             why_not.push(obstacle(by, format!("no engine {engine}: {why}")));
@@ -235,8 +239,10 @@ pub(crate) fn need(workload: &Workload, kind: &Kind, tiers: &BTreeMap<String, Ti
         return Err(all);
     }
     let software = able.iter().copied().find(|engine| *engine != Engine::Mig);
+    let whole = Amount { memory: kind.memory_mib, compute: WHOLE, bandwidth: WHOLE };
     Ok(Need {
-        amount,
+        amount: if software == Some(Engine::Whole) { whole } else { amount },
+        used: amount,
         bytes,
         software,
         mig_first: able.first() == Some(&Engine::Mig),

@@ -6,7 +6,7 @@ use crate::need::{Need, Obstacle, Rule, mib, need};
 use crate::spec::{File, Workload};
 use crate::tier::Tier;
 use crate::told::Plan;
-use cleave_api::{Engine, Priority, Vendor};
+use cleave_api::{Engine, Priority};
 use cleave_inventory::Table;
 use cleave_policy::mig::{Instance, MEDIA, Mask};
 use cleave_policy::pack::{Amount, WHOLE, leftover, pack};
@@ -101,8 +101,8 @@ pub(crate) struct Score {
     pub(crate) conflict: u32,
     /// What it is on trial for has another model of GPU.
     pub(crate) unlike: bool,
-    /// Nothing enforces its quotas there.
-    pub(crate) ungoverned: bool,
+    /// It would be given more than it needs, because nothing divides that.
+    pub(crate) whole: bool,
     /// Other GPUs are kept for its tier.
     pub(crate) common: bool,
     pub(crate) links: Reverse<Vec<Link>>,
@@ -256,9 +256,18 @@ impl<'a> Planner<'a> {
             its.find_map(|(_, spot)| spot.as_ref())
         });
         let unlike = original.is_some_and(|spot| self.kind(spot.node, spot.slots[0]).1.model != kind.model);
-        let ungoverned = kind.vendor != Vendor::Nvidia;
-        let score =
-            Score { moves, beside, conflict, unlike, ungoverned, common, links: Reverse(Vec::new()), opens, waste };
+        let given_whole = engine == Engine::Whole;
+        let score = Score {
+            moves,
+            beside,
+            conflict,
+            unlike,
+            whole: given_whole,
+            common,
+            links: Reverse(Vec::new()),
+            opens,
+            waste,
+        };
         Ok(Spot { node, slots: vec![slot], engine, instance, score })
     }
 
@@ -286,7 +295,7 @@ impl<'a> Planner<'a> {
             all.push(self.because(Rule::Compute, u64::from(left.compute), why));
         }
         let whole = Amount { memory: kind.memory_mib, compute: WHOLE, bandwidth: WHOLE };
-        if all.is_empty() { Ok(leftover(&left.less(&need.amount), &whole)) } else { Err(all) }
+        if all.is_empty() { Ok(leftover(&left.less(&need.used), &whole)) } else { Err(all) }
     }
 
     /// The instance that costs least of what the GPU is still good for.
@@ -376,7 +385,7 @@ impl<'a> Planner<'a> {
                     beside: members.iter().any(|spot| spot.score.beside),
                     conflict: members.iter().map(|spot| spot.score.conflict).sum(),
                     unlike: first.score.unlike,
-                    ungoverned: first.score.ungoverned,
+                    whole: first.score.whole,
                     common: first.score.common,
                     links: Reverse(group.links),
                     opens: members.iter().map(|spot| spot.score.opens).sum(),
@@ -624,7 +633,7 @@ impl<'a> Planner<'a> {
             }
             let worse = |spots: &[Spot]| {
                 let sum = |of: fn(&Score) -> u32| spots.iter().map(|spot| of(&spot.score)).sum::<u32>();
-                let wishes = sum(|one| u32::from(one.unlike) + u32::from(one.ungoverned) + u32::from(one.common));
+                let wishes = sum(|one| u32::from(one.unlike) + u32::from(one.whole) + u32::from(one.common));
                 (sum(|one| one.conflict), sum(|one| one.beside.into()), wishes)
             };
             let gone: Vec<Spot> = held.iter().filter_map(|item| self.take(*item)).collect();

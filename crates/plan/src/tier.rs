@@ -74,7 +74,7 @@ fn engines<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Engine>, D::Error> 
     let engines = Vec::<Engine>::deserialize(from)?;
     let twice = engines.iter().enumerate().any(|(at, engine)| engines.iter().take(at).any(|before| before == engine));
     match engines.is_empty() || twice || engines.contains(&Engine::Auto) {
-        true => Err(D::Error::custom("engines: name one or more of mig, spatial and temporal, each once")),
+        true => Err(D::Error::custom("engines: name one or more of mig, spatial, temporal and whole, each once")),
         false => Ok(engines),
     }
 }
@@ -95,7 +95,7 @@ mod tests {
             ("tiers:\n  prod: { engines: [mig] }\n  dev: { engines: [warp] }\n", ["line 3", "dev", "warp"]),
             ("tiers:\n  prod:\n    engines: []\n", ["line 3", "engines", "one or more"]),
             ("tiers:\n  prod:\n    engines: [mig, mig]\n", ["line 3", "engines", "each once"]),
-            ("tiers:\n  prod:\n    engines: [auto]\n", ["line 3", "engines", "mig, spatial and temporal"]),
+            ("tiers:\n  prod:\n    engines: [auto]\n", ["line 3", "engines", "mig, spatial, temporal and whole"]),
             ("tiers:\n  prod:\n    engines: [mig]\n    colour: red\n", ["line 4", "colour", "unknown field"]),
             ("tiers:\n  dev: { engines: [mig] }\n  Prod: { engines: [mig] }\n", ["line 3", "Prod", "a-z"]),
             ("tiers:\n  dev: { engines: [mig] }\n  dev: { engines: [mig] }\n", ["line 3", "dev", "duplicate"]),

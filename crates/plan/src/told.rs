@@ -194,7 +194,7 @@ impl Planner<'_> {
         let wishes = [
             (score.beside, "beside what it is on trial for"),
             (score.unlike, "another model than that has"),
-            (score.ungoverned, "no quotas there"),
+            (score.whole, "given whole there"),
             (score.common, "not kept for its tier"),
         ];
         wishes.iter().filter(|(wish, _)| *wish).map(|(_, words)| (*words).to_owned()).collect()
@@ -224,7 +224,7 @@ impl Planner<'_> {
                 f64::from(other.score.conflict) / 10.0
             )
         } else if let Some(other) = but(&|a, b| {
-            let wishes = |one: &Score| (one.unlike, one.ungoverned, one.common);
+            let wishes = |one: &Score| (one.unlike, one.whole, one.common);
             wishes(a) > wishes(b) && (a.opens, a.waste) < (b.opens, b.waste)
         }) {
             format!("{} had room, but: {}", place(other), self.against(other).join(", "))
@@ -320,13 +320,15 @@ impl Planner<'_> {
         let others: Vec<&str> = placements
             .iter()
             .flatten()
-            .filter(|one| one.vendor != Vendor::Nvidia)
+            .filter(|one| one.place.engine == Engine::Whole)
             .map(|one| one.name.as_str())
             .collect();
         if let Some(some) = others.get(..others.len().min(3)).filter(|some| !some.is_empty()) {
             let more = if others.len() > 3 { format!(" and {} more", others.len() - 3) } else { String::new() };
-            warnings
-                .push(format!("on GPUs that are not NVIDIA's nothing enforces quotas yet: {}{more}", some.join(", ")));
+            warnings.push(format!(
+                "each has devices to itself, because cleave divides NVIDIA's only: {}{more}",
+                some.join(", ")
+            ));
         }
         let known = self.fleet.kinds.iter().all(|kind| kind.watts.is_some());
         Plan {
@@ -364,8 +366,8 @@ impl Planner<'_> {
             model: kind.model.clone(),
             vendor: kind.vendor,
             memory_bytes: need.map(|need| need.bytes).filter(|bytes| *bytes > 0).or(whole).unwrap_or(0),
-            compute_percent: need.and_then(|need| percent(need.amount.compute, workload.compute.is_some())),
-            bandwidth_percent: need.and_then(|need| percent(need.amount.bandwidth, workload.bandwidth.is_some())),
+            compute_percent: need.and_then(|need| percent(need.used.compute, workload.compute.is_some())),
+            bandwidth_percent: need.and_then(|need| percent(need.used.bandwidth, workload.bandwidth.is_some())),
             start: spot.instance.map(|instance| instance.start),
             cpus: (!cpus.is_empty()).then(|| cpus.to_string()),
             reason,

@@ -145,7 +145,35 @@ fn a_vendor_is_asked_for_or_not() {
     let [none] = found.unplaced.as_slice() else { panic!("{:?}", found.unplaced) };
     assert_eq!((none.name.as_str(), none.rule), ("none", Rule::Vendor));
     assert!(none.offers.iter().any(|offer| offer.starts_with("another vendor")), "{:?}", none.offers);
-    assert!(found.warnings.iter().any(|one| one.contains("not NVIDIA's")), "{:?}", found.warnings);
+    assert!(
+        found.warnings.iter().any(|one| one.contains("to itself") && one.contains("amd, npu")),
+        "{:?}",
+        found.warnings
+    );
+}
+
+/// Nothing divides other makers' devices, so none is shared: each workload has the smallest that suffices to itself.
+#[test]
+fn other_makers_devices_are_given_whole() {
+    let nodes = json!([{"name": "n", "gpus": "2xMI300X+2xMI210"}]);
+    let found = planned(json!({"fleet": nodes, "workloads": [
+        {"name": "a", "count": 4, "memory": "10GiB", "compute": "10"},
+        {"name": "b", "memory": "100GiB", "priority": "production"},
+        {"name": "t", "memory": "10GiB", "engine": "temporal", "priority": "production"},
+    ]}));
+    assert!(found.placements.iter().all(|one| one.place.engine == Engine::Whole), "{found:?}");
+    let mut used: Vec<u32> = found.placements.iter().flat_map(|one| one.place.gpus.clone()).collect();
+    used.sort_unstable();
+    assert_eq!(used, [0, 1, 2, 3]);
+    assert!(place(&found, "b").1[0] < 2 && place(&found, "a-1").1[0] >= 2, "{found:?}");
+    assert_eq!(found.placements.iter().find(|one| one.name == "a-1").unwrap().compute_percent, Some(10.0));
+    let without: Vec<(&str, Rule)> = found.unplaced.iter().map(|one| (one.name.as_str(), one.rule)).collect();
+    assert!(without.len() == 2 && without.contains(&("t", Rule::Engine)), "{without:?}");
+    let tier = json!({"prod": {"engines": ["mig", "whole"]}, "dev": {"engines": ["temporal"]}});
+    let found = planned(json!({"fleet": [{"name": "n", "gpus": "2xMI210"}], "tiers": tier, "workloads": [
+        {"name": "p", "memory": "10GiB", "tier": "prod"}, {"name": "d", "memory": "10GiB", "tier": "dev"},
+    ]}));
+    assert_eq!((found.placements[0].name.as_str(), found.unplaced[0].name.as_str()), ("p", "d"));
 }
 
 /// B8, A3: what a tier may have, and what a pool is kept for.

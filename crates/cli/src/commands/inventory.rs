@@ -4,7 +4,8 @@ use crate::client::Result;
 use crate::output::{self, Format, Named, or_dash, percent, table};
 use crate::{Topo, Where};
 use cleave_api::{
-    Device, ErrorBody, ErrorCode, Gpu, GpuModes, Inventory, List, MemoryFrom, Migration, format_bytes, risk,
+    Device, Engine, ErrorBody, ErrorCode, Gpu, GpuModes, Inventory, List, MemoryFrom, Migration, Slice, Vendor,
+    format_bytes, risk,
 };
 use cleave_inventory::{drawing, hwloc, matrix};
 use serde::Serialize;
@@ -17,16 +18,16 @@ const MOST_NAMES: usize = 5;
 /// Groups that a table shows.
 const MOST_GROUPS: usize = 40;
 
-/// The inventory that `of` names, or this machine's; and what a daemon knows of the GPUs besides, where one runs.
-pub(super) fn find(context: &Context, of: &Where) -> Result<(Inventory, Vec<Gpu>)> {
+/// The inventory that `of` names, or this machine's; and what a daemon knows of NVIDIA's GPUs besides, where one runs.
+pub(super) fn find(context: &Context, of: &Where) -> Result<(Inventory, Option<Vec<Gpu>>)> {
     let (inventory, gpus) = match (&of.inventory, &of.import) {
-        (Some(file), _) => (load(file)?, Vec::new()),
-        (_, Some(file)) => (import(file)?, Vec::new()),
+        (Some(file), _) => (load(file)?, None),
+        (_, Some(file)) => (import(file)?, None),
         _ if context.sim.is_some() || context.daemon_runs() => {
             let client = if context.sim.is_some() { context.client_or_start()? } else { context.client()? };
-            (client.get("inventory")?, client.get::<List<Gpu>>("gpus")?.items)
+            (client.get("inventory")?, Some(client.get::<List<Gpu>>("gpus")?.items))
         }
-        _ => (cleave_daemon::inventory(), Vec::new()),
+        _ => (cleave_daemon::inventory(), None),
     };
     drawing::problems(&inventory.problems).iter().for_each(|problem| output::warning(problem));
     Ok((inventory, gpus))
@@ -109,6 +110,12 @@ struct Gpus<'a> {
 /// Lists the GPUs and other accelerators.
 pub(crate) fn gpus(context: &Context, of: &Where, to: Option<&Path>) -> Result<i32> {
     let (inventory, gpus) = find(context, of)?;
+    // Other makers' devices are given to slices whole.
+    let owners = match gpus.is_some() && inventory.devices.iter().any(|device| device.vendor != Vendor::Nvidia) {
+        true => context.client()?.get::<List<Slice>>("slices")?.items,
+        false => Vec::new(),
+    };
+    let gpus = gpus.unwrap_or_default();
     if let Some(file) = to {
         save(&inventory, file)?;
     }
@@ -133,7 +140,8 @@ pub(crate) fn gpus(context: &Context, of: &Where, to: Option<&Path>) -> Result<i
             ">GPU", "MODEL", ">MEMORY", ">USED", ">OUTSIDE", ">QUOTAS", ">BUSY", "SLICES", ">NUMA", "PCI", "DRIVER",
             "UUID",
         ];
-        let mut text = table(&headers, inventory.devices.iter().map(|device| row(device, live(device))).collect());
+        let mut text =
+            table(&headers, inventory.devices.iter().map(|device| row(device, live(device), &owners)).collect());
         for gpu in &gpus {
             if let Some(risk) = risk(gpu.memory_bytes, gpu.reserved_bytes) {
                 text.push_str(&format!("\nGPU {} is {risk}", gpu.index));
@@ -144,7 +152,10 @@ pub(crate) fn gpus(context: &Context, of: &Where, to: Option<&Path>) -> Result<i
     Ok(0)
 }
 
-fn row(device: &Device, live: Option<&Gpu>) -> Vec<String> {
+fn row(device: &Device, live: Option<&Gpu>, owners: &[Slice]) -> Vec<String> {
+    let whose =
+        |slice: &&Slice| slice.engine == Engine::Whole && slice.devices.iter().any(|one| one.gpu == device.index);
+    let whose = owners.iter().find(whose).map(|slice| slice.name.clone());
     let bytes = |of: fn(&Gpu) -> u64| or_dash(live.map(|gpu| format_bytes(of(gpu))));
     let simulated = live.is_some_and(|gpu| gpu.simulated);
     let whole = device.memory_total_bytes.map(|bytes| match device.memory_from {
@@ -162,7 +173,7 @@ fn row(device: &Device, live: Option<&Gpu>) -> Vec<String> {
         bytes(|gpu| gpu.untracked_bytes),
         or_dash(live.map(quotas)),
         busy(live.and_then(|gpu| gpu.busy_percent)),
-        or_dash(live.filter(|gpu| gpu.slice_count > 0).map(slices)),
+        or_dash(live.filter(|gpu| gpu.slice_count > 0).map(slices).or(whose)),
         or_dash(device.numa_node),
         or_dash(device.pci.clone()),
         or_dash(device.driver.clone()),

@@ -29,7 +29,7 @@ pub(crate) fn run(context: &Context, options: &LabelOptions) -> Result<i32> {
         let tiers = capacity::policy(options.tiers.as_deref())?;
         let (found, gpus) = inventory::find(context, &options.of)?;
         // A daemon knows besides whether there is MPS.
-        let modes = match gpus.is_empty() {
+        let modes = match gpus.is_none() {
             true => modes(&found),
             false => context.client()?.get::<List<GpuModes>>("modes")?.items,
         };

@@ -233,13 +233,14 @@ fn change(spec: &SliceSpec, there: &Slice, gpus: &[Gpu]) -> Result<(SliceChange,
         now.first().and_then(|index| gpus.iter().find(|gpu| gpu.index == *index)).map_or(0, |gpu| gpu.memory_bytes);
     let bytes = spec.fraction.map(|fraction| fraction.of(card)).or(spec.memory.map(|memory| memory.of(card)));
     let limit = there.devices.first().map_or(0, |device| device.limit_bytes);
-    // Quotas are whole units.
-    if let Some(bytes) = bytes.filter(|bytes| bytes / UNIT != limit / UNIT) {
+    // Quotas are whole units; of a device that is given whole more than is asked for is right.
+    let whole = there.engine == Engine::Whole;
+    if let Some(bytes) = bytes.filter(|bytes| bytes / UNIT != limit / UNIT && !(whole && *bytes < limit)) {
         change.memory = Some(MemoryAmount::Bytes(bytes));
         words.push(format!("memory {}", cleave_api::format_bytes(bytes)));
     }
     let share = spec.fraction.map(Fraction::percent).or(spec.compute);
-    if let Some(share) = share.filter(|share| Some(share.get()) != there.compute_percent) {
+    if let Some(share) = share.filter(|share| Some(share.get()) != there.compute_percent && !whole) {
         change.compute = Some(share);
         words.push(format!("compute {} %", share.get()));
     }

@@ -4,8 +4,8 @@ use crate::client::Result;
 use crate::output::{self, Format, Named, or_dash, percent, table};
 use crate::{PlanOptions, yaml};
 use cleave_api::{
-    Engine, ErrorBody, ErrorCode, Gpu, List, MemoryAmount, MigGpu, MigLayout, MigOutcome, MigPlace, MigRequest,
-    MigWish, Percent, Slice, SliceSpec, Vendor, format_bytes,
+    Engine, ErrorBody, ErrorCode, Inventory, List, MemoryAmount, MigGpu, MigLayout, MigOutcome, MigPlace, MigRequest,
+    MigWish, Percent, Slice, SliceSpec, format_bytes,
 };
 use cleave_inventory::{drawing, geometry};
 use cleave_plan::fleet::{self, Fleet};
@@ -186,7 +186,7 @@ fn this_machine(context: &Context, options: &PlanOptions, file: &File) -> Result
     let mut fleet = Fleet::default();
     let left_out = fleet.add_inventory(&NodeSpec::plain(&name), &found).map_err(|why| invalid(why, ""))?;
     left_out.iter().chain(&drawing::problems(&found.problems)).for_each(|one| output::warning(one));
-    for gpu in gpus.iter().filter(|gpu| gpu.draining) {
+    for gpu in gpus.iter().flatten().filter(|gpu| gpu.draining) {
         output::warning(&format!("GPU {} is being drained: it is left out", gpu.index));
         fleet.lose(&name, Some(gpu.index));
     }
@@ -195,7 +195,7 @@ fn this_machine(context: &Context, options: &PlanOptions, file: &File) -> Result
         let hint = "describe nodes under `fleet:`, or name an inventory or --sim";
         return Err(ErrorBody::new(ErrorCode::Unavailable, message, hint));
     }
-    if gpus.is_empty() {
+    if gpus.is_none() {
         return Ok((fleet, Vec::new(), Places::new()));
     }
     let client = context.client()?;
@@ -375,19 +375,14 @@ fn apply(context: &Context, options: &PlanOptions, name: &str, plan: &Plan) -> R
         }
     };
     let here: Vec<&Placement> = plan.placements.iter().filter(|one| one.place.node == node).collect();
-    if let Some(one) = here.iter().find(|one| one.vendor != Vendor::Nvidia) {
-        let message =
-            format!("{} is to be on a {}, and nothing enforces quotas there; nothing was done", one.name, one.model);
-        let hint = "only NVIDIA's GPUs are divided so far; `vendor: nvidia` keeps a workload on them";
-        return Err(ErrorBody::new(ErrorCode::Refused, message, hint));
-    }
     let client = context.client_or_start()?;
-    let gpus = client.get::<List<Gpu>>("gpus")?.items;
+    let devices = client.get::<Inventory>("inventory")?.devices;
     for one in &here {
         for number in &one.place.gpus {
-            let there = gpus.iter().find(|gpu| gpu.index == *number);
+            let there = devices.iter().find(|device| device.index == *number);
             // The plan may call it by its name in the device table.
-            let same = there.is_some_and(|gpu| fleet::same_model(&gpu.name, &one.model));
+            let is = |name: &String| fleet::same_model(name, &one.model);
+            let same = there.is_some_and(|device| is(&device.name) || device.model.as_ref().is_some_and(is));
             if !same {
                 let is = there.map_or_else(|| "is not there".into(), |gpu| format!("is a {}", gpu.name));
                 let message = format!(
@@ -427,16 +422,23 @@ fn apply(context: &Context, options: &PlanOptions, name: &str, plan: &Plan) -> R
             let profile = shape.profiles.get(shape.named(one.place.profile.as_deref()?)?)?;
             Some(f64::from(shape.percent(profile)))
         });
-        SliceSpec {
+        let spec = SliceSpec {
             name: Some(one.name.clone()),
             gpu: one.place.numbers(),
             memory: Some(MemoryAmount::Bytes(one.memory_bytes)),
-            compute: one.compute_percent.or(whole).and_then(Percent::new),
-            mode: one.mode,
             priority: one.priority,
             engine: one.place.engine,
-            trust_domain: one.trust_domain.clone(),
             ..SliceSpec::default()
+        };
+        // Of a device that is given whole there is nothing to share out.
+        match one.place.engine {
+            Engine::Whole => spec,
+            _ => SliceSpec {
+                compute: one.compute_percent.or(whole).and_then(Percent::new),
+                mode: one.mode,
+                trust_domain: one.trust_domain.clone(),
+                ..spec
+            },
         }
     });
     manifest::settle(context, name, specs.collect(), false, false)

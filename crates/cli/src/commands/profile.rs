@@ -131,7 +131,7 @@ impl Log {
             let gpu = gpus.iter().find(|gpu| gpu.uuid == device.gpu_uuid);
             log.outside |= gpu.is_some_and(|gpu| gpu.untracked_bytes > 0);
             let bandwidth_percent = gpu.and_then(|gpu| gpu.bandwidth_percent);
-            let (used_bytes, device_ns) = (device.used_bytes, device.time.device_ns);
+            let (used_bytes, device_ns) = (device.used_bytes.unwrap_or(0), device.time.device_ns);
             let reading = Reading { at, used_bytes, device_ns, bandwidth_percent };
             let before = log.readings.last().map_or(0, |last| last.used_bytes);
             if verbose && before != reading.used_bytes {
@@ -143,8 +143,8 @@ impl Log {
                 log.used_for.clone_from(&device.used_for);
             }
             log.readings.push(reading);
-            log.peak_bytes = log.peak_bytes.max(device.peak_bytes).max(device.used_bytes);
-            if device.used_bytes > 0 {
+            log.peak_bytes = log.peak_bytes.max(device.peak_bytes.unwrap_or(0)).max(used_bytes);
+            if used_bytes > 0 {
                 log.queued.push(device.time.in_flight_ns);
                 log.busy.extend(device.busy_percent);
             }

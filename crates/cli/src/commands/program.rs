@@ -105,13 +105,13 @@ fn start(
 fn summary(slice: &Slice, seconds: f64) -> String {
     let mut memory = Vec::new();
     for device in &slice.devices {
-        memory.push(format!(
-            "peak {} of {} ({}) on GPU {}",
-            format_bytes(device.peak_bytes),
-            format_bytes(device.limit_bytes),
-            percent(device.peak_bytes, device.limit_bytes),
-            device.gpu
-        ));
+        let (gpu, limit) = (device.gpu, format_bytes(device.limit_bytes));
+        memory.push(match device.peak_bytes {
+            Some(peak) => {
+                format!("peak {} of {limit} ({}) on GPU {gpu}", format_bytes(peak), percent(peak, device.limit_bytes))
+            }
+            None => format!("all {limit} of GPU {gpu}"),
+        });
     }
     let denied = match slice.denied_total {
         0 => "no allocation refused".into(),

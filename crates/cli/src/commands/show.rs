@@ -86,13 +86,18 @@ fn status_text(status: &Status) -> String {
     let driver = &status.driver;
     let kind = match &driver.simulated {
         Some(spec) => format!("simulated {spec}"),
+        None if driver.version.is_empty() => "none of NVIDIA's".into(),
         None => format!("driver {}", driver.version),
+    };
+    let cuda = match driver.cuda_version {
+        0 => String::new(),
+        version => format!(", CUDA {}.{}", version / 1000, version % 1000 / 10),
     };
     let private = if status.private { ", private: ends with its last slice" } else { "" };
     let lines = [
         ("daemon", format!("cleave {} (process {}{private})", status.version, status.pid)),
         ("since", status.started_at.clone()),
-        ("driver", format!("{kind}, CUDA {}.{}", driver.cuda_version / 1000, driver.cuda_version % 1000 / 10)),
+        ("driver", format!("{kind}{cuda}")),
         ("libraries", driver.library_dir.clone()),
         ("run dir", status.run_dir.clone()),
         ("state dir", status.state_dir.clone()),

@@ -127,9 +127,9 @@ pub(crate) fn list_text(slices: &[Slice]) -> String {
                 slice.name.clone(),
                 device.gpu.to_string(),
                 format_bytes(device.limit_bytes),
-                format_bytes(device.used_bytes),
-                bar(device.used_bytes, device.limit_bytes, 16),
-                percent(device.used_bytes, device.limit_bytes),
+                or_dash(device.used_bytes.map(format_bytes)),
+                device.used_bytes.map_or_else(String::new, |used| bar(used, device.limit_bytes, 16)),
+                or_dash(device.used_bytes.map(|used| percent(used, device.limit_bytes))),
                 or_dash(slice.compute_percent.map(|c| format!("{c}%"))),
                 if slice.suspended {
                     "suspended".into()
@@ -309,8 +309,11 @@ fn show_text(slice: &Slice) -> String {
         text.push_str(&format!("{key:<13} {value}\n"));
     }
     for device in &slice.devices {
-        let peak = format!("peak {}", format_bytes(device.peak_bytes));
-        let line = show::memory_line(device.used_bytes, device.limit_bytes, &[peak], device.busy_percent);
+        let peak = device.peak_bytes.map(|peak| format!("peak {}", format_bytes(peak)));
+        let line = match device.used_bytes {
+            Some(used) => show::memory_line(used, device.limit_bytes, peak.as_slice(), device.busy_percent),
+            None => format!("{}, all of it; what is in use nobody measures", format_bytes(device.limit_bytes)),
+        };
         let uuid = device.mig_uuid.as_ref().unwrap_or(&device.gpu_uuid);
         let instance = device.mig_profile.as_ref().map_or(String::new(), |profile| format!(", {profile}"));
         text.push_str(&format!("\nGPU {}{instance} ({uuid})\n  {line}\n", device.gpu));

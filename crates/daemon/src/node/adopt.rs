@@ -51,13 +51,13 @@ impl Node {
         records.iter().for_each(|record| self.settle(&mut inner, &record.id));
         records.iter().for_each(|record| self.write_cdi(&mut inner, record));
         self.arrange(&inner, &(0..self.desks.len()).map(Some).collect::<Vec<_>>());
-        let message = format!(
-            "cleave {} runs with driver {}, {} GPUs, {} slices",
-            env!("CARGO_PKG_VERSION"),
-            self.nvml.driver_version(),
-            self.nvml.gpus().len(),
-            inner.slices.len()
-        );
+        let driver = match self.nvml.driver_version() {
+            none if none.is_empty() => "without NVIDIA's driver".into(),
+            version => format!("with driver {version}"),
+        };
+        let gpus = self.nvml.gpus().len() + self.others.len();
+        let message =
+            format!("cleave {} runs {driver}, {gpus} GPUs, {} slices", env!("CARGO_PKG_VERSION"), inner.slices.len());
         inner.event("daemon-started", None, &message);
         drop(inner);
         self.wake.notify_one();

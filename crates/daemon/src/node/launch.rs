@@ -128,13 +128,15 @@ impl Node {
             OnMissing::Refuse => (0..devices.len()).map(|index| index.to_string()).collect(),
             OnMissing::Allow => devices.iter().map(|device| device.uuid.clone()).collect(),
         };
+        let way = self.way(live);
+        // NVIDIA's driver shows none of its GPUs to a slice of other makers' devices, whose runtimes read this variable, too.
+        let visible = way.is_none().then(|| ("CUDA_VISIBLE_DEVICES", visible.join(",")));
         let environment = [
             ("LD_PRELOAD", library.clone()),
             ("LD_LIBRARY_PATH", text(library_dir.clone())),
             (wire::SOCKET_VARIABLE, text(live.files.socket())),
             ("CLEAVE_SLICE", live.record.name.clone()),
             ("CLEAVE_DRIVER_DIR", text(self.run.driver_dir())),
-            ("CUDA_VISIBLE_DEVICES", visible.join(",")),
         ];
         LaunchPlan {
             id: live.record.id.clone(),
@@ -146,8 +148,10 @@ impl Node {
             real_libraries: self.driver.real.iter().map(|(n, p)| (n.clone(), p.display().to_string())).collect(),
             covers: self.driver.covers.iter().map(|p| p.display().to_string()).collect(),
             environment: (environment.into_iter())
+                .chain(visible)
                 .chain(self.mps_environment(inner, live))
                 .map(|(k, v)| (k.to_owned(), v))
+                .chain(way.into_iter().flat_map(|way| way.environment))
                 .collect(),
         }
     }
@@ -171,6 +175,7 @@ impl Node {
             plan: &self.plan(inner, live),
             socket_dir: &live.files.guest_dir().display().to_string(),
             minors: gpus.iter().map(|g| g.minor).collect(),
+            others: self.way(live),
             driver_version: &self.nvml.driver_version(),
             simulated: self.config.sim.is_some(),
         })

@@ -14,6 +14,7 @@ mod show;
 mod slices;
 mod suspend;
 mod time;
+mod whole;
 
 pub use launch::Launcher;
 pub use measure::{difference, note_use, total};
@@ -24,12 +25,13 @@ use crate::config::Config;
 use crate::engine::{self, Means, Place};
 use crate::files::{RunDir, SliceFiles};
 use crate::gpu::{DriverFiles, Nvml};
+use crate::inventory;
 use crate::mps::{self, Domains};
 use crate::process;
 use crate::slice::{self, Holder, Record};
 use crate::store::{Store, StoreError};
 use crate::turns::Desk;
-use cleave_api::{ErrorBody, ErrorCode};
+use cleave_api::{Device, ErrorBody, ErrorCode};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -55,8 +57,10 @@ pub struct Caller {
 pub struct Node {
     /// As it was started.
     pub config: Config,
-    /// The GPUs.
+    /// NVIDIA's GPUs.
     pub nvml: Box<dyn Nvml>,
+    /// Other makers' devices, as they were found at the start.
+    pub others: Vec<Device>,
     /// Where the real driver is.
     pub driver: DriverFiles,
     /// Where the files are.
@@ -264,6 +268,7 @@ impl Node {
     /// A node without slices; [`Node::adopt`] brings back those of the database.
     pub fn new(config: Config, nvml: Box<dyn Nvml>, driver: DriverFiles, run: RunDir, store: Store) -> Arc<Self> {
         let desks = nvml.gpus().iter().map(|_| Arc::new(Desk::new(config.window_ms))).collect();
+        let others = inventory::others(&inventory::root(&config, &run), &*nvml);
         let mps = Domains::new(&run.path, mps::find(&mps_dirs(&config, &run)));
         Arc::new(Self {
             mps,
@@ -271,6 +276,7 @@ impl Node {
             config,
             desks,
             nvml,
+            others,
             driver,
             run,
             started_at: process::now(),
@@ -314,7 +320,8 @@ impl Node {
     /// Which engines each GPU can run, and what can be moved off it.
     pub fn modes(&self) -> Vec<cleave_api::GpuModes> {
         let driver = self.nvml.driver_version();
-        self.gpus_now().iter().map(|gpu| engine::modes(gpu, self.means(), &driver)).collect()
+        let nvidia = self.gpus_now();
+        nvidia.iter().map(|gpu| engine::modes(gpu, self.means(), &driver)).chain(self.other_modes()).collect()
     }
 
     /// Who looks after a slice's time on the GPU at a place.

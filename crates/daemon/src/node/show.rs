@@ -1,4 +1,5 @@
 //! What is: the answers to questions.
+use super::whole::is_whole;
 use super::{Caller, Inner, Live, Member, Node, Reply, store_fault};
 use crate::files::{Reading, Work};
 use crate::process;
@@ -48,8 +49,8 @@ impl Node {
                 mig_profile: record.mig.as_ref().map(|held| held.place.profile.clone()),
                 mig_uuid: record.mig.as_ref().map(|held| held.uuid.clone()).filter(|uuid| !uuid.is_empty()),
                 limit_bytes: d.limit_bytes,
-                used_bytes: 0,
-                peak_bytes: d.peak_bytes,
+                used_bytes: (!is_whole(record)).then_some(0),
+                peak_bytes: (!is_whole(record)).then_some(d.peak_bytes),
                 used_for: BTreeMap::new(),
                 measured_bytes: 0,
                 busy_percent: None,
@@ -127,8 +128,10 @@ impl Node {
             let works = works.map(|(member, reading)| (reading.work(index), member.dead.unwrap_or(now)));
             let kept = live.record.devices.get(index).map(|d| d.time).unwrap_or_default();
             show_time(&mut device.time, kept, works, standing, now);
-            device.used_bytes = picture.held(index).saturating_add_signed(device.measured_bytes);
-            device.peak_bytes = device.peak_bytes.max(device.used_bytes);
+            if !is_whole(&live.record) {
+                device.used_bytes = Some(picture.held(index).saturating_add_signed(device.measured_bytes));
+                device.peak_bytes = device.peak_bytes.max(device.used_bytes);
+            }
         }
         shown.host_used_bytes = picture.held(HOST);
         let classes = picture.readings.iter().fold(live.record.classes, |sum, reading| sum.plus(&reading.classes));
@@ -254,7 +257,7 @@ impl Node {
                     .map_or_else(String::new, |p| p.display().to_string()),
                 simulated: self.config.sim.clone(),
             },
-            gpus: self.nvml.gpus().len(),
+            gpus: self.nvml.gpus().len() + self.others.len(),
             slices: inner.slices.len(),
             processes: inner.process_count(),
         }

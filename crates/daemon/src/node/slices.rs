@@ -1,4 +1,5 @@
 //! A slice's life: made, changed, deleted. What may be is decided in [`crate::slice`].
+use super::whole::not_of_whole;
 use super::{Caller, Inner, Live, Node, Reply, store_fault, unknown_slice};
 use crate::cdi;
 use crate::engine;
@@ -70,6 +71,9 @@ impl Node {
                 message: e.message.replace("a slice's name", "a trust domain's name"),
                 ..e
             })?;
+        }
+        if let Some(made) = self.try_whole(caller, &spec, owner, (count, dry_run))? {
+            return Ok(vec![made]);
         }
         if count.is_some() && spec.engine == Engine::Mig {
             return Err(ErrorBody::new(
@@ -226,6 +230,7 @@ impl Node {
         if !caller.admin {
             return Err(forbidden("change slices"));
         }
+        not_of_whole(&live.record, "changed")?;
         check_rest(change.suspend_after.unwrap_or_default(), live.record.choice.engine)?;
         let id = live.record.id.clone();
         if let (Some(held), Some(device)) = (&live.record.mig, live.record.devices.first()) {

@@ -1,5 +1,6 @@
 //! Slices whose memory is away from their GPUs, in their processes' host memory.
 use super::slices::forbidden;
+use super::whole::not_of_whole;
 use super::{Caller, Inner, Live, Node, Reply, store_fault, unknown_slice};
 use crate::checkpoint;
 use crate::files::Reading;
@@ -77,6 +78,7 @@ impl Node {
             if !caller.admin {
                 return Err(forbidden(if away { "suspend slices" } else { "wake slices" }));
             }
+            not_of_whole(&live.record, if away { "suspended" } else { "woken" })?;
             if live.moving {
                 let message = format!("slice \"{}\" is being suspended or woken just now", live.record.name);
                 return Err(conflict(message, "try again in a moment"));

@@ -1,5 +1,6 @@
 //! The slices' shares of the GPUs' time.
 use super::slices::forbidden;
+use super::whole::{is_whole, not_of_whole};
 use super::{Caller, Inner, Live, Node, Reply, store_fault};
 use crate::engine;
 use crate::explain;
@@ -52,6 +53,7 @@ impl Node {
         if !caller.admin {
             return Err(forbidden(if paused { "pause slices" } else { "resume slices" }));
         }
+        not_of_whole(&live.record, if paused { "paused" } else { "resumed" })?;
         let record = live.record.clone();
         if self.set_paused(&mut inner, &record.id, paused)? {
             let (kind, what) = if paused { ("slice-paused", "paused") } else { ("slice-resumed", "resumed") };
@@ -117,10 +119,14 @@ impl Node {
                     gate::Mode::Window => TurnKind::Closed,
                     gate::Mode::Paused => TurnKind::Paused,
                 }),
-                reasons: (processors.as_ref().and_then(explain::part).into_iter())
-                    .chain(explain::reasons(me, record.paused, &others, now))
-                    .chain(risk.map(|message| Reason { kind: ReasonKind::Overcommitted, message }))
-                    .collect(),
+                reasons: if is_whole(record) {
+                    vec![explain::whole()]
+                } else {
+                    (processors.as_ref().and_then(explain::part).into_iter())
+                        .chain(explain::reasons(me, record.paused, &others, now))
+                        .chain(risk.map(|message| Reason { kind: ReasonKind::Overcommitted, message }))
+                        .collect()
+                },
                 neighbours: others
                     .iter()
                     .map(|other| Neighbour {

@@ -22,12 +22,12 @@ fn a_restarted_daemon_goes_on_with_what_runs() {
     eventually("the dead one is reaped", || daemon.slice("train").processes.len() == 1);
     let seen = daemon.slice("train");
     assert_eq!((seen.id.as_str(), seen.processes[0].pid), (slice.id.as_str(), stays.pid()));
-    assert_eq!((seen.devices[0].used_bytes, seen.denied_total), (GIB, 4));
+    assert_eq!((seen.devices[0].used_bytes.unwrap(), seen.denied_total), (GIB, 4));
     assert_eq!(daemon.slice("idle").devices[0].limit_bytes, GIB);
     assert_eq!(daemon.events("adopted").len(), 1);
     // The page that it maps is the one that the new daemon writes.
     world.nvml(&[(0, stays.pid(), GIB + 7 * MIB)]);
-    eventually("it is measured", || daemon.slice("train").devices[0].used_bytes == GIB + 7 * MIB);
+    eventually("it is measured", || daemon.slice("train").devices[0].used_bytes.unwrap() == GIB + 7 * MIB);
     let mut late = Tenant::start(&socket);
     assert_eq!(late.register(), 1);
 
@@ -37,7 +37,7 @@ fn a_restarted_daemon_goes_on_with_what_runs() {
     world.nvml(&[]);
     drop((stays, late));
     eventually("both are reaped", || daemon.slice("train").processes.is_empty());
-    assert_eq!(daemon.slice("train").devices[0].used_bytes, 0);
+    assert_eq!(daemon.slice("train").devices[0].used_bytes.unwrap(), 0);
 }
 
 #[test]

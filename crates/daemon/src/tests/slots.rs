@@ -22,15 +22,15 @@ fn a_process_gets_a_slot_and_loses_it_with_its_life() {
     assert_eq!(seen.processes[1].used_bytes, [GIB]);
     assert_eq!(seen.processes[0].state, "running");
     assert!(seen.processes[0].command.contains("tenant_process"));
-    assert_eq!((seen.devices[0].used_bytes, seen.devices[0].used_for["pool"]), (GIB, GIB));
+    assert_eq!((seen.devices[0].used_bytes.unwrap(), seen.devices[0].used_for["pool"]), (GIB, GIB));
     assert_eq!(seen.denied_total, 3);
 
     let pid = tenant.pid();
     drop(tenant);
     eventually("both slots are free", || daemon.slice("train").processes.len() == 1);
     let seen = daemon.slice("train");
-    assert_eq!((seen.devices[0].used_bytes, seen.denied_total), (0, 3));
-    assert_eq!(seen.devices[0].peak_bytes, GIB);
+    assert_eq!((seen.devices[0].used_bytes.unwrap(), seen.denied_total), (0, 3));
+    assert_eq!(seen.devices[0].peak_bytes, Some(GIB));
     let ended = daemon.events("process-ended");
     assert_eq!(ended.len(), 2);
     assert!(ended.iter().any(|e| e.message.contains(&format!("pid {pid}")) && e.message.contains("1 GiB")));
@@ -51,7 +51,7 @@ fn a_dead_process_is_charged_until_the_driver_lets_go() {
     drop(tenant);
     eventually("it is being reaped", || daemon.slice("train").processes[0].state == "exiting");
     std::thread::sleep(Duration::from_millis(100));
-    assert_eq!(daemon.slice("train").devices[0].used_bytes, GIB);
+    assert_eq!(daemon.slice("train").devices[0].used_bytes.unwrap(), GIB);
     let began = Instant::now();
     world.nvml(&[]);
     eventually("its slot is free", || daemon.slice("train").processes.is_empty());
@@ -84,7 +84,7 @@ fn a_measurement_replaces_an_estimate() {
     assert_eq!(tenant.tell(&format!("measure 0 {}", 500 * MIB)), format!("0 {} {}", 520 * MIB, 520 * MIB));
     // The estimate is given back now; what is measured stands.
     tenant.tell("hold context 0");
-    eventually("520 MiB are shown", || daemon.slice("train").devices[0].used_bytes == 520 * MIB);
+    eventually("520 MiB are shown", || daemon.slice("train").devices[0].used_bytes.unwrap() == 520 * MIB);
     assert_eq!(daemon.slice("train").devices[0].measured_bytes, (520 * MIB) as i64);
     // Memory that NVML does not see does not make up for memory that it does.
     tenant.tell(&format!("hold managed {GIB}"));
@@ -103,7 +103,7 @@ fn the_loop_finds_what_a_process_did_not_charge() {
     tenant.register();
     tenant.tell(&format!("hold linear {GIB}"));
     world.nvml(&[(0, tenant.pid(), GIB + 300 * MIB)]);
-    let used = || daemon.slice("train").devices[0].used_bytes;
+    let used = || daemon.slice("train").devices[0].used_bytes.unwrap();
     eventually("300 MiB more are found", || used() == GIB + 300 * MIB);
     // Less than charged: believed only after a second of silence.
     let began = Instant::now();
@@ -223,7 +223,7 @@ fn only_the_owner_and_root_get_in() {
     let seen = &daemon.slice("theirs").processes[1];
     assert_eq!((seen.pid, seen.uid), (guest.pid(), Some(4712)));
     guest.tell(&format!("hold linear {GIB}"));
-    assert_eq!(daemon.slice("theirs").devices[0].used_bytes, GIB);
+    assert_eq!(daemon.slice("theirs").devices[0].used_bytes.unwrap(), GIB);
     drop(guest);
     eventually("its slot is free", || daemon.slice("theirs").processes.len() == 1);
 }
