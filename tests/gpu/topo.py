@@ -122,10 +122,28 @@ def clock():
         print(f"{name}: {min(times) * 1e3:.0f} ms at best, {sorted(times)[2] * 1e3:.0f} ms in the middle of 5")
 
 
+INIT = """import ctypes, time
+begun = time.perf_counter()
+nvml = ctypes.CDLL("libnvidia-ml.so.1")
+nvml.nvmlInit_v2()
+count = ctypes.c_uint()
+nvml.nvmlDeviceGetCount_v2(ctypes.byref(count))
+for index in range(count.value):
+    nvml.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(ctypes.c_void_p()))
+print((time.perf_counter() - begun) * 1e3)"""
+
+
+def driver_init():
+    """What any program takes before NVML answers its first question about the GPUs."""
+    times = sorted(float(out(sys.executable, "-c", INIT)) for _ in range(5))
+    print(f"NVML's init and handles: {times[2]:.0f} ms in the middle of 5; what both commands take beyond that is theirs")
+
+
 compare_matrix()
 compare_devices()
 for arguments in (["topo", "--numa"], ["topo", "--best", "1"]):
     print(cleave(*arguments))
 clock()
+driver_init()
 print(f"{len(FAULTS)} differences: {FAULTS}" if FAULTS else "ok: nothing differs")
 sys.exit(bool(FAULTS))
