@@ -294,7 +294,9 @@ fn admitted(
     // would be all there is.
     let own = if counted { cost.estimate(0) } else { 0 };
     let queued = state.track.busy_until().saturating_sub(own) > now.saturating_add(PACE.min(grant.ahead as u64 / 2));
-    let sample = launches > 0 || queued && now.saturating_sub(state.timed) > TIMING;
+    // Timing one takes two events, 7 µs. What went by a count is settled, and nobody else wants the GPU.
+    let recently = now.saturating_sub(state.timed) <= TIMING;
+    let sample = if recently { launches > 0 && !counted } else { launches > 0 || queued };
     known.cost.store(cost.to_word(), Ordering::Relaxed);
     let (unknown, varies) = (cost.unknown(), cost.varies());
     let cost = expected(&cost, &grant);
