@@ -330,7 +330,8 @@ static double tail_above(uint32_t *base, uint32_t *other, size_t count) {
                 }                                                                                                   \
                 between;                                                                                            \
             }                                                                                                       \
-        double added_p99_ = tail_above(side[0], side[1], kept[0]), control_ = tail_above(side[0], side[2], kept[0]); \
+        double added_p99_ = (tail_above(side[0], side[1], kept[0]) + tail_above(side[2], side[1], kept[0])) / 2;     \
+        double control_ = tail_above(side[0], side[2], kept[0]);                                                    \
         double p50_[3], p99_[3];                                                                                    \
         for (int which_ = 0; which_ < 3; which_++) {                                                                \
             p50_[which_] = percentile(side[which_], kept[which_], 0.5) - clock_ns;                                  \

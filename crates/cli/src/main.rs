@@ -524,7 +524,7 @@ struct ProfileOptions {
     /// Memory that it may have on each GPU; all that is left of it if not given
     #[arg(long, short, value_name = "AMOUNT")]
     memory: Option<MemoryAmount>,
-    /// How its GPU is divided meanwhile: temporal, spatial, mig, whole or auto
+    /// How its GPU is divided meanwhile: temporal, spatial, mig or auto
     #[arg(long, value_name = "ENGINE", default_value_t)]
     engine: Engine,
     /// The workload's name; the program's file name if not given

@@ -32,9 +32,11 @@ fn a_device_is_one_slices_and_its_programs_are_told_which() {
     assert_eq!(amd["devices"][0]["limit_bytes"], Value::from(206_141_652_992_u64));
     // What is not measured is not 0.
     assert!(amd["devices"][0]["used_bytes"].is_null() && amd["devices"][0]["peak_bytes"].is_null(), "{amd}");
-    assert!(!place.ok(&["metrics"]).contains("cleave_slice_memory_used_bytes{slice=\"amd\""));
     assert_eq!(told(&place, &["exec", "amd"]), ["ROCR_VISIBLE_DEVICES=GPU-5ca1ab1e00000001"]);
-    assert_eq!(told(&place, &["run", "--gpu", "3"]), ["ZE_AFFINITY_MASK=0", "ZE_ENABLE_PCI_ID_DEVICE_ORDER=1"]);
+    assert_eq!(
+        told(&place, &["run", "--gpu", "3"]),
+        ["ZE_AFFINITY_MASK=0", "ZE_ENABLE_PCI_ID_DEVICE_ORDER=1", "ZE_FLAT_DEVICE_HIERARCHY=COMPOSITE"]
+    );
     assert_eq!(told(&place, &["run", "--gpu", "5"]), ["HABANA_VISIBLE_MODULES=1"]);
     assert_eq!(told(&place, &["run", "--gpu", "6,7"]), ["ASCEND_RT_VISIBLE_DEVICES=0,1"]);
     assert_eq!(told(&place, &["run", "--gpu", "PCI-0000:27:00.0"]), ["ROCR_VISIBLE_DEVICES=GPU-5ca1ab1e00000000"]);
@@ -42,18 +44,31 @@ fn a_device_is_one_slices_and_its_programs_are_told_which() {
         told(&place, &["run", "--engine", "whole", "--memory", "100GiB"]),
         ["ROCR_VISIBLE_DEVICES=GPU-5ca1ab1e00000000"]
     );
-    let cdi: Value = serde_json::from_str(&place.ok(&["cdi", "amd"])).unwrap();
-    assert!(cdi.to_string().contains("ROCR_VISIBLE_DEVICES=GPU-5ca1ab1e00000001"), "{cdi}");
+    let cdi = |slice: &str| place.ok(&["cdi", slice]);
+    assert!(cdi("amd").contains("ROCR_VISIBLE_DEVICES=GPU-5ca1ab1e00000001"), "{}", cdi("amd"));
+    // A container has the nodes of its device alone, and counts anew: a number of the machine's would be another there.
+    place.ok(&["slice", "create", "npu", "--gpu", "7"]);
+    assert_eq!(told(&place, &["exec", "npu"]), ["ASCEND_RT_VISIBLE_DEVICES=1"]);
+    assert!(!cdi("npu").contains("ASCEND_RT"), "{}", cdi("npu"));
+    place.ok(&["slice", "delete", "npu"]);
+    let metrics = place.ok(&["metrics"]);
+    let of_amd: Vec<&str> = metrics.lines().filter(|line| line.contains("\"amd\"")).collect();
+    assert!(of_amd.len() == 2 && of_amd[0].contains("_info") && of_amd[1].contains("_limit_bytes"), "{of_amd:?}");
 
     for (arguments, code, words) in [
         (&["slice", "create", "--gpu", "2"][..], 3, ["MI300X", "is slice amd's"]),
         (&["slice", "create", "--gpu", "1,2"], 3, ["GPU 2", "is slice amd's"]),
         (&["slice", "create", "--gpu", "0,1"], 3, ["not all of \"0,1\"", "given whole"]),
+        (&["slice", "create", "--gpu", "1,1"], 1, ["GPU 1", "named twice"]),
         (&["slice", "create", "--gpu", "1,3"], 3, ["several makers", "one maker"]),
         (&["slice", "create", "--gpu", "1", "--engine", "temporal"], 3, ["temporal", "divides NVIDIA's GPUs only"]),
         (&["slice", "create", "--gpu", "0", "--engine", "whole"], 3, ["\"0\"", "given whole"]),
         (&["slice", "create", "--gpu", "1", "--memory", "300GiB"], 3, ["300 GiB", "191.98 GiB"]),
         (&["slice", "create", "--gpu", "1", "--mode", "strict"], 3, ["--mode", "nothing is held back"]),
+        (&["slice", "create", "--gpu", "1", "--compute", "30"], 3, ["--compute", "nothing is held back"]),
+        (&["slice", "create", "--gpu", "1", "--fraction", "1/4"], 3, ["--fraction", "given whole"]),
+        (&["slice", "create", "--gpu", "1", "--on-missing", "allow"], 3, ["--on-missing", "given whole"]),
+        (&["profile", "--engine", "whole", "--", "true"], 3, ["nothing is measured", "given whole"]),
         (&["slice", "create", "many", "--gpu", "1", "--count", "2"], 3, ["to itself", "one by one"]),
         (&["slice", "create", "--gpu", "8"], 3, ["memory", "not known"]),
         (&["slice", "create", "--gpu", "9"], 4, ["no GPU \"9\"", "0: NVIDIA"]),
@@ -93,7 +108,8 @@ fn a_device_is_one_slices_and_its_programs_are_told_which() {
     // CUDA shows nothing in a slice that has none of NVIDIA's.
     let tenant = [BINARY, "internal-tenant", "--mode", "grow", "--iterations", "1", "--pause-ms", "1"];
     let output = place.cleave(&[&["exec", "amd", "--"], &tenant[..]].concat()).output().unwrap();
-    assert!(!output.status.success(), "{}", support::stdout(&output));
+    let said = support::stdout(&output);
+    assert!(!output.status.success() && said.contains("cuInit: CUDA_ERROR_NO_DEVICE"), "{said}");
     assert_eq!(place.json(&["gpus"])["items"][0]["used_bytes"], 0);
 
     // The file that makes it again is the one that it gives out; once it is gone the device is free.
@@ -104,6 +120,28 @@ fn a_device_is_one_slices_and_its_programs_are_told_which() {
     place.ok(&["slice", "delete", "amd"]);
     place.ok(&["apply", "-f", file]);
     assert_eq!(place.show("amd")["engine"], "whole");
+}
+
+/// A device that is gone after a restart: that is said, and nothing starts there, where it would take others' devices.
+#[test]
+fn nothing_starts_where_the_device_is_gone() {
+    let place = Place::new("2xMI210");
+    place.ok(&["slice", "create", "first", "--gpu", "0"]);
+    place.ok(&["slice", "create", "second", "--gpu", "1"]);
+    let cleave = |sim: &str, arguments: &[&str]| {
+        let output = support::cleave(&place.run_dir()).args(["--sim", sim]).args(arguments).output().unwrap();
+        (output.status.code(), support::stdout(&output), support::stderr(&output))
+    };
+    place.ok(&["shutdown"]);
+    let mut daemon = support::cleave(&place.run_dir()).args(["--sim", "1xMI210", "daemon"]).spawn().unwrap();
+    place::within(place::PATIENCE, "the daemon", || cleave("1xMI210", &["status"]).0 == Some(0));
+    let (code, _, said) = cleave("1xMI210", &["exec", "second", "--", "true"]);
+    assert!(code != Some(0) && said.contains("second") && said.contains("is not there"), "{code:?} {said}");
+    let (code, printed, said) = cleave("1xMI210", &["exec", "first", "--", "env"]);
+    assert!(code == Some(0) && printed.contains("ROCR_VISIBLE_DEVICES=GPU-0ddba11000000000\n"), "{printed}{said}");
+    assert!(cleave("1xMI210", &["events"]).1.contains("nothing can start in slice"));
+    cleave("1xMI210", &["shutdown"]);
+    daemon.wait().unwrap();
 }
 
 /// A machine without NVIDIA's driver is a node, too, and its slices outlive the daemon.
@@ -120,9 +158,11 @@ fn a_machine_without_nvidias_gpus_serves() {
     place::within(place::PATIENCE, "the next daemon", answers);
     assert_eq!(told(&place, &["exec", "both"]), ["ROCR_VISIBLE_DEVICES=GPU-0ddba11000000000,GPU-0ddba11000000001"]);
     assert!(place.fails(3, &["run", "--gpu", "1", "--", "true"]).contains("is slice both's"));
-    let said = place.fails(1, &["slice", "create", "--memory", "1GiB"]);
-    assert!(said.contains("no GPU"), "{said}");
+    // Where there is nothing else, any GPU is one of those.
+    assert!(place.fails(3, &["slice", "create", "--memory", "1GiB"]).contains("is slice both's"));
     place.ok(&["slice", "delete", "both"]);
+    assert_eq!(told(&place, &["run"]), ["ROCR_VISIBLE_DEVICES=GPU-0ddba11000000000"]);
+    assert!(place.fails(3, &["run", "--engine", "temporal", "--", "true"]).contains("temporal"));
     place.ok(&["shutdown"]);
     daemon.wait().unwrap();
 }

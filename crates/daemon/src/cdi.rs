@@ -107,7 +107,9 @@ pub fn spec(parts: &Parts<'_>) -> Value {
     }
     mounts.push(mount(socket_dir, "/run/cleave/slice"));
     let mut env = vec![format!("CLEAVE_SLICE={}", plan.name)];
-    env.extend(others.iter().flat_map(|way| &way.environment).map(|(name, value)| format!("{name}={value}")));
+    // Its nodes are what it has; a number among all of the machine's would be another one in there.
+    let named = others.iter().filter(|way| !way.numbered).flat_map(|way| &way.environment);
+    env.extend(named.map(|(name, value)| format!("{name}={value}")));
     // A container does not see the machine's usual place for MPS.
     if let (Some(pipe), true) = (plan.environment.get(PIPE_VARIABLE), plan.environment.contains_key(PART_VARIABLE)) {
         mounts.push(mount(pipe, PIPE_DIR));

@@ -1,5 +1,5 @@
 //! What GPUs and slices do, for Prometheus: tables of families, each with the number that it takes from an answer of the API.
-use cleave_api::{Gpu, Slice, SliceDevice};
+use cleave_api::{Engine, Gpu, Slice, SliceDevice};
 use prometheus::proto::{LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{Result, TextEncoder};
 
@@ -55,8 +55,11 @@ const SLICES: [Family<Slice>; 6] = [
     ("cleave_slice_suspended", GAUGE, "1 if its memory is in host memory.", |slice| flag(slice.suspended)),
 ];
 
-const PARTS: [Family<SliceDevice>; 9] = [
-    ("cleave_slice_memory_limit_bytes", GAUGE, "Memory quota.", |part| amount(part.limit_bytes)),
+const LIMIT: [Family<SliceDevice>; 1] =
+    [("cleave_slice_memory_limit_bytes", GAUGE, "Memory quota.", |part| amount(part.limit_bytes))];
+
+/// Of devices that are divided: of those that are given whole nobody measures this.
+const PARTS: [Family<SliceDevice>; 8] = [
     ("cleave_slice_memory_used_bytes", GAUGE, "Memory in use, contexts and code included.", |part| {
         part.used_bytes.and_then(amount)
     }),
@@ -143,8 +146,9 @@ pub fn page(gpus: &[Gpu], slices: &[Slice]) -> Result<String> {
     }
     let mut all = families(&[("cleave_gpu_info", GAUGE, "What it is.", |_| Some(1.0))], &about);
     all.extend(families(&GPUS, &plain));
-    let whole: Vec<_> = slices.iter().map(|slice| (named(slice), slice)).collect();
-    let (mut about, mut parts) = (Vec::new(), Vec::new());
+    let measured = |slice: &&Slice| slice.engine != Engine::Whole;
+    let counted: Vec<_> = slices.iter().filter(measured).map(|slice| (named(slice), slice)).collect();
+    let (mut about, mut limits, mut parts) = (Vec::new(), Vec::new(), Vec::new());
     for (slice, part) in slices.iter().flat_map(|slice| slice.devices.iter().map(move |part| (slice, part))) {
         let labels = [named(slice), number(part.gpu)].concat();
         let facts = vec![
@@ -156,10 +160,12 @@ pub fn page(gpus: &[Gpu], slices: &[Slice]) -> Result<String> {
             ("profile", part.mig_profile.clone().unwrap_or_default()),
         ];
         about.push(([labels.clone(), facts].concat(), part));
-        parts.push((labels, part));
+        limits.push((labels.clone(), part));
+        parts.extend(measured(&slice).then_some((labels, part)));
     }
     all.extend(families(&[("cleave_slice_info", GAUGE, "How it is set.", |_| Some(1.0))], &about));
-    all.extend(families(&SLICES, &whole));
+    all.extend(families(&SLICES, &counted));
+    all.extend(families(&LIMIT, &limits));
     all.extend(families(&PARTS, &parts));
     TextEncoder::new().encode_to_string(&all)
 }
@@ -176,7 +182,7 @@ mod tests {
             families.iter().map(|one| (one.0, one.1, one.2)).collect()
         }
         let mut names = BTreeSet::new();
-        for (name, kind, help) in [rows(&GPUS), rows(&SLICES), rows(&PARTS)].concat() {
+        for (name, kind, help) in [rows(&GPUS), rows(&SLICES), rows(&LIMIT), rows(&PARTS)].concat() {
             assert!(names.insert(name), "{name} is there twice");
             assert_eq!(name.ends_with("_total"), kind == COUNTER, "{name}");
             assert!(name.starts_with("cleave_") && help.ends_with('.'), "{name}: {help}");

@@ -11,7 +11,8 @@ use crate::serve;
 use crate::store::Store;
 use crate::watchdog;
 use anyhow::Context;
-use cleave_api::{API_SOCKET, ErrorBody, ErrorCode};
+use cleave_api::{API_SOCKET, Device, ErrorBody, ErrorCode, Vendor};
+use cleave_inventory::modes;
 use cleave_ledger::flags;
 use fakegpu::install::{OWNERS, ROOT, STATE};
 use fakegpu::mps::CONTROL;
@@ -68,13 +69,17 @@ impl Prepared {
 /// without.
 fn find_gpus(config: &Config, run: &RunDir) -> anyhow::Result<(Box<dyn Nvml>, DriverFiles)> {
     let found = find_nvidia(config, run);
-    let others = || !inventory::others(&inventory::root(config, run), &NoGpus).is_empty();
+    // A display of the machine's own is no reason to go without a driver that does not work.
+    let given = |device: &Device| modes::whole(device).is_none();
+    let others = || inventory::others(&inventory::root(config, run), &NoGpus).iter().any(given);
     let (nvml, driver): (Box<dyn Nvml>, DriverFiles) = match found {
         Ok((nvml, driver)) if !nvml.gpus().is_empty() => (Box::new(nvml), driver),
         Ok(_) if !others() => return Err(no_driver("the driver shows no GPU".into())),
         Ok((_, driver)) => (Box::new(NoGpus), driver),
         // Who names the driver's folder, or simulates one, wants it.
-        Err(error) if config.driver_library_dir.is_some() || config.sim.is_some() || !others() => return Err(error),
+        Err(error) if config.driver_library_dir.is_some() || config.sim.is_some() || nvidia_is_there() || !others() => {
+            return Err(error);
+        }
         Err(error) => {
             tracing::info!("{error:#}; other makers' devices are given whole");
             (Box::new(NoGpus), DriverFiles::default())
@@ -82,6 +87,12 @@ fn find_gpus(config: &Config, run: &RunDir) -> anyhow::Result<(Box<dyn Nvml>, Dr
     };
     install::stand_in(run, &nvml.driver_version())?;
     Ok((nvml, driver))
+}
+
+/// Whether the bus has a GPU of NVIDIA's, whatever its driver does.
+fn nvidia_is_there() -> bool {
+    let found = cleave_inventory::survey(Path::new("/"), &cleave_inventory::NvmlAnswers::default());
+    found.devices.iter().any(|device| device.vendor == Vendor::Nvidia)
 }
 
 fn find_nvidia(config: &Config, run: &RunDir) -> anyhow::Result<(RealNvml, DriverFiles)> {

@@ -12,6 +12,8 @@ use std::sync::LazyLock;
 pub struct Way {
     /// Variables that the maker's runtime reads; empty where none is known that chooses devices.
     pub environment: BTreeMap<String, String>,
+    /// They name devices by numbers among all of the machine. A container, which is given some of them, counts anew.
+    pub numbered: bool,
     /// Device nodes for a container.
     pub nodes: Vec<String>,
 }
@@ -52,21 +54,31 @@ static MAKERS: LazyLock<Vec<Maker>> = LazyLock::new(|| {
 
 /// How a program is given those of a machine's devices whose PCI addresses are `chosen`, which are of one maker. `all`: the
 /// machine's devices, in the order of an inventory; `root` has its `sys`.
-pub fn way(root: &Path, all: &[Device], chosen: &[&str]) -> Way {
+///
+/// # Errors
+/// In words, that one is not there, or can't be named: who is not told which are its own would take others'.
+pub fn way(root: &Path, all: &[Device], chosen: &[&str]) -> Result<Way, String> {
     let mut way = Way::default();
-    let is_chosen = |device: &&Device| device.pci.as_deref().is_some_and(|pci| chosen.contains(&pci));
-    let Some(first) = all.iter().find(is_chosen) else { return way };
-    let Some(maker) = MAKERS.iter().find(|maker| maker.vendor == first.vendor) else { return way };
+    let at = |pci: &str| all.iter().find(|device| device.pci.as_deref() == Some(pci));
+    if let Some(missing) = chosen.iter().find(|pci| at(pci).is_none()) {
+        return Err(format!("its device at {missing} is not there"));
+    }
+    let Some(first) = chosen.first().and_then(|pci| at(pci)) else { return Ok(way) };
+    let Some(maker) = MAKERS.iter().find(|maker| maker.vendor == first.vendor) else { return Ok(way) };
     let mut names = Vec::new();
     way.nodes.clone_from(&maker.shared);
     for (number, device) in all.iter().filter(|device| device.vendor == maker.vendor).enumerate() {
         let Some(pci) = device.pci.as_deref().filter(|pci| chosen.contains(pci)) else { continue };
         let folder = root.join("sys/bus/pci/devices").join(pci);
-        let named = match maker.by.as_str() {
-            "number" => None,
-            "uuid" => device.uuid.as_ref().map(|uuid| format!("GPU-{uuid}")),
-            file => fs::read_to_string(folder.join(file)).ok().map(|text| text.trim().to_owned()),
+        let named = match (maker.by.as_str(), &device.uuid) {
+            ("uuid", Some(uuid)) => Some(format!("GPU-{uuid}")),
+            ("" | "number" | "uuid", _) => None,
+            (file, _) => {
+                let text = fs::read_to_string(folder.join(file));
+                Some(text.map_err(|e| format!("{file} of its device at {pci} can't be read: {e}"))?.trim().to_owned())
+            }
         };
+        way.numbered |= named.is_none();
         names.push(named.unwrap_or_else(|| number.to_string()));
         way.nodes.extend(maker.numbered.iter().map(|node| node.replace("{n}", &number.to_string())));
         for (name, place) in &maker.folders {
@@ -81,7 +93,7 @@ pub fn way(root: &Path, all: &[Device], chosen: &[&str]) -> Way {
         way.environment.clone_from(&maker.besides);
         way.environment.insert(variable.clone(), names.join(","));
     }
-    way
+    Ok(way)
 }
 
 #[cfg(test)]
@@ -123,23 +135,33 @@ mod tests {
         fs::create_dir_all(at("0000:04:00.0/accel/accel0")).unwrap();
         fs::write(at("0000:04:00.0/module_id"), "5\n").unwrap();
         let told = |chosen: &[&str]| {
-            let way = way(dir.path(), &all, chosen);
+            let way = way(dir.path(), &all, chosen).unwrap();
             let environment: Vec<String> =
                 way.environment.iter().map(|(name, value)| format!("{name}={value}")).collect();
-            (environment.join(" "), way.nodes.join(" "))
+            (environment.join(" "), way.nodes.join(" "), way.numbered)
         };
-        let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
+        let by = |numbered| move |a: &str, b: &str| (a.to_owned(), b.to_owned(), numbered);
+        let (pair, numbered) = (by(false), by(true));
         assert_eq!(
             told(&["0000:02:00.0", "0000:03:00.0"]),
-            pair("ROCR_VISIBLE_DEVICES=GPU-aa,1", "/dev/kfd /dev/dri/renderD128")
+            numbered("ROCR_VISIBLE_DEVICES=GPU-aa,1", "/dev/kfd /dev/dri/renderD128")
         );
         assert_eq!(told(&["0000:04:00.0"]), pair("HABANA_VISIBLE_MODULES=5", "/dev/accel/accel0"));
         assert_eq!(
             told(&["0000:06:00.0"]),
-            pair("ASCEND_RT_VISIBLE_DEVICES=1", "/dev/davinci_manager /dev/devmm_svm /dev/hisi_hdc /dev/davinci1")
+            numbered("ASCEND_RT_VISIBLE_DEVICES=1", "/dev/davinci_manager /dev/devmm_svm /dev/hisi_hdc /dev/davinci1")
         );
-        assert_eq!(told(&["0000:07:00.0"]), pair("", ""));
-        assert_eq!(told(&["0000:08:00.0"]), pair("ZE_AFFINITY_MASK=0 ZE_ENABLE_PCI_ID_DEVICE_ORDER=1", ""));
-        assert_eq!(told(&["0000:99:00.0"]), pair("", ""));
+        assert_eq!(told(&["0000:07:00.0"]), numbered("", ""));
+        assert_eq!(
+            told(&["0000:08:00.0"]),
+            numbered("ZE_AFFINITY_MASK=0 ZE_ENABLE_PCI_ID_DEVICE_ORDER=1 ZE_FLAT_DEVICE_HIERARCHY=COMPOSITE", "")
+        );
+        assert_eq!(told(&["0000:02:00.0"]), pair("ROCR_VISIBLE_DEVICES=GPU-aa", "/dev/kfd /dev/dri/renderD128"));
+        // Who is told nothing would take others'.
+        assert!(
+            way(dir.path(), &all, &["0000:02:00.0", "0000:99:00.0"]).unwrap_err().contains("0000:99:00.0 is not there")
+        );
+        fs::remove_file(at("0000:04:00.0/module_id")).unwrap();
+        assert!(way(dir.path(), &all, &["0000:04:00.0"]).unwrap_err().contains("module_id"));
     }
 }

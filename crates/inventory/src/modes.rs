@@ -130,14 +130,23 @@ impl Card {
     }
 }
 
+/// Why a device can't be given whole; `None` if it can. One that is in no table may be a machine's own display.
+pub fn whole(device: &Device) -> Option<String> {
+    let known = || Table::get().model(device.pci_id.as_deref(), &device.name, device.memory_total_bytes).is_some();
+    match device.driver.as_deref() {
+        Some("vfio-pci") => Some("it is kept for a virtual machine (vfio-pci)".into()),
+        _ if device.memory_total_bytes.is_none() => Some("its memory is not known".into()),
+        _ if !known() => Some("it is not in the device table, and may be the machine's own display".into()),
+        _ => None,
+    }
+}
+
 /// The same of each device of an inventory, from what is written there and what the table knows of the models. Whether the
 /// machine has MPS is not in it, and taken for granted.
 pub fn modes(inventory: &Inventory) -> Vec<GpuModes> {
     let each = inventory.devices.iter().map(|device| {
         let card = Card::of(device);
-        // A slice has so much memory as is its own, and nobody knows how much that would be.
-        let unknown = device.memory_total_bytes.is_none().then(|| "its memory is not known".to_owned());
-        let engines = card.engines(|engine| unknown.clone().filter(|_| engine == Engine::Whole));
+        let engines = card.engines(|engine| whole(device).filter(|_| engine == Engine::Whole));
         GpuModes {
             index: device.index,
             uuid: device.uuid.clone(),
@@ -215,6 +224,13 @@ mod tests {
             assert_eq!(available.collect::<Vec<_>>().join(" "), can, "{name}");
             let why: Vec<&str> = modes.engines.iter().filter_map(|one| one.reason.as_deref()).collect();
             assert!(why.len() == words.len() && why.iter().zip(words).all(|(why, word)| why.contains(word)), "{why:?}");
+        }
+        for (device, word) in [
+            (Device { driver: Some("vfio-pci".into()), ..device("MI300X", None) }, "vfio-pci"),
+            (Device { memory_total_bytes: None, ..device("MI300X", None) }, "memory"),
+            (Device { name: "Radeon Graphics".into(), ..device("MI300X", None) }, "own display"),
+        ] {
+            assert!(whole(&device).unwrap().contains(word), "{device:?}");
         }
         let unknown = Device { name: "no such card".into(), ..Device::default() };
         for engine in told(unknown, "580.10").engines.iter().take(2) {

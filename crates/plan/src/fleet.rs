@@ -1,7 +1,7 @@
 //! The GPUs that there are: nodes, what stands in each, and what each kind of GPU can.
 use crate::spec::{NodeSpec, names};
 use cleave_api::{Engine, Inventory, Vendor};
-use cleave_inventory::modes::{Card, MigMode, capability};
+use cleave_inventory::modes::{self, Card, MigMode, capability};
 use cleave_inventory::{Model, Table, geometry, matrix};
 use cleave_policy::mig::Geometry;
 use cleave_policy::topology::{Cpus, Links};
@@ -193,12 +193,16 @@ impl Fleet {
         Ok(())
     }
 
-    /// Nodes of this kind, with what an inventory has. What is said is left out: devices whose memory is not known.
+    /// Nodes of this kind, with what an inventory has. What is said is left out: devices whose memory is not known, or that can't be given.
     pub fn add_inventory(&mut self, node: &NodeSpec, inventory: &Inventory) -> Result<Vec<String>, String> {
         let mut left_out = Vec::new();
         let mut shape = Shape::default();
         let mut members = Vec::new();
         for (at, device) in inventory.devices.iter().enumerate() {
+            if let Some(why) = modes::whole(device).filter(|_| device.vendor != Vendor::Nvidia) {
+                left_out.push(format!("{}: {}: {why}", node.name, device.label));
+                continue;
+            }
             let row = Table::get().model(device.pci_id.as_deref(), &device.name, device.memory_total_bytes);
             let known = row.and_then(|row| Kind::of(row).ok());
             let bytes = device.memory_total_bytes.or(known.as_ref().map(|kind| kind.memory_mib << 20));

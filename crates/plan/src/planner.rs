@@ -279,6 +279,11 @@ impl<'a> Planner<'a> {
             bandwidth: u32::from(WHOLE).saturating_sub(card.bandwidth) as u16,
         };
         let mut all = Vec::new();
+        if need.software == Some(Engine::Whole) && card.use_ != Use::Nothing {
+            return Err(vec![
+                self.because(Rule::Engine, 0, || "it is given whole, and another workload has it".into()),
+            ]);
+        }
         if need.amount.memory > left.memory {
             let why = || format!("{} are needed, and {} are left", mib(need.amount.memory), mib(left.memory));
             all.push(self.because(Rule::Memory, left.memory, why));

@@ -4,7 +4,8 @@ use crate::client::{Client, Result, segment};
 use crate::output::{self, Named, table};
 use crate::yaml;
 use cleave_api::{
-    Engine, ErrorBody, ErrorCode, Fraction, Gpu, List, MemoryAmount, Percent, Slice, SliceChange, SliceSpec,
+    Engine, ErrorBody, ErrorCode, Fraction, Gpu, List, MemoryAmount, Percent, Slice, SliceChange, SliceDevice,
+    SliceSpec,
 };
 use cleave_ledger::UNIT;
 use serde::{Deserialize, Serialize};
@@ -41,8 +42,10 @@ fn spec_of(slice: &Slice) -> SliceSpec {
     SliceSpec {
         name: Some(slice.name.clone()),
         gpu: gpus.join(","),
-        memory: slice.devices.first().map(|device| MemoryAmount::Bytes(device.limit_bytes)),
-        compute: slice.compute_percent.and_then(Percent::new),
+        // What is given whole has what it has, each device its own.
+        memory: (slice.devices.first().filter(|_| slice.engine != Engine::Whole))
+            .map(|device| MemoryAmount::Bytes(device.limit_bytes)),
+        compute: slice.compute_percent.filter(|_| slice.engine != Engine::Whole).and_then(Percent::new),
         mode: slice.mode,
         priority: slice.priority,
         burst_ms: slice.burst_ms,
@@ -208,7 +211,15 @@ fn change(spec: &SliceSpec, there: &Slice, gpus: &[Gpu]) -> Result<(SliceChange,
     let now: Vec<u32> = there.devices.iter().map(|device| device.gpu).collect();
     let wanted: Option<Vec<u32>> = match spec.gpu.trim() {
         "" | "any" => None,
-        "all" => Some(gpus.iter().map(|gpu| gpu.index).collect()),
+        "all" => Some(gpus.iter().map(|gpu| gpu.index).collect()).filter(|_| there.engine != Engine::Whole),
+        text if there.engine == Engine::Whole => {
+            // By its number, its id, or the address in that; another's is none of its own.
+            let index = |part: &str| {
+                let mine = |one: &&SliceDevice| one.gpu_uuid.to_lowercase().ends_with(&part.to_lowercase());
+                part.parse().ok().or_else(|| there.devices.iter().find(mine).map(|one| one.gpu)).unwrap_or(u32::MAX)
+            };
+            Some(text.split(',').map(|part| index(part.trim())).collect())
+        }
         text => {
             let index = |part: &str| {
                 let uuid = |gpu: &&Gpu| gpu.uuid.to_lowercase().starts_with(&part.to_lowercase());
@@ -248,7 +259,8 @@ fn change(spec: &SliceSpec, there: &Slice, gpus: &[Gpu]) -> Result<(SliceChange,
         change.mode = Some(spec.mode);
         words.push(format!("mode {}", spec.mode));
     }
-    if spec.priority != there.priority {
+    // Where nothing is held back nobody goes first.
+    if spec.priority != there.priority && !whole {
         change.priority = Some(spec.priority);
         words.push(format!("priority {}", spec.priority));
     }

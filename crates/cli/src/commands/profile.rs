@@ -5,7 +5,7 @@ use crate::ProfileOptions;
 use crate::client::{Client, Result, segment};
 use crate::launch::{self, Ended, Pids, Prints};
 use crate::output::{self, grouped};
-use cleave_api::{ErrorBody, ErrorCode, Gpu, List, MemoryAmount, Slice, SliceSpec, format_bytes};
+use cleave_api::{Engine, ErrorBody, ErrorCode, Gpu, List, MemoryAmount, Slice, SliceSpec, format_bytes};
 use cleave_plan::profile::{self, Reading, compute, curve, memory, percentile};
 use cleave_plan::spec::{LONGEST, check_name};
 use rustix::fs::Access;
@@ -157,6 +157,14 @@ impl Log {
 pub(crate) fn run(context: &Context, options: &ProfileOptions) -> Result<i32> {
     if let Some(file) = &options.save {
         check_place(file)?;
+    }
+    if options.engine == Engine::Whole {
+        let message = "nothing is measured of a device that is given whole";
+        return Err(ErrorBody::new(
+            ErrorCode::Refused,
+            message,
+            "profile it with its maker's tools, and write the workload's memory by hand",
+        ));
     }
     let spec = SliceSpec {
         gpu: options.gpu.clone(),

@@ -5,6 +5,7 @@ use crate::output::{self, BAD, Format, GOOD, Named, WARN, table};
 use crate::{Cdi, demo, launch};
 use clap::Command;
 use cleave_api::{ErrorBody, ErrorCode, List, Slice, Vendor};
+use cleave_inventory::modes::whole;
 use rustix::fs::Access;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -139,8 +140,10 @@ pub(crate) fn doctor(context: &Context) -> Result<i32> {
     let mut checks = Vec::new();
     let real = context.sim.is_none();
     // Devices of other makers than NVIDIA's need no driver of theirs.
-    let others = cleave_daemon::inventory().devices.iter().filter(|device| device.vendor != Vendor::Nvidia).count();
-    if real && others > 0 && !demo::has_gpu() {
+    let found = cleave_daemon::inventory().devices;
+    let nvidia = found.iter().any(|device| device.vendor == Vendor::Nvidia);
+    let others = found.iter().filter(|device| device.vendor != Vendor::Nvidia && whole(device).is_none()).count();
+    if real && others > 0 && !nvidia && !demo::has_gpu() {
         checks.push(ok("driver", format!("{others} devices of other makers than NVIDIA, which are given whole")));
     } else if real {
         checks.push(driver());

@@ -18,6 +18,8 @@ const PROFILES: c_uint = 32;
 const WORDS: usize = 64;
 /// Where the kernel tells of PCI devices.
 const DEVICES: &str = "/sys/bus/pci/devices";
+/// NVLinks of an A100, the first that has more than a mesh of GPUs has ever had.
+const SWITCHED: usize = 12;
 /// Where it tells of NUMA nodes.
 const NODES: &str = "/sys/devices/system/node/online";
 /// What NVML writes where a GPU has no NUMA node of its own.
@@ -389,9 +391,11 @@ impl RealNvml {
         for (one, (a, first)) in all() {
             for (other, (b, second)) in all().skip(one + 1) {
                 let about = format!("GPU{one}");
-                // Whom a third joins over its switches, those are joined.
-                let third =
-                    (0..one).any(|third| [one, other].iter().all(|to| joined.get(&(third, *to)) == Some(&true)));
+                // Whom a third joins over its switches, those are joined. With fewer links than switched GPUs have since A100, and nobody
+                // to say where they lead, they may be a mesh in which not everyone is joined.
+                let many = a.nvlinks.len().min(b.nvlinks.len()) >= SWITCHED;
+                let third = many
+                    && (0..one).any(|third| [one, other].iter().all(|to| joined.get(&(third, *to)) == Some(&true)));
                 let switched = has_fabric(a) && has_fabric(b);
                 let by_switch =
                     if third { Some(true) } else { switched.then(|| asked.joined(&about, *first, *second)).flatten() };

@@ -120,6 +120,9 @@ impl Node {
         }
         let mut inner = self.lock();
         self.insert(&mut inner, live);
+        if let Err(why) = self.way(record) {
+            inner.event("warning", Some(record), &why.message);
+        }
         if !watched.is_empty() {
             let message = format!("slice {} goes on with {} running processes", record.name, watched.len());
             inner.event("adopted", Some(record), &message);

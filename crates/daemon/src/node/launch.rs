@@ -6,6 +6,7 @@ use crate::gpu::GpuInfo;
 use crate::process::{self, open_pidfd, until_end};
 use crate::slice::{Holder, Record};
 use cleave_api::{LaunchPlan, OnMissing, Priority};
+use cleave_inventory::makers::Way;
 use cleave_ledger::wire;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +27,8 @@ impl Node {
         let id = inner.seen(key, caller)?.record.id.clone();
         self.settle(&mut inner, &id);
         let live = inner.seen(key, caller)?;
-        let plan = self.plan(&inner, live);
+        let way = self.way(&live.record)?;
+        let plan = self.plan(&inner, live, way.as_ref());
         let Some(asks) = caller.process() else { return Ok(plan) };
         let launcher = Launcher { start_time: asks.start_time, slice: id.clone() };
         let known = inner.launchers.insert(asks.pid, launcher.clone()).is_some_and(|known| known == launcher);
@@ -116,7 +118,8 @@ impl Node {
         changed.iter().for_each(|record| self.write_cdi(inner, record));
     }
 
-    fn plan(&self, inner: &Inner, live: &Live) -> LaunchPlan {
+    /// `way`: to other makers' devices, if it has those.
+    fn plan(&self, inner: &Inner, live: &Live, way: Option<&Way>) -> LaunchPlan {
         let text = |path: std::path::PathBuf| path.display().to_string();
         let library_dir = self.run.library_dir();
         let library = text(library_dir.join(crate::gpu::STAND_IN));
@@ -128,7 +131,6 @@ impl Node {
             OnMissing::Refuse => (0..devices.len()).map(|index| index.to_string()).collect(),
             OnMissing::Allow => devices.iter().map(|device| device.uuid.clone()).collect(),
         };
-        let way = self.way(live);
         // NVIDIA's driver shows none of its GPUs to a slice of other makers' devices, whose runtimes read this variable, too.
         let visible = way.is_none().then(|| ("CUDA_VISIBLE_DEVICES", visible.join(",")));
         let environment = [
@@ -151,7 +153,7 @@ impl Node {
                 .chain(visible)
                 .chain(self.mps_environment(inner, live))
                 .map(|(k, v)| (k.to_owned(), v))
-                .chain(way.into_iter().flat_map(|way| way.environment))
+                .chain(way.into_iter().flat_map(|way| way.environment.clone()))
                 .collect(),
         }
     }
@@ -170,12 +172,14 @@ impl Node {
             let list = std::fs::read_to_string(cdi::CAPABILITIES).unwrap_or_default();
             cdi::capabilities(&list, gpu.minor, held.id)
         });
+        // A container of a device that is gone has no node of one.
+        let way = self.way(&live.record).unwrap_or_else(|_| Some(Way::default()));
         cdi::spec(&cdi::Parts {
             capabilities: instance.unwrap_or_default(),
-            plan: &self.plan(inner, live),
+            plan: &self.plan(inner, live, way.as_ref()),
             socket_dir: &live.files.guest_dir().display().to_string(),
             minors: gpus.iter().map(|g| g.minor).collect(),
-            others: self.way(live),
+            others: way.clone(),
             driver_version: &self.nvml.driver_version(),
             simulated: self.config.sim.is_some(),
         })

@@ -3,15 +3,17 @@
 //! Who runs in it is told by the maker's own variables which they are, and a container is given their nodes and no others.
 //! Nothing is measured there, and nothing held back.
 use super::slices::{new_uuid, record_of};
-use super::{Caller, Live, Node, Reply};
+use super::{Caller, Node, Reply};
 use crate::engine::Choice;
 use crate::gpu::format_uuid;
 use crate::slice::{self, Admitted, Record, RecordDevice};
 use cleave_api::{
-    Device, Engine, ErrorBody, ErrorCode, GpuModes, Mode, Slice, SliceSpec, SuspendAfter, Vendor, Watchdog,
-    format_bytes,
+    Device, Engine, ErrorBody, ErrorCode, GpuModes, Mode, OnBypass, OnMissing, Slice, SliceSpec, SuspendAfter, Vendor,
+    Watchdog, format_bytes,
 };
 use cleave_inventory::makers::{self, Way};
+use cleave_inventory::modes;
+use cleave_ledger::DEVICES;
 use std::sync::Arc;
 
 /// What the id of a device begins with; its PCI address follows.
@@ -26,26 +28,27 @@ fn refused(message: String, hint: &str) -> ErrorBody {
     ErrorBody::new(ErrorCode::Refused, message, hint)
 }
 
-/// The devices among `others` that a spec names, in its order: `None` if it means NVIDIA's. `taken` says whose a device is.
+/// The devices among `others` that a spec names, in its order: `None` if it means NVIDIA's. `alone`: the machine has none of those.
+/// `taken` says whose a device is.
 fn chosen<'a>(
     spec: &SliceSpec,
     others: &'a [Device],
+    alone: bool,
     taken: impl Fn(&Device) -> Option<String>,
 ) -> Result<Option<Vec<&'a Device>>, ErrorBody> {
     let text = spec.gpu.trim();
     let free = |device: &&Device| taken(device).is_none() && fits(spec, device).is_ok();
     if matches!(text, "" | "any" | "all") {
-        return match (spec.engine, text) {
-            (Engine::Whole, "all") => Ok(Some(others.iter().collect())),
-            (Engine::Whole, _) => match others.iter().find(free).or(others.first()) {
-                Some(device) => Ok(Some(vec![device])),
-                None => Err(refused(
-                    "engine whole can't be had: this machine has no devices of other makers than NVIDIA".into(),
-                    "leave --engine out: NVIDIA's GPUs are divided, and a slice may have all of one",
-                )),
-            },
-            _ => Ok(None),
+        let Some(first) = others.first() else {
+            let message = "engine whole can't be had: this machine has no devices of other makers than NVIDIA";
+            let hint = "leave --engine out: NVIDIA's GPUs are divided, and a slice may have all of one";
+            return if spec.engine == Engine::Whole { Err(refused(message.into(), hint)) } else { Ok(None) };
         };
+        return Ok(match text {
+            _ if spec.engine != Engine::Whole && !alone => None,
+            "all" => Some(others.iter().collect()),
+            _ => Some(vec![others.iter().find(free).unwrap_or(first)]),
+        });
     }
     let parts: Vec<&str> = text.split(',').map(str::trim).collect();
     let named = |part: &&str| {
@@ -64,15 +67,26 @@ fn chosen<'a>(
             &format!("those are given whole, and have no slices beside NVIDIA's; there are {}", list.join(", ")),
         ));
     }
-    Ok(Some(found))
+    let twice = found.iter().enumerate().find(|(at, one)| found.iter().take(*at).any(|before| before.pci == one.pci));
+    match twice {
+        Some((_, one)) => {
+            let message = format!("GPU {} ({}) is named twice", one.index, one.name);
+            Err(ErrorBody::new(ErrorCode::Invalid, message, "name each once"))
+        }
+        None => Ok(Some(found)),
+    }
 }
 
-/// Whether a device has what a spec asks for at least.
+/// The memory of a device, if it can be given and has what a spec asks for at least.
 fn fits(spec: &SliceSpec, device: &Device) -> Result<u64, ErrorBody> {
     let (index, name) = (device.index, &device.name);
-    let Some(total) = device.memory_total_bytes else {
-        return Err(refused(format!("the memory of GPU {index} ({name}) is not known"), "choose another"));
-    };
+    if let Some(why) = modes::whole(device) {
+        return Err(refused(
+            format!("GPU {index} ({name}) can't be given: {why}"),
+            "choose another; `cleave modes` lists them",
+        ));
+    }
+    let total = device.memory_total_bytes.unwrap_or(0);
     match spec.memory.map(|memory| memory.of(total)).filter(|asked| *asked > total) {
         Some(asked) => Err(refused(
             format!("{} is more than GPU {index} ({name}) has: {}", format_bytes(asked), format_bytes(total)),
@@ -91,6 +105,10 @@ fn pointless(spec: &SliceSpec) -> Option<&'static str> {
         (spec.suspend_after != SuspendAfter::default(), "--suspend-after"),
         (spec.host_memory.is_some(), "--host-memory"),
         (spec.trust_domain.is_some(), "--trust-domain"),
+        (spec.compute.is_some_and(|share| share.get() < 100.0), "--compute"),
+        (spec.fraction.is_some(), "--fraction"),
+        (spec.on_missing != OnMissing::default(), "--on-missing"),
+        (spec.on_bypass != OnBypass::default(), "--on-bypass"),
     ];
     all.iter().find(|(set, _)| *set).map(|(_, name)| *name)
 }
@@ -110,25 +128,28 @@ impl Node {
             let mut records = inner.slices.values().map(|live| &live.record);
             records.find(|record| record.devices.iter().any(is)).map(|record| record.name.clone())
         };
-        let Some(devices) = chosen(spec, &self.others, holder)? else { return Ok(None) };
+        let Some(devices) = chosen(spec, &self.others, self.nvml.gpus().is_empty(), holder)? else { return Ok(None) };
         let first = devices.first().map_or(Vendor::Nvidia, |device| device.vendor);
         if devices.iter().any(|device| device.vendor != first) {
             let message = format!("\"{}\" are devices of several makers", spec.gpu);
             return Err(refused(message, "a slice has devices of one maker: no program runs on several"));
         }
-        let names: Vec<&str> = devices.iter().map(|device| device.name.as_str()).collect();
+        let model = devices.first().map_or("", |device| device.name.as_str());
         if !matches!(spec.engine, Engine::Auto | Engine::Whole) {
             let message =
-                format!("engine {} can't be had on {}: cleave divides NVIDIA's GPUs only", spec.engine, names[0]);
+                format!("engine {} can't be had on {}: cleave divides NVIDIA's GPUs only", spec.engine, model);
             return Err(refused(message, "leave --engine out: the slice has the device whole"));
         }
+        if devices.len() > DEVICES {
+            let message = format!("{} devices are too many", devices.len());
+            return Err(refused(message, &format!("a slice has at most {DEVICES}")));
+        }
         if let Some(option) = pointless(spec) {
-            let message =
-                format!("{option} means nothing on {}: it is given whole, and nothing is held back", names[0]);
+            let message = format!("{option} means nothing on {}: it is given whole, and nothing is held back", model);
             return Err(refused(message, "leave it out"));
         }
         if count.is_some() {
-            let message = format!("slices alike can't each have {} to itself", names[0]);
+            let message = format!("slices alike can't each have {} to itself", model);
             return Err(refused(message, "make them one by one"));
         }
         let mut parts = Vec::new();
@@ -174,12 +195,19 @@ impl Node {
         ))
     }
 
-    /// How a program finds the devices of a slice of engine `whole`; `None` of another one.
-    pub(super) fn way(&self, live: &Live) -> Option<Way> {
-        is_whole(&live.record).then(|| {
-            let devices = live.record.devices.iter();
-            let chosen: Vec<&str> = devices.filter_map(|device| device.uuid.strip_prefix(PREFIX)).collect();
-            makers::way(&self.root(), &self.others, &chosen)
+    /// How a program finds the devices of a slice of engine `whole`; `None` of another one. An error says why it can't.
+    pub(super) fn way(&self, record: &Record) -> Result<Option<Way>, ErrorBody> {
+        if !is_whole(record) {
+            return Ok(None);
+        }
+        let chosen: Vec<&str> = record.devices.iter().filter_map(|device| device.uuid.strip_prefix(PREFIX)).collect();
+        makers::way(&self.root(), &self.others, &chosen).map(Some).map_err(|why| {
+            let message = format!("nothing can start in slice \"{}\": {why}", record.name);
+            ErrorBody::new(
+                ErrorCode::Unavailable,
+                message,
+                "`cleave gpus` lists what is there; delete the slice if it is gone for good",
+            )
         })
     }
 
