@@ -45,7 +45,7 @@ pub struct Parts<'a> {
     /// N in `/dev/nvidiaN` of its GPUs.
     pub minors: Vec<u32>,
     /// How it is given other makers' devices; `None` if it has NVIDIA's.
-    pub others: Option<Way>,
+    pub others: Option<&'a Way>,
     /// N in `/dev/nvidia-caps/nvidia-capN` of what its MIG instance needs.
     pub capabilities: Vec<u32>,
     /// The driver's version.

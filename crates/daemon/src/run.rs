@@ -12,7 +12,7 @@ use crate::store::Store;
 use crate::watchdog;
 use anyhow::Context;
 use cleave_api::{API_SOCKET, Device, ErrorBody, ErrorCode, Vendor};
-use cleave_inventory::modes;
+use cleave_inventory::{NvmlAnswers, modes, survey};
 use cleave_ledger::flags;
 use fakegpu::install::{OWNERS, ROOT, STATE};
 use fakegpu::mps::CONTROL;
@@ -68,16 +68,16 @@ impl Prepared {
 /// Loads NVML, real or simulated, and puts the libraries in place. A machine that has none, but devices of other makers, does
 /// without.
 fn find_gpus(config: &Config, run: &RunDir) -> anyhow::Result<(Box<dyn Nvml>, DriverFiles)> {
-    let found = find_nvidia(config, run);
+    let there = || survey(&inventory::root(config, run), &NvmlAnswers::default()).devices;
     // A display of the machine's own is no reason to go without a driver that does not work.
-    let given = |device: &Device| modes::whole(device).is_none();
-    let others = || inventory::others(&inventory::root(config, run), &NoGpus).iter().any(given);
-    let (nvml, driver): (Box<dyn Nvml>, DriverFiles) = match found {
+    let given = |there: &[Device]| there.iter().any(|device| modes::whole(device).is_none());
+    // Nor are other makers' devices, where the bus has NVIDIA's; and who names the driver's folder, or simulates one, wants it.
+    let wanted = |there: &[Device]| there.iter().any(|device| device.vendor == Vendor::Nvidia) || !given(there);
+    let (nvml, driver): (Box<dyn Nvml>, DriverFiles) = match find_nvidia(config, run) {
         Ok((nvml, driver)) if !nvml.gpus().is_empty() => (Box::new(nvml), driver),
-        Ok(_) if !others() => return Err(no_driver("the driver shows no GPU".into())),
+        Ok(_) if !given(&there()) => return Err(no_driver("the driver shows no GPU".into())),
         Ok((_, driver)) => (Box::new(NoGpus), driver),
-        // Who names the driver's folder, or simulates one, wants it.
-        Err(error) if config.driver_library_dir.is_some() || config.sim.is_some() || nvidia_is_there() || !others() => {
+        Err(error) if config.driver_library_dir.is_some() || config.sim.is_some() || wanted(&there()) => {
             return Err(error);
         }
         Err(error) => {
@@ -87,12 +87,6 @@ fn find_gpus(config: &Config, run: &RunDir) -> anyhow::Result<(Box<dyn Nvml>, Dr
     };
     install::stand_in(run, &nvml.driver_version())?;
     Ok((nvml, driver))
-}
-
-/// Whether the bus has a GPU of NVIDIA's, whatever its driver does.
-fn nvidia_is_there() -> bool {
-    let found = cleave_inventory::survey(Path::new("/"), &cleave_inventory::NvmlAnswers::default());
-    found.devices.iter().any(|device| device.vendor == Vendor::Nvidia)
 }
 
 fn find_nvidia(config: &Config, run: &RunDir) -> anyhow::Result<(RealNvml, DriverFiles)> {

@@ -10,6 +10,8 @@ const SPATIAL_FROM: (u32, u32) = (7, 0);
 /// The first driver with checkpoints that another process can ask for.
 const CHECKPOINTS_FROM: u32 = 570;
 
+/// Why NVIDIA's GPUs have no engine `whole`.
+const DIVIDED: &str = "it can be divided; a slice may have all of it";
 /// Why other makers' devices have no other engine.
 const GIVEN_WHOLE: &str = "cleave divides NVIDIA's GPUs only; this one is given whole";
 
@@ -77,7 +79,7 @@ impl Card {
         match (engine, self.vendor) {
             (Engine::Auto, _) | (Engine::Whole, _) if self.vendor != Vendor::Nvidia => None,
             _ if self.vendor != Vendor::Nvidia => Some(GIVEN_WHOLE.into()),
-            (Engine::Whole, _) => Some("it can be divided; a slice may have all of it".into()),
+            (Engine::Whole, _) => Some(DIVIDED.into()),
             (Engine::Auto | Engine::Temporal, _) => on(),
             (Engine::Spatial, _) => self.spatial().or_else(on),
             (Engine::Mig, _) => match self.mig {
@@ -110,7 +112,6 @@ impl Card {
                 "; driver {} makes no checkpoints: they need {CHECKPOINTS_FROM}",
                 driver.unwrap_or_default()
             )),
-            (Vendor::Nvidia, _) => Ok(()),
             _ => Ok(()),
         };
         let ways = WAYS.iter().filter(|way| named(&way.name).is_none_or(|one| one.available));
@@ -134,6 +135,7 @@ impl Card {
 pub fn whole(device: &Device) -> Option<String> {
     let known = || Table::get().model(device.pci_id.as_deref(), &device.name, device.memory_total_bytes).is_some();
     match device.driver.as_deref() {
+        _ if device.vendor == Vendor::Nvidia => Some(DIVIDED.into()),
         Some("vfio-pci") => Some("it is kept for a virtual machine (vfio-pci)".into()),
         _ if device.memory_total_bytes.is_none() => Some("its memory is not known".into()),
         _ if !known() => Some("it is not in the device table, and may be the machine's own display".into()),

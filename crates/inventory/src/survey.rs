@@ -35,6 +35,19 @@ pub struct NvmlGpu {
     pub joined: Vec<Option<bool>>,
 }
 
+impl NvmlGpu {
+    /// NVLinks that lead straight to `other`.
+    pub fn links_to(&self, other: &Self) -> usize {
+        let leads = |end: &&NvLinkEnd| matches!(end, NvLinkEnd::Device(pci) if other.device.pci.as_ref() == Some(pci));
+        self.nvlinks.iter().filter(leads).count()
+    }
+
+    /// NVLinks that lead to switches, or nobody says where.
+    pub fn links_to_fabric(&self) -> usize {
+        self.nvlinks.iter().filter(|end| !matches!(end, NvLinkEnd::Device(_))).count()
+    }
+}
+
 /// Where an NVLink leads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NvLinkEnd {
@@ -67,16 +80,14 @@ fn is_pci_address(text: &str) -> bool {
 /// NVLinks between two GPUs: those that lead from one to the other; else, where both lead into a fabric that joins them, as
 /// many as the one with fewer has.
 fn nvlinks(one: &NvmlGpu, other: &NvmlGpu, at: usize) -> u32 {
-    let leads = |end: &&NvLinkEnd| matches!(end, NvLinkEnd::Device(pci) if other.device.pci.as_ref() == Some(pci));
-    let straight = one.nvlinks.iter().filter(leads).count();
+    let straight = one.links_to(other);
     if straight > 0 {
         return straight as u32;
     }
-    let fabric = |gpu: &NvmlGpu| gpu.nvlinks.iter().filter(|end| !matches!(end, NvLinkEnd::Device(_))).count();
     let both_switched = [one, other].iter().all(|gpu| gpu.nvlinks.contains(&NvLinkEnd::Switch));
     // A switch that is not shown to this machine is told by its peers alone.
     let joined = one.joined.get(at).copied().flatten().unwrap_or(both_switched);
-    if joined { fabric(one).min(fabric(other)) as u32 } else { 0 }
+    if joined { one.links_to_fabric().min(other.links_to_fabric()) as u32 } else { 0 }
 }
 
 /// What is found in the tree, with where it is on the bus.

@@ -4,6 +4,7 @@ use cleave_api::{Engine, Inventory, Vendor};
 use cleave_inventory::modes::{self, Card, MigMode, capability};
 use cleave_inventory::{Model, Table, geometry, matrix};
 use cleave_policy::mig::Geometry;
+use cleave_policy::pack::{Amount, WHOLE};
 use cleave_policy::topology::{Cpus, Links};
 
 /// Most GPUs of a node that is written down and not read.
@@ -73,10 +74,16 @@ impl Kind {
             _ if ![Engine::Auto, engine].contains(&self.engine) => {
                 Some(format!("{model} is kept for engine {}", self.engine))
             }
-            Engine::Whole if self.given_whole() => None,
-            _ if self.given_whole() => Some(format!("cleave divides NVIDIA's GPUs only, and gives {model} whole")),
+            _ if self.given_whole() && engine != Engine::Whole => {
+                Some(format!("cleave divides NVIDIA's GPUs only, and gives {model} whole"))
+            }
             _ => self.lacks(engine),
         }
+    }
+
+    /// All of it.
+    pub(crate) fn whole(&self) -> Amount {
+        Amount { memory: self.memory_mib, compute: WHOLE, bandwidth: WHOLE }
     }
 
     /// Whether cleave gives it to one workload whole, because nothing divides it.

@@ -239,9 +239,8 @@ pub(crate) fn need(workload: &Workload, kind: &Kind, tiers: &BTreeMap<String, Ti
         return Err(all);
     }
     let software = able.iter().copied().find(|engine| *engine != Engine::Mig);
-    let whole = Amount { memory: kind.memory_mib, compute: WHOLE, bandwidth: WHOLE };
     Ok(Need {
-        amount: if software == Some(Engine::Whole) { whole } else { amount },
+        amount: if software == Some(Engine::Whole) { kind.whole() } else { amount },
         used: amount,
         bytes,
         software,

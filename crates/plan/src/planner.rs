@@ -256,13 +256,12 @@ impl<'a> Planner<'a> {
             its.find_map(|(_, spot)| spot.as_ref())
         });
         let unlike = original.is_some_and(|spot| self.kind(spot.node, spot.slots[0]).1.model != kind.model);
-        let given_whole = engine == Engine::Whole;
         let score = Score {
             moves,
             beside,
             conflict,
             unlike,
-            whole: given_whole,
+            whole: engine == Engine::Whole,
             common,
             links: Reverse(Vec::new()),
             opens,
@@ -299,8 +298,7 @@ impl<'a> Planner<'a> {
             };
             all.push(self.because(Rule::Compute, u64::from(left.compute), why));
         }
-        let whole = Amount { memory: kind.memory_mib, compute: WHOLE, bandwidth: WHOLE };
-        if all.is_empty() { Ok(leftover(&left.less(&need.used), &whole)) } else { Err(all) }
+        if all.is_empty() { Ok(leftover(&left.less(&need.used), &kind.whole())) } else { Err(all) }
     }
 
     /// The instance that costs least of what the GPU is still good for.
@@ -601,7 +599,7 @@ impl<'a> Planner<'a> {
             (alone && need.software.is_some() && !need.mig_opens).then_some(need.amount)
         };
         let needs: Vec<Amount> = self.items.iter().map(need).collect::<Option<_>>()?;
-        let whole = Amount { memory: kind.memory_mib, compute: WHOLE, bandwidth: WHOLE };
+        let whole = kind.whole();
         let bins = pack(&needs, &whole)?;
         let mut this = self.clone();
         let cards =

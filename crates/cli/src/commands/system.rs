@@ -139,11 +139,11 @@ fn bad(id: &'static str, grade: Grade, found: impl Into<String>, fix: impl Into<
 pub(crate) fn doctor(context: &Context) -> Result<i32> {
     let mut checks = Vec::new();
     let real = context.sim.is_none();
-    // Devices of other makers than NVIDIA's need no driver of theirs.
-    let found = cleave_daemon::inventory().devices;
-    let nvidia = found.iter().any(|device| device.vendor == Vendor::Nvidia);
-    let others = found.iter().filter(|device| device.vendor != Vendor::Nvidia && whole(device).is_none()).count();
-    if real && others > 0 && !nvidia && !demo::has_gpu() {
+    // Devices of other makers than NVIDIA's need no driver of theirs. NVML is not asked where there are its GPUs.
+    let there = if real && !demo::has_gpu() { cleave_daemon::inventory().devices } else { Vec::new() };
+    let nvidia = there.iter().any(|device| device.vendor == Vendor::Nvidia);
+    let others = there.iter().filter(|device| whole(device).is_none()).count();
+    if others > 0 && !nvidia {
         checks.push(ok("driver", format!("{others} devices of other makers than NVIDIA, which are given whole")));
     } else if real {
         checks.push(driver());

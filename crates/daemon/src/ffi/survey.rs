@@ -12,14 +12,14 @@ const NOT_SUPPORTED: Return = 3;
 const INSUFFICIENT_SIZE: Return = 7;
 /// Most NVLinks that a GPU can have, as `nvml.h` has it.
 const MOST_LINKS: c_uint = 36;
+/// NVLinks of an A100, the first that has more than a mesh of GPUs has ever had.
+const SWITCHED: usize = 12;
 /// Indices of instance profiles to ask for: `nvml.h` counts them from 0, and knows fewer.
 const PROFILES: c_uint = 32;
 /// Processors and nodes to ask for, in words of 64.
 const WORDS: usize = 64;
 /// Where the kernel tells of PCI devices.
 const DEVICES: &str = "/sys/bus/pci/devices";
-/// NVLinks of an A100, the first that has more than a mesh of GPUs has ever had.
-const SWITCHED: usize = 12;
 /// Where it tells of NUMA nodes.
 const NODES: &str = "/sys/devices/system/node/online";
 /// What NVML writes where a GPU has no NUMA node of its own.
@@ -363,16 +363,6 @@ fn lanes_of((major, minor): (c_int, c_int)) -> Option<u32> {
     }
 }
 
-/// Whether NVLinks of a GPU lead to switches, or nobody says where.
-fn has_fabric(gpu: &NvmlGpu) -> bool {
-    gpu.nvlinks.iter().any(|end| !matches!(end, NvLinkEnd::Device(_)))
-}
-
-/// Whether an NVLink leads from one GPU to another.
-fn leads(one: &NvmlGpu, other: &NvmlGpu) -> bool {
-    one.nvlinks.iter().any(|end| matches!(end, NvLinkEnd::Device(pci) if other.device.pci.as_ref() == Some(pci)))
-}
-
 impl RealNvml {
     /// Everything that NVML tells about its GPUs and their links. What it does not answer is among the problems.
     pub fn answers(&self) -> NvmlAnswers {
@@ -396,12 +386,12 @@ impl RealNvml {
                 let many = a.nvlinks.len().min(b.nvlinks.len()) >= SWITCHED;
                 let third = many
                     && (0..one).any(|third| [one, other].iter().all(|to| joined.get(&(third, *to)) == Some(&true)));
-                let switched = has_fabric(a) && has_fabric(b);
+                let switched = a.links_to_fabric().min(b.links_to_fabric()) > 0;
                 let by_switch =
                     if third { Some(true) } else { switched.then(|| asked.joined(&about, *first, *second)).flatten() };
                 joined.extend(by_switch.map(|is| ((one, other), is)));
                 // Where NVLink joins them the way over PCI is of no account, and the system tree tells it as well.
-                if by_switch != Some(true) && !leads(a, b) {
+                if by_switch != Some(true) && a.links_to(b) == 0 {
                     paths.extend(asked.path(&about, *first, *second).map(|path| ((one, other), path)));
                 }
             }

@@ -179,7 +179,7 @@ impl Node {
             plan: &self.plan(inner, live, way.as_ref()),
             socket_dir: &live.files.guest_dir().display().to_string(),
             minors: gpus.iter().map(|g| g.minor).collect(),
-            others: way.clone(),
+            others: way.as_ref(),
             driver_version: &self.nvml.driver_version(),
             simulated: self.config.sim.is_some(),
         })

@@ -1,6 +1,6 @@
 //! Slices of engine `mig`: the smallest instance that suffices, a free one or a new one, and its end with the slice that it
 //! was made for.
-use super::slices::forbidden;
+use super::slices::{forbidden, some_name};
 use super::{Caller, Node, Reply, store_fault};
 use crate::engine::Choice;
 use crate::gpu::{GpuInfo, MigFound, format_uuid};
@@ -246,13 +246,10 @@ impl Node {
             _ => asked.memory = spec.memory.map(|memory| MemoryAmount::Bytes(memory.of(gpu.memory_bytes))),
         }
         let inner = self.lock();
-        let mut bytes = [0; 3];
-        let _ = rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::empty());
-        let name = format!("slice-{:02x}{:02x}{:02x}", bytes[0], bytes[1], bytes[2]);
         let draining = inner.draining.contains(&gpu.uuid);
         let cards = [slice::Card { info: &card, context_bytes: None, can: true, draining }];
         let terms = slice::Terms { machine_bytes: process::machine_memory(), ..slice::Terms::default() };
-        slice::admit(&asked, None, &cards, &[], terms, name, |name| inner.names.contains_key(name))
+        slice::admit(&asked, None, &cards, &[], terms, some_name(), |name| inner.names.contains_key(name))
     }
 
     /// The instance as it is now.
@@ -304,10 +301,7 @@ impl Node {
             self.make(&mut inner, std::slice::from_ref(&record))?;
         }
         let around = self.around(&inner, &record);
-        Ok(inner
-            .slices
-            .get(&record.id)
-            .map_or_else(|| self.show_record(&record, &around), |live| self.show(live, &around)))
+        Ok(self.show_made(&inner, &record, &around))
     }
 
     /// Destroys the instances that were made for slices and that no slice has any more, once nothing runs in them; those that

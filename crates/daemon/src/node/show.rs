@@ -99,6 +99,12 @@ impl Node {
         }
     }
 
+    /// A slice as it was made, or, if it was only asked what it would be, as that.
+    pub(super) fn show_made(&self, inner: &Inner, record: &Record, around: &Around<'_>) -> Slice {
+        let live = inner.slices.get(&record.id);
+        live.map_or_else(|| self.show_record(record, around), |live| self.show(live, around))
+    }
+
     pub(super) fn show(&self, live: &Live, around: &Around<'_>) -> Slice {
         let mut shown = self.show_record(&live.record, around);
         let picture = live.files.picture(live.processes.keys().copied());
@@ -128,10 +134,9 @@ impl Node {
             let works = works.map(|(member, reading)| (reading.work(index), member.dead.unwrap_or(now)));
             let kept = live.record.devices.get(index).map(|d| d.time).unwrap_or_default();
             show_time(&mut device.time, kept, works, standing, now);
-            if !is_whole(&live.record) {
-                device.used_bytes = Some(picture.held(index).saturating_add_signed(device.measured_bytes));
-                device.peak_bytes = device.peak_bytes.max(device.used_bytes);
-            }
+            let held = picture.held(index).saturating_add_signed(device.measured_bytes);
+            device.used_bytes = device.used_bytes.and(Some(held));
+            device.peak_bytes = device.peak_bytes.max(device.used_bytes);
         }
         shown.host_used_bytes = picture.held(HOST);
         let classes = picture.readings.iter().fold(live.record.classes, |sum, reading| sum.plus(&reading.classes));

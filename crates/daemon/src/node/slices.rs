@@ -90,14 +90,11 @@ impl Node {
         let modes = self.lock().modes;
         let now = self.gpus_now();
         let admit = |inner: &Inner| {
-            let mut bytes = [0; 3];
-            let _ = rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::empty());
-            let name = format!("slice-{:02x}{:02x}{:02x}", bytes[0], bytes[1], bytes[2]);
             self.with_cards(inner, &now, spec.engine, |cards, records| {
                 let taken = |name: &str| inner.names.contains_key(name);
                 let placement = self.config.placement;
                 let terms = slice::Terms { machine_bytes: process::machine_memory(), placement };
-                slice::admit(&spec, count, cards, records, terms, name, taken)
+                slice::admit(&spec, count, cards, records, terms, some_name(), taken)
             })
         };
         let first = admit(&self.lock())?;
@@ -138,11 +135,7 @@ impl Node {
             self.make(&mut inner, &records)?;
         }
         let around = self.around(&inner, &alike);
-        let show = |record: &Record| match inner.slices.get(&record.id) {
-            Some(live) => self.show(live, &around),
-            None => self.show_record(record, &around),
-        };
-        Ok(records.iter().map(show).collect())
+        Ok(records.iter().map(|record| self.show_made(&inner, record, &around)).collect())
     }
 
     /// Makes slices alike, all or none.
@@ -507,6 +500,13 @@ pub(super) fn file_fault(what: &str, error: &io::Error) -> ErrorBody {
     };
     let words = if full { "no room left on the device".into() } else { error.to_string() };
     ErrorBody::new(ErrorCode::Unavailable, format!("{what}: {words}; nothing was made"), hint)
+}
+
+/// A name for a slice that was given none.
+pub(super) fn some_name() -> String {
+    let mut bytes = [0; 3];
+    let _ = rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::empty());
+    format!("slice-{:02x}{:02x}{:02x}", bytes[0], bytes[1], bytes[2])
 }
 
 pub(super) fn new_uuid() -> Option<[u8; 16]> {

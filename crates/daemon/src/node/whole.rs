@@ -2,7 +2,7 @@
 //!
 //! Who runs in it is told by the maker's own variables which they are, and a container is given their nodes and no others.
 //! Nothing is measured there, and nothing held back.
-use super::slices::{new_uuid, record_of};
+use super::slices::{new_uuid, record_of, some_name};
 use super::{Caller, Node, Reply};
 use crate::engine::Choice;
 use crate::gpu::format_uuid;
@@ -163,7 +163,7 @@ impl Node {
             parts.push(RecordDevice { uuid, index: device.index, limit_bytes, ..RecordDevice::default() });
         }
         let uuid = new_uuid().ok_or_else(|| ErrorBody::new(ErrorCode::Internal, "no random numbers", ""))?;
-        let name = spec.name.clone().unwrap_or_else(|| format!("slice-{:02x}{:02x}{:02x}", uuid[0], uuid[1], uuid[2]));
+        let name = spec.name.clone().unwrap_or_else(some_name);
         let names = slice::names(name.clone(), None, |name| inner.names.contains_key(name))?;
         let admitted = Admitted {
             names,
@@ -187,12 +187,7 @@ impl Node {
             self.make(&mut inner, std::slice::from_ref(&record))?;
         }
         let around = self.around(&inner, &record);
-        Ok(Some(
-            inner
-                .slices
-                .get(&record.id)
-                .map_or_else(|| self.show_record(&record, &around), |live| self.show(live, &around)),
-        ))
+        Ok(Some(self.show_made(&inner, &record, &around)))
     }
 
     /// How a program finds the devices of a slice of engine `whole`; `None` of another one. An error says why it can't.
